@@ -1,0 +1,24 @@
+/** Something a person wrote that cannot be used, or probably does not mean what it says. */
+export interface Problem {
+  readonly severity: 'error' | 'warning'
+  readonly file: string
+  /** 1-based; 1:1 where the whole file is meant. */
+  readonly line: number
+  readonly column: number
+  /** Where in the document, e.g. `purge_page.retry.limit`; empty for the whole. */
+  readonly path: string
+  /** What was expected and what was found, in one sentence without a full stop. */
+  readonly message: string
+  /** What to do about it. */
+  readonly remedy: string
+}
+
+export function formatProblem(problem: Problem): string {
+  const { file, line, column, severity, path, message, remedy } = problem
+  const where = path === '' ? '' : `${path}: `
+  return `${file}:${line}:${column} ${severity === 'warning' ? 'warning: ' : ''}${where}${message}; ${remedy}`
+}
+
+export function hasErrors(problems: readonly Problem[]): boolean {
+  return problems.some((problem) => problem.severity === 'error')
+}

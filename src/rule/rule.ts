@@ -1,0 +1,121 @@
+import type { Json, JsonObject, StreamRecord } from '../event/event.ts'
+import type { OutboundRequest } from '../http/send.ts'
+
+/** How an answer is read where a rule or target says no more. */
+export type AnswersPreset = 'http' | 'mediawiki-api' | 'mediawiki-job'
+
+/** What a request came to. */
+export type RequestOutcome = 'ok' | 'ignored' | 'throttled' | 'unavailable' | 'failed' | 'refused'
+
+/** Why a rule does not concern an event: the first clause that said no. The same in `try`, `why` and HTTP. */
+export interface Reason {
+  readonly clause: 'topic' | 'schema' | 'match' | 'match_not' | 'canary'
+  /** Dotted path into the event; empty for the whole. */
+  readonly path: string
+  readonly wanted: Json
+  /** Absent where the event has nothing there. */
+  readonly found?: Json
+}
+
+/** A rule concerns an event. */
+export interface Match {
+  /** Which of the rule's cases, from 0; null where the rule has none. */
+  readonly case: number | null
+  /** What regexes captured, as the template root `match`; `{}` if nothing. */
+  readonly captures: JsonObject
+  readonly requests: readonly RequestTemplate[]
+}
+
+/** What a wiki is to a template: the root `wiki`. */
+export interface WikiRoot {
+  readonly url: string
+  readonly host?: string
+  readonly database?: string
+  readonly domain?: string
+}
+
+/** All that a template can see. */
+export interface TemplateContext {
+  readonly record: StreamRecord
+  readonly captures: JsonObject
+  /** The event's wiki, or undefined where none is configured. Asked only by templates that use it. */
+  readonly wiki: () => WikiRoot | undefined
+  /** Base URL of a configured target, by name. */
+  readonly target: (name: string) => string | undefined
+}
+
+/** A template could not be rendered; the delivery is dead with `reason`. */
+export class TemplateError extends Error {
+  readonly reason: 'template_failed' | 'unknown_wiki'
+  /** The expression at fault, e.g. `message.page_title`. */
+  readonly expression: string
+
+  constructor(reason: 'template_failed' | 'unknown_wiki', expression: string, message: string) {
+    super(message)
+    this.name = 'TemplateError'
+    this.reason = reason
+    this.expression = expression
+  }
+}
+
+/** One request of `exec`, compiled. */
+export interface RequestTemplate {
+  readonly method: string
+  /** Scheme, host and port where they stand literally in the rule: such a host is allowed by that. */
+  readonly literalOrigin: string | undefined
+  /** Scheme, host and port of the request that `render` would make, at less cost. Throws TemplateError. */
+  origin(context: TemplateContext): string
+  /** Throws TemplateError. Headers are the rule's own plus what the body needs; a body that is the whole message is its bytes. */
+  render(context: TemplateContext): OutboundRequest
+}
+
+export interface RetryPolicy {
+  /** Retries after the first attempt. */
+  readonly limit: number
+  readonly delayMs: number
+  readonly factor: number
+  readonly maxDelayMs: number
+  /** From the first attempt; judged only after an attempt. */
+  readonly maxAgeMs: number
+  /** Full: a wait is anything from 0 to the delay. None: exactly the delay. */
+  readonly jitter: 'full' | 'none'
+}
+
+/** How a rule reads answers: its own table first, then the preset, then that of the target. */
+export interface AnswerPolicy {
+  /** Undefined: as the wiki or target says. */
+  readonly preset: AnswersPreset | undefined
+  /** The first row of the rule's own table that fits, or undefined. */
+  read(answer: { status: number; headers: Readonly<Record<string, string>>; body: Uint8Array }): RequestOutcome | undefined
+}
+
+/** A rule, fully resolved: all that the engine may ask of one. Spellings and defaults end in the parser. */
+export interface Rule {
+  readonly name: string
+  /** Changes whenever what the rule says changes; 12 hex digits. */
+  readonly revision: string
+  readonly file: string
+  readonly line: number
+  /** Stream names, and patterns as written, for people; `concernsTopic` decides. */
+  readonly topics: readonly string[]
+  /** Asked once per topic and rule set, never per event. */
+  concernsTopic(topic: string): boolean
+  /** Asked of each event of its topics. Pure; never throws. */
+  match(message: JsonObject): Match | undefined
+  /** The first clause that says no, or undefined where the rule matches. For people, not for the hot path. */
+  explain(topic: string, message: JsonObject): Reason | undefined
+  readonly answers: AnswerPolicy
+  /** `never`: not repeated, not even after a crash. */
+  readonly retry: RetryPolicy | 'never'
+  readonly concurrency: number
+  /** The rule as written, for people (`GET /v1/rules/NAME`). */
+  readonly written: JsonObject
+}
+
+/** The rules in force at one time, all of them or none. */
+export interface RuleSet {
+  readonly rules: readonly Rule[]
+  get(name: string): Rule | undefined
+  /** The rules that concern a topic, in order of file and place. Computed once per topic. */
+  forTopic(topic: string): readonly Rule[]
+}

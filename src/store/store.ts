@@ -1,0 +1,254 @@
+import type { NewEvent, StreamRecord } from '../event/event.ts'
+import type { RequestOutcome } from '../rule/rule.ts'
+
+/*
+ * What a back end keeps, and what that means.
+ *
+ * Durable: on the disk (fsync) or on the brokers (acks=all, the answer checked), so that SIGKILL and power loss at any
+ * later instant leave it there. Everything promised here is durable before its promise resolves or its callback runs.
+ *
+ * Ordered: records come out of `next` in the order in which they were accepted, on Kafka within a partition.
+ *
+ * Remembered: the log keeps an event as long as any delivery of it is waiting, running or dead, and beyond that as
+ * retention says. A delivery that ended is remembered as long as its event.
+ *
+ * A delivery is one event under one rule. It has no row while it runs straight from memory; it gets one in the commit that
+ * makes it wait, end or claim. What has no row after a crash comes out of `next` again.
+ */
+
+/** In the order of their numbers on disk: append only. */
+export const deliveryStates = ['waiting', 'running', 'done', 'dead'] as const
+export type DeliveryState = (typeof deliveryStates)[number]
+
+export const doneReasons = [
+  'ok', 'ignored', 'duplicate', 'superseded', 'expired', 'sampled', 'no_match', 'discarded',
+] as const // biome-ignore format: a table
+export type DoneReason = (typeof doneReasons)[number]
+
+export const waitReasons = ['due', 'retry', 'key', 'target', 'rate', 'slot', 'rule_gone', 'parked'] as const
+export type WaitReason = (typeof waitReasons)[number]
+
+export const deadReasons = [
+  'refused', 'exhausted', 'too_old', 'interrupted', 'key_failed', 'template_failed', 'host_not_allowed', 'unknown_wiki',
+  'unreadable', 'poison',
+] as const // biome-ignore format: a table
+export type DeadReason = (typeof deadReasons)[number]
+
+/** How far a delivery has come. Opaque to the store but for being kept. */
+export interface Progress {
+  /** Attempts that count against `retry.limit`, since it was opened or replayed. */
+  readonly failures: number
+  /** When the first attempt began, in ms; 0 before that. `max_age` runs from here. */
+  readonly firstAttemptAt: number
+  /** Bit i: request i needs no further call. */
+  readonly finished: number
+  /** Bit i: request i was refused for good. */
+  readonly refused: number
+}
+
+export const noProgress: Progress = { failures: 0, firstAttemptAt: 0, finished: 0, refused: 0 }
+
+/** One call that was made, for the journal. */
+export interface AttemptEntry {
+  /** When it began, in ms. */
+  readonly at: number
+  readonly ms: number
+  /** HTTP status, or 0 where there was none. */
+  readonly status: number
+  readonly outcome: RequestOutcome
+  /** Index into `exec`. */
+  readonly request: number
+  /** One sentence; empty where the status says it all. */
+  readonly note: string
+}
+
+/** What a dead letter keeps of the last answer. Bounded by the engine (a few KiB). */
+export interface LastAnswer {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string
+  readonly truncated: boolean
+  /** The request it answered: method and URL, no headers (they may hold secrets). */
+  readonly request: string
+  /** Why there is no answer, or what went wrong without a call. */
+  readonly error?: string
+}
+
+/**
+ * A queue within a rule: deliveries of one rule that wait for the same thing (on Kafka and here: a target). The engine
+ * names it; the store keeps rows per lane, so that a paused target costs nothing and hides nobody.
+ */
+export interface Lane {
+  readonly rule: string
+  /** Empty for a rule's ordinary lane. */
+  readonly key: string
+}
+
+/** What has been decided about a delivery, made durable as one: state, journal, due index, dead letter. */
+export interface Settlement {
+  readonly lane: Lane
+  readonly record: StreamRecord
+  readonly state: DeliveryState
+  readonly reason: DoneReason | WaitReason | DeadReason | ''
+  /** The rule's revision that decided. */
+  readonly revision: string
+  /** When it was decided, in ms. */
+  readonly at: number
+  /** `waiting`: not before this time, in ms. Infinity: not until somebody says so (`parked`, `rule_gone`). */
+  readonly until: number
+  readonly progress: Progress
+  /** `running` of a rule with `retry: never`: a crash from here on ends it (`interrupted`). */
+  readonly claimed: boolean
+  /** Calls made since the last settlement. */
+  readonly attempts: readonly AttemptEntry[]
+  readonly answer: LastAnswer | undefined
+}
+
+/** A record to route. */
+export interface Routable {
+  readonly record: StreamRecord
+  /** Rules whose delivery of this record has a row already; undefined (the usual case) for none. */
+  readonly known: ReadonlySet<string> | undefined
+}
+
+/** A delivery that waited and is handed out again. It is the engine's until its next settlement is durable. */
+export interface StoredDelivery {
+  readonly lane: Lane
+  readonly record: StreamRecord
+  readonly progress: Progress
+  readonly reason: WaitReason
+  /**
+   * How often the process died while this ran. From 3 on the engine runs it alone among suspects; from 6 on it is poison.
+   */
+  readonly uncleanStops: number
+}
+
+/** One page of a lane, and when to look again. */
+export interface Taken {
+  readonly deliveries: readonly StoredDelivery[]
+  /** `until` of the earliest row of the lane that was not handed out; Infinity for none. */
+  readonly nextUntil: number
+}
+
+/** A lane with rows, as found at start. */
+export interface LaneBacklog {
+  readonly lane: Lane
+  readonly nextUntil: number
+  /** Rows by reason. */
+  readonly waiting: Readonly<Partial<Record<WaitReason, number>>>
+}
+
+/** What is remembered of a delivery. */
+export interface DeliveryEntry {
+  /** `<event id>/<rule>`. */
+  readonly id: string
+  readonly rule: string
+  readonly revision: string
+  readonly state: DeliveryState
+  readonly reason: string
+  /** When it came to that state, in ms. */
+  readonly at: number
+  /** `waiting`: until when, in ms; null otherwise, and for "until somebody says so". */
+  readonly next: number | null
+  /** Calls made, oldest first; the newest 50 at most. */
+  readonly attempts: readonly AttemptEntry[]
+  readonly eventId: string
+  readonly metaId: string | undefined
+  readonly stream: string
+  readonly accepted: number
+}
+
+export interface EventEntry {
+  readonly record: StreamRecord
+  readonly metaId: string | undefined
+  /** False while the event still waits to be looked at by the router. */
+  readonly routed: boolean
+  readonly deliveries: readonly DeliveryEntry[]
+}
+
+/** A dead letter with all that is kept of it. */
+export interface DeadLetter extends DeliveryEntry {
+  readonly lane: Lane
+  readonly record: StreamRecord
+  readonly answer: LastAnswer | undefined
+}
+
+export interface Page<Item> {
+  readonly items: readonly Item[]
+  /** Hand back to go on; undefined at the end. */
+  readonly cursor: string | undefined
+}
+
+export interface DeliveryFilter {
+  readonly rule?: string
+  readonly state?: DeliveryState
+  readonly limit: number
+  readonly cursor?: string
+}
+
+export interface StoreHealth {
+  /** Whether `append` would be taken. */
+  readonly accepting: boolean
+  /** Whether settlements become durable at the moment; if not, no new call may start. */
+  readonly writable: boolean
+  /** Why not, in a sentence; undefined when all is well. */
+  readonly trouble: string | undefined
+  /** What will need the operator soon, in sentences. */
+  readonly warnings: readonly string[]
+  /** Size of what is kept, and of dead letters within it, in bytes. */
+  readonly bytes: number
+  readonly deadBytes: number
+}
+
+/** What the store tells on its own. */
+export interface StoreListener {
+  /** A lane may have work sooner than thought (rows moved by an operator). */
+  woken(lane: Lane): void
+  /** One durable commit took this long, in ms. */
+  committed(ms: number): void
+  /** Health changed: the disk filled up or has room again. */
+  changed(health: StoreHealth): void
+  /** The store cannot be trusted any more; the process must end and start again from what is durable. */
+  broken(error: Error): void
+}
+
+export interface Store {
+  /** E.g. `embedded store in ./data`. */
+  readonly description: string
+  /** Recovers what is durable. Rejects with STORE_LOCKED or STORE_BROKEN. Lanes with rows, as they stand, come back. */
+  open(listener: StoreListener): Promise<readonly LaneBacklog[]>
+  /** Finishes what was handed in, then lets go of the data. `next` answers with an empty list from then on. */
+  close(): Promise<void>
+  health(): StoreHealth
+
+  /** All of them or none. Rejects with STORE_FULL, STORE_BUSY (too much is waiting to be written) or STORE_CLOSED. */
+  append(events: readonly NewEvent[]): Promise<void>
+
+  /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */
+  next(limit: number): Promise<readonly Routable[]>
+  /**
+   * The router is through with a record and `inMemory` of its deliveries run without a row. The store passes over it once
+   * each of those has had a first settlement.
+   */
+  routed(record: StreamRecord, inMemory: number): void
+
+  /**
+   * Hands in a decision; `durable` is called with it once it is on disk, in the order in which they were handed in. Never
+   * lost for want of disk space: it is kept and written first when there is room again. The first settlement of a delivery
+   * makes its row.
+   */
+  settle(settlement: Settlement, durable?: (settlement: Settlement) => void): void
+  /** Due deliveries of a lane, earliest first: at most `limit`, and not more than a few MiB. */
+  take(lane: Lane, now: number, limit: number): Promise<Taken>
+  /** Deliveries in flight, told with each commit so that `uncleanStops` can be counted. Nobody waits for it. */
+  running(list: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }>): void
+
+  /** By our id or the producer's `meta.id`; newest first, at most 100. */
+  find(id: string): Promise<readonly EventEntry[]>
+  /** Newest first. */
+  deliveries(filter: DeliveryFilter): Promise<Page<DeliveryEntry>>
+  /** Dead letters, or (`parked`) deliveries set aside because dead letters fill their share; oldest first. */
+  deadLetters(filter: { rule?: string; ids?: readonly string[]; limit: number; cursor?: string }): Promise<Page<DeadLetter>>
+  /** How many dead letters there are, and their bytes, by rule. */
+  deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }>
+}
