@@ -3,13 +3,34 @@
  * `http` is the status with which the API answers, where it does.
  */
 export const errorCodes = {
-  CONFIG_INVALID: { http: 500, means: 'the configuration has problems; the service does not start' },
-  RULES_INVALID: { http: 500, means: 'the rules have problems; the set loaded before stays in force' },
-  STORE_LOCKED: { http: 503, means: 'another process has the data folder open' },
-  STORE_FULL: { http: 503, means: 'the disk, or the configured size, is full; nothing was stored' },
-  STORE_BUSY: { http: 503, means: 'more is being posted than the store can keep up with; nothing was stored' },
-  STORE_CLOSED: { http: 503, means: 'the service is stopping; nothing was stored' },
-  STORE_BROKEN: { http: 503, means: 'the store cannot be trusted any more (an fsync error, a damaged file); the process ends' },
+  CONFIG_INVALID: {
+    http: 500,
+    means: 'the configuration has problems; the service does not start',
+  },
+  RULES_INVALID: {
+    http: 500,
+    means: 'the rules have problems; the set loaded before stays in force',
+  },
+  STORE_LOCKED: {
+    http: 503,
+    means: 'another process has the data folder open',
+  },
+  STORE_FULL: {
+    http: 503,
+    means: 'the disk, or the configured size, is full; nothing was stored',
+  },
+  STORE_BUSY: {
+    http: 503,
+    means: 'more is being posted than the store can keep up with; nothing was stored',
+  },
+  STORE_CLOSED: {
+    http: 503,
+    means: 'the service is stopping; nothing was stored',
+  },
+  STORE_BROKEN: {
+    http: 503,
+    means: 'the store cannot be trusted any more (an fsync error, a damaged file); the process ends',
+  },
   NOT_FOUND: { http: 404, means: 'there is no such thing' },
   BAD_REQUEST: { http: 400, means: 'the request cannot be understood' },
   UNAUTHORIZED: { http: 401, means: 'the operator token is missing or wrong' },

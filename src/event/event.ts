@@ -30,7 +30,7 @@ export interface StreamRecord {
 export function eventTime(record: StreamRecord): number {
   const dt = metaOf(record.message)?.dt
   const said = typeof dt === 'string' ? Date.parse(dt) : Number.NaN
-  return said < record.accepted ? said : record.accepted
+  return Number.isNaN(said) ? record.accepted : Math.min(said, record.accepted)
 }
 
 export function metaOf(message: JsonObject | undefined): JsonObject | undefined {
@@ -42,5 +42,8 @@ export function metaOf(message: JsonObject | undefined): JsonObject | undefined 
 export function withEnvelope(message: JsonObject, id: string, accepted: number): JsonObject {
   const meta = metaOf(message)
   if (meta?.id !== undefined && meta.dt !== undefined) return message
-  return { ...message, meta: { id, dt: new Date(accepted).toISOString(), ...meta } }
+  return {
+    ...message,
+    meta: { id, dt: new Date(accepted).toISOString(), ...meta },
+  }
 }

@@ -86,7 +86,11 @@ export interface AnswerPolicy {
   /** Undefined: as the wiki or target says. */
   readonly preset: AnswersPreset | undefined
   /** The first row of the rule's own table that fits, or undefined. */
-  read(answer: { status: number; headers: Readonly<Record<string, string>>; body: Uint8Array }): RequestOutcome | undefined
+  read(answer: {
+    status: number
+    headers: Readonly<Record<string, string>>
+    body: Uint8Array
+  }): RequestOutcome | undefined
 }
 
 /** A rule, fully resolved: all that the engine may ask of one. Spellings and defaults end in the parser. */

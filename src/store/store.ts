@@ -21,17 +21,32 @@ export const deliveryStates = ['waiting', 'running', 'done', 'dead'] as const
 export type DeliveryState = (typeof deliveryStates)[number]
 
 export const doneReasons = [
-  'ok', 'ignored', 'duplicate', 'superseded', 'expired', 'sampled', 'no_match', 'discarded',
-] as const // biome-ignore format: a table
+  'ok',
+  'ignored',
+  'duplicate',
+  'superseded',
+  'expired',
+  'sampled',
+  'no_match',
+  'discarded',
+] as const
 export type DoneReason = (typeof doneReasons)[number]
 
 export const waitReasons = ['due', 'retry', 'key', 'target', 'rate', 'slot', 'rule_gone', 'parked'] as const
 export type WaitReason = (typeof waitReasons)[number]
 
 export const deadReasons = [
-  'refused', 'exhausted', 'too_old', 'interrupted', 'key_failed', 'template_failed', 'host_not_allowed', 'unknown_wiki',
-  'unreadable', 'poison',
-] as const // biome-ignore format: a table
+  'refused',
+  'exhausted',
+  'too_old',
+  'interrupted',
+  'key_failed',
+  'template_failed',
+  'host_not_allowed',
+  'unknown_wiki',
+  'unreadable',
+  'poison',
+] as const
 export type DeadReason = (typeof deadReasons)[number]
 
 /** How far a delivery has come. Opaque to the store but for being kept. */
@@ -46,7 +61,12 @@ export interface Progress {
   readonly refused: number
 }
 
-export const noProgress: Progress = { failures: 0, firstAttemptAt: 0, finished: 0, refused: 0 }
+export const noProgress: Progress = {
+  failures: 0,
+  firstAttemptAt: 0,
+  finished: 0,
+  refused: 0,
+}
 
 /** One call that was made, for the journal. */
 export interface AttemptEntry {
@@ -102,6 +122,8 @@ export interface Settlement {
   /** Calls made since the last settlement. */
   readonly attempts: readonly AttemptEntry[]
   readonly answer: LastAnswer | undefined
+  /** This delivery was counted by `routed`, and this is its first settlement: it holds the cursor back no longer. */
+  readonly releasesCursor: boolean
 }
 
 /** A record to route. */
@@ -227,8 +249,9 @@ export interface Store {
   /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */
   next(limit: number): Promise<readonly Routable[]>
   /**
-   * The router is through with a record and `inMemory` of its deliveries run without a row. The store passes over it once
-   * each of those has had a first settlement.
+   * The router is through with a record and `inMemory` of its deliveries run without a row. The cursor passes over it in
+   * the commit that holds the last of so many settlements with `releasesCursor`. Rows made while it was being routed have
+   * been handed in before this is called, and do not count.
    */
   routed(record: StreamRecord, inMemory: number): void
 
@@ -241,14 +264,24 @@ export interface Store {
   /** Due deliveries of a lane, earliest first: at most `limit`, and not more than a few MiB. */
   take(lane: Lane, now: number, limit: number): Promise<Taken>
   /** Deliveries in flight, told with each commit so that `uncleanStops` can be counted. Nobody waits for it. */
-  running(list: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }>): void
+  running(
+    list: () => Iterable<{
+      readonly lane: Lane
+      readonly record: StreamRecord
+    }>,
+  ): void
 
   /** By our id or the producer's `meta.id`; newest first, at most 100. */
   find(id: string): Promise<readonly EventEntry[]>
   /** Newest first. */
   deliveries(filter: DeliveryFilter): Promise<Page<DeliveryEntry>>
   /** Dead letters, or (`parked`) deliveries set aside because dead letters fill their share; oldest first. */
-  deadLetters(filter: { rule?: string; ids?: readonly string[]; limit: number; cursor?: string }): Promise<Page<DeadLetter>>
+  deadLetters(filter: {
+    rule?: string
+    ids?: readonly string[]
+    limit: number
+    cursor?: string
+  }): Promise<Page<DeadLetter>>
   /** How many dead letters there are, and their bytes, by rule. */
   deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }>
 }

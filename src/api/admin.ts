@@ -1,0 +1,166 @@
+import type { FastifyInstance } from 'fastify'
+import Type, { type Static } from 'typebox'
+import { ServiceError } from '../base/errors.ts'
+import { parseRate, ratePattern } from '../base/units.ts'
+import type { RuleSet } from '../rule/rule.ts'
+import { deliveryStates, type Store } from '../store/store.ts'
+import type {
+  CountAnswer,
+  DeadAnswer,
+  DeliveriesAnswer,
+  EventsAnswer,
+  Operations,
+  RuleSummary,
+  RulesAnswer,
+  Selection,
+} from './contract.ts'
+import { compileOperatorCheck } from './operator.ts'
+import { listDelivery, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
+
+export interface AdminParts {
+  readonly store: Pick<Store, 'find' | 'deliveries' | 'deadLetters'>
+  readonly rules: () => RuleSet
+  readonly operations: Operations
+  /** Undefined: only who is on this machine may ask. */
+  readonly token: string | undefined
+}
+
+const exact = { additionalProperties: false }
+const page = {
+  limit: Type.Integer({ minimum: 1, maximum: 1_000, default: 100 }),
+  cursor: Type.Optional(Type.String({ maxLength: 1_000 })),
+}
+const name = Type.String({ minLength: 1, maxLength: 1_000 })
+
+const EventQuery = Type.Object({ bytes: Type.Boolean({ default: false }) }, exact)
+const EventParams = Type.Object({ id: Type.String({ minLength: 1, maxLength: 100 }) })
+const RuleParams = Type.Object({ name })
+const DeliveriesQuery = Type.Object(
+  { rule: Type.Optional(name), state: Type.Optional(Type.Enum([...deliveryStates])), ...page },
+  exact,
+)
+const DeadQuery = Type.Object(
+  { rule: Type.Optional(name), id: Type.Optional(Type.Array(name, { minItems: 1, maxItems: 1_000 })), ...page },
+  exact,
+)
+const SelectionFields = {
+  ids: Type.Optional(Type.Array(name, { minItems: 1, maxItems: 100_000 })),
+  rule: Type.Optional(name),
+  all: Type.Optional(Type.Literal(true)),
+}
+const ReplayBody = Type.Object(
+  { ...SelectionFields, rate: Type.String({ pattern: ratePattern, default: '10/s' }) },
+  exact,
+)
+const DiscardBody = Type.Object(SelectionFields, exact)
+
+/** The operator's routes. Errors are for the enclosing server to answer. */
+export function addAdmin(app: FastifyInstance, { store, rules, operations, token }: AdminParts): void {
+  const check = compileOperatorCheck(token)
+  app.addHook('onRequest', async (request) => check(request))
+
+  app.get<{ Params: Static<typeof EventParams>; Querystring: Static<typeof EventQuery> }>(
+    '/v1/events/:id',
+    {
+      schema: { params: EventParams, querystring: EventQuery },
+      config: {
+        about: about('What became of an event, by our id or the `meta.id` of its producer', { 404: 'Unknown' }),
+      },
+    },
+    async (request): Promise<EventsAnswer> => {
+      const { id } = request.params
+      const found = await store.find(id)
+      if (found.length === 0) throw new ServiceError('NOT_FOUND', `There is no event with the id ${id}.`)
+      return { events: found.map((entry) => viewEvent(entry, rules(), request.query.bytes)) }
+    },
+  )
+
+  app.get(
+    '/v1/rules',
+    { config: { about: about('The rules in force, and how they stand') } },
+    async (): Promise<RulesAnswer> => {
+      return { rules: rules().rules.map((rule) => summarizeRule(rule, operations)) }
+    },
+  )
+
+  app.get<{ Params: Static<typeof RuleParams> }>(
+    '/v1/rules/:name',
+    { schema: { params: RuleParams }, config: { about: about('One rule, with what it says', { 404: 'Unknown' }) } },
+    async (request): Promise<RuleSummary & { readonly written: unknown }> => {
+      const rule = rules().get(request.params.name)
+      if (rule === undefined) throw new ServiceError('NOT_FOUND', `There is no rule named ${request.params.name}.`)
+      return { ...summarizeRule(rule, operations), written: rule.written }
+    },
+  )
+
+  app.get<{ Querystring: Static<typeof DeliveriesQuery> }>(
+    '/v1/deliveries',
+    { schema: { querystring: DeliveriesQuery }, config: { about: about('Deliveries, newest first') } },
+    async (request): Promise<DeliveriesAnswer> => {
+      const { items, cursor } = await store.deliveries(request.query)
+      return { deliveries: items.map(listDelivery), cursor: cursor ?? null }
+    },
+  )
+
+  app.get<{ Querystring: Static<typeof DeadQuery> }>(
+    '/v1/dead',
+    {
+      schema: { querystring: DeadQuery },
+      config: { about: about('Dead letters, oldest first; `id` (repeatable) for certain ones') },
+    },
+    async (request): Promise<DeadAnswer> => {
+      const { id, ...filter } = request.query
+      const { items, cursor } = await store.deadLetters(id === undefined ? filter : { ...filter, ids: id })
+      return { dead: items.map(viewDeadLetter), cursor: cursor ?? null }
+    },
+  )
+
+  app.post<{ Body: Static<typeof ReplayBody> }>(
+    '/v1/dead/replay',
+    {
+      schema: { body: ReplayBody },
+      config: { about: about('Try dead letters again: `ids`, those of a `rule`, or `all`; no faster than `rate`') },
+    },
+    async (request): Promise<CountAnswer> => {
+      const rate = parseRate(request.body.rate)
+      if (rate === undefined || rate === 0)
+        throw new ServiceError('BAD_REQUEST', 'rate: expected more than 0, as in 10/s.')
+      return operations.replay(selectionOf(request.body), rate)
+    },
+  )
+
+  app.post<{ Body: Static<typeof DiscardBody> }>(
+    '/v1/dead/discard',
+    {
+      schema: { body: DiscardBody },
+      config: { about: about('Throw dead letters away: `ids`, those of a `rule`, or `all`') },
+    },
+    async (request): Promise<CountAnswer> => operations.discard(selectionOf(request.body)),
+  )
+}
+
+function selectionOf({ ids, rule, all }: Static<typeof DiscardBody>): Selection {
+  const selections: Selection[] = []
+  if (ids !== undefined) selections.push({ ids })
+  if (rule !== undefined) selections.push({ rule })
+  if (all !== undefined) selections.push({ all })
+  const [selection] = selections
+  if (selection === undefined || selections.length > 1) {
+    throw new ServiceError('BAD_REQUEST', 'Expected exactly one of ids, rule and all: which dead letters are meant.')
+  }
+  return selection
+}
+
+function about(summary: string, more: Readonly<Record<number, string>> = {}) {
+  return {
+    summary,
+    answers: {
+      200: 'As asked',
+      400: 'The request cannot be understood',
+      401: 'The token is missing or wrong',
+      403: 'Without a token: not from this machine',
+      ...more,
+    },
+    access: 'operator',
+  } as const
+}

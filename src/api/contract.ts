@@ -1,0 +1,175 @@
+import type { AnswersPreset, Reason, RequestOutcome, RetryPolicy } from '../rule/rule.ts'
+import type { DeliveryState, LastAnswer, WaitReason } from '../store/store.ts'
+
+/*
+ * What the HTTP interface says, in types: shared by the server, the commands that ask it, and whoever draws pages from it.
+ * Times are ISO 8601 in UTC; durations are ms where a name says no other unit.
+ */
+
+/** How a rule stands. */
+export interface RuleStats {
+  readonly waiting: Readonly<Partial<Record<WaitReason, number>>>
+  readonly running: number
+  readonly done: number
+  readonly dead: number
+  /** ms; 0 when nothing is eligible */
+  readonly oldestEligibleAgeMs: number
+}
+
+/** Which dead letters are meant. */
+export type Selection = { readonly ids: readonly string[] } | { readonly rule: string } | { readonly all: true }
+
+/** What an operator can ask of the running engine. */
+export interface Operations {
+  ruleStats(rule: string): RuleStats
+  /** Reopens deliveries, no faster than `ratePerSecond`. Resolves with how many will be, not when they are. */
+  replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }>
+  discard(selection: Selection): Promise<{ count: number }>
+}
+
+/** How the service itself stands. */
+export interface ServiceStatus {
+  readonly ready: boolean
+  /** Why not ready, in sentences. */
+  readonly reasons: readonly string[]
+  readonly warnings: readonly string[]
+}
+
+/** One call that was made. */
+export interface AttemptView {
+  readonly at: string
+  /** HTTP status; 0 where there was none. */
+  readonly status: number
+  readonly ms: number
+  readonly outcome: RequestOutcome
+  /** Index into the rule's `exec`. */
+  readonly request: number
+  /** One sentence; empty where the status says it all. */
+  readonly note: string
+}
+
+export interface DeliveryView {
+  readonly id: string
+  readonly state: DeliveryState
+  readonly reason: string
+  /** When it came to that state. */
+  readonly at: string
+  readonly attempts: readonly AttemptView[]
+  /** `waiting`: until when; null otherwise, and for "until somebody says so". */
+  readonly next: string | null
+}
+
+/** A delivery on its own, so that it also says of which event under which rule. */
+export interface ListedDelivery extends DeliveryView {
+  readonly rule: string
+  readonly revision: string
+  readonly event_id: string
+  readonly meta_id: string | null
+  readonly stream: string
+  readonly accepted: string
+}
+
+/** What one rule made of an event. */
+export interface RuleView {
+  readonly rule: string
+  readonly revision: string
+  readonly matched: boolean
+  readonly case: number | null
+  /** The first clause that said no; null where the rule matched. */
+  readonly reason: Reason | null
+  /** True where the rule as it is now was asked for this answer; false where the delivery on record says so. */
+  readonly computed_now: boolean
+  readonly delivery?: DeliveryView
+}
+
+export interface EventView {
+  readonly id: string
+  readonly meta_id: string | null
+  readonly stream: string
+  readonly accepted: string
+  /** The event's text as received; only with `?bytes=true`. */
+  readonly bytes?: string
+  readonly rules: readonly RuleView[]
+}
+
+export interface EventsAnswer {
+  /** Newest first, at most 100. */
+  readonly events: readonly EventView[]
+}
+
+export interface RuleSummary {
+  readonly name: string
+  readonly revision: string
+  readonly file: string
+  readonly line: number
+  readonly topics: readonly string[]
+  readonly policies: {
+    readonly retry: RetryPolicyView | 'never'
+    readonly throttle: { readonly concurrency: number }
+    /** Null: as the wiki or target says. */
+    readonly answers: AnswersPreset | null
+  }
+  readonly waiting: Readonly<Partial<Record<WaitReason, number>>>
+  readonly running: number
+  readonly done: number
+  readonly dead: number
+  readonly oldest_eligible_age_ms: number
+}
+
+export interface RetryPolicyView {
+  readonly limit: number
+  readonly delay_ms: number
+  readonly factor: number
+  readonly max_delay_ms: number
+  readonly max_age_ms: number
+  readonly jitter: RetryPolicy['jitter']
+}
+
+export interface RulesAnswer {
+  readonly rules: readonly RuleSummary[]
+}
+
+export interface DeliveriesAnswer {
+  readonly deliveries: readonly ListedDelivery[]
+  /** Hand back as `cursor` to go on; null at the end. */
+  readonly cursor: string | null
+}
+
+export interface DeadLetterView extends ListedDelivery {
+  /** The event's text as received. */
+  readonly event: string
+  readonly answer: LastAnswer | null
+}
+
+export interface DeadAnswer {
+  readonly dead: readonly DeadLetterView[]
+  readonly cursor: string | null
+}
+
+/** How many dead letters were taken up or thrown away. */
+export interface CountAnswer {
+  readonly count: number
+}
+
+/** RFC 9457. */
+export interface ProblemAnswer {
+  readonly type: 'about:blank'
+  readonly title: string
+  readonly status: number
+  /** One of src/base/errors.ts; absent where we are broken. */
+  readonly code?: string
+  readonly detail: string
+}
+
+/** The body of an intake answer that was not all good; nothing else may stand in it (it can crash EventBus). */
+export interface IntakeAnswer {
+  readonly invalid: readonly IntakeFailure[]
+  readonly error: readonly IntakeFailure[]
+}
+
+export interface IntakeFailure {
+  readonly status: 'invalid' | 'error'
+  /** As it was posted. */
+  readonly event: unknown
+  readonly context: { readonly errors: readonly unknown[]; readonly errorsText: string } | { readonly message: string }
+}

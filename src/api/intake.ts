@@ -1,0 +1,208 @@
+import type { IncomingMessage } from 'node:http'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Logger } from 'pino'
+import { type ErrorCode, errorCodes, ServiceError } from '../base/errors.ts'
+import type { NewEvent } from '../event/event.ts'
+import { splitEvents } from '../event/split.ts'
+import type { Metrics } from '../observability/metrics.ts'
+import type { Store } from '../store/store.ts'
+import type { Registry } from '../stream/registry.ts'
+import { BodyBudget, discard, readBody } from './body.ts'
+import {
+  badRequest,
+  broken,
+  type Failure,
+  forbidden,
+  type IntakeReply,
+  judged,
+  tooLarge,
+  unavailable,
+  unavailableBesides,
+  unsupportedType,
+} from './intake-answer.ts'
+import { compileNetworks, type NetworkTest } from './network.ts'
+
+export interface IntakeParts {
+  readonly store: Pick<Store, 'append'>
+  readonly registry: Registry
+  readonly metrics: Metrics
+  readonly log: Logger
+  readonly maxBodyBytes: number
+  /** Networks in CIDR notation; undefined allows everybody. The connection's own address counts, whatever headers say. */
+  readonly allow: readonly string[] | undefined
+  /** Whether no more is to be taken. */
+  readonly isStopping: () => boolean
+  /** Over all requests; by default 64 MiB, or room for two bodies of full size. */
+  readonly bodiesInHandBytes?: number
+}
+
+type IntakeRequest = FastifyRequest<{ Querystring: { readonly hasty?: string | readonly string[] } }>
+
+const readableTypes: ReadonlySet<string> = new Set(['application/json', 'text/plain', 'application/reports+json'])
+
+/** EventGate's. */
+export const crossOriginHeaders = {
+  'access-control-allow-origin': '*',
+  'access-control-allow-headers': 'accept, x-requested-with, content-type',
+  'access-control-allow-methods': 'post',
+  'access-control-expose-headers': 'etag',
+} as const
+
+/**
+ * `POST /v1/events`, EventGate's protocol. Bodies of refusals are empty, or `IntakeAnswer`; any other could crash the
+ * EventBus that reads it. A fault of ours is a 5xx and never a dropped connection, which EventBus takes for success.
+ */
+export function addIntake(app: FastifyInstance, parts: IntakeParts): void {
+  const intake = new Intake(parts)
+  app.removeAllContentTypeParsers()
+  // The body is left unread: whether, and how much of it, is for the handler to say.
+  app.addContentTypeParser('*', (_request, _payload, done) => done(null))
+  app.setErrorHandler((error, request, reply) => intake.fail(error, request, reply))
+  app.post('/v1/events', { config: { about } }, (request: IntakeRequest, reply) => intake.take(request, reply))
+  app.options('/v1/events', { config: { about: aboutOptions } }, (_request, reply) =>
+    reply.headers(crossOriginHeaders).header('allow', 'POST').type('text/plain').send('POST'),
+  )
+}
+
+class Intake {
+  readonly #parts: IntakeParts
+  readonly #budget: BodyBudget
+  readonly #isAllowed: NetworkTest
+
+  constructor(parts: IntakeParts) {
+    this.#parts = parts
+    this.#budget = new BodyBudget(parts.bodiesInHandBytes ?? Math.max(64 * 1024 * 1024, 2 * parts.maxBodyBytes))
+    this.#isAllowed = parts.allow === undefined ? () => true : compileNetworks(parts.allow)
+  }
+
+  async take(request: IntakeRequest, reply: FastifyReply): Promise<void> {
+    const said = await this.#decide(request)
+    if (said === undefined) reply.hijack()
+    else send(reply, said)
+  }
+
+  /** Undefined where the client has gone. */
+  async #decide({ raw, query }: IntakeRequest): Promise<IntakeReply | undefined> {
+    const refusal = this.#refusal(raw)
+    if (refusal !== undefined) {
+      discard(raw)
+      return refusal
+    }
+    const body = await readBody(raw, this.#parts.maxBodyBytes, this.#budget)
+    if (body.kind === 'aborted') return undefined
+    if (body.kind === 'too_large') return tooLarge
+    if (body.kind === 'busy') return unavailable('STORE_BUSY')
+    try {
+      return await this.#decideBody(body.bytes, isHasty(query.hasty))
+    } finally {
+      this.#budget.give(body.bytes.length)
+    }
+  }
+
+  /** What can be said before the body is read. */
+  #refusal({ headers, socket }: IncomingMessage): IntakeReply | undefined {
+    if (!this.#isAllowed(socket.remoteAddress)) return forbidden
+    if (!isReadable(headers['content-type']) || !isPlain(headers['content-encoding'])) return unsupportedType
+    return this.#parts.isStopping() ? unavailable('STORE_CLOSED') : undefined
+  }
+
+  async #decideBody(body: Buffer, hasty: boolean): Promise<IntakeReply> {
+    const split = splitEvents(body)
+    if (split.kind === 'refused') return { status: split.why === 'too_many' ? 413 : 400, sentence: split.message }
+
+    const accepted: NewEvent[] = []
+    const failures: Failure[] = []
+    for (const event of split.events) {
+      const admission = this.#parts.registry.admit(event.message)
+      const why = admission instanceof Promise ? await admission : admission
+      if (why.kind === 'admitted') accepted.push({ stream: why.stream, bytes: event.bytes, message: why.message })
+      else failures.push({ event, why })
+    }
+    if (failures.length > 0) this.#note(failures)
+    const trouble = accepted.length === 0 ? undefined : await this.#store(accepted)
+    return trouble === undefined
+      ? judged(accepted.length, failures, hasty)
+      : unavailableBesides(trouble, split.events, failures)
+  }
+
+  /** All of them or none; undefined when they are durable. */
+  async #store(events: readonly NewEvent[]): Promise<ErrorCode | undefined> {
+    const { store, metrics } = this.#parts
+    try {
+      await store.append(events)
+    } catch (error) {
+      for (const event of events) metrics.events(event.stream, 'error')
+      if (error instanceof ServiceError && errorCodes[error.code].http === 503) return error.code
+      throw error
+    }
+    for (const event of events) metrics.events(event.stream, 'accepted')
+    return undefined
+  }
+
+  #note(failures: readonly Failure[]): void {
+    const { metrics, log } = this.#parts
+    for (const { why } of failures) metrics.events(why.stream, why.kind)
+    const [first] = failures
+    if (first === undefined) return
+    const { why } = first
+    const reason = why.kind === 'invalid' ? why.text : why.message
+    log.debug({ count: failures.length, stream: why.stream, reason }, 'events were refused')
+  }
+
+  /** Nobody's fault but ours, or a request that fastify cannot make sense of. */
+  fail(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+    discard(request.raw)
+    const status = error instanceof Error && 'statusCode' in error ? error.statusCode : undefined
+    if (status === 415) send(reply, unsupportedType)
+    else if (typeof status === 'number' && status >= 400 && status < 500) send(reply, badRequest)
+    else {
+      this.#parts.log.error({ err: error }, 'the intake failed')
+      send(reply, broken)
+    }
+  }
+}
+
+function send(reply: FastifyReply, { status, sentence, body, retryAfter }: IntakeReply): void {
+  reply.raw.statusMessage = sentence
+  reply.code(status).headers(crossOriginHeaders)
+  if (retryAfter !== undefined) reply.header('retry-after', String(retryAfter))
+  if (body !== undefined) reply.type('application/json; charset=utf-8')
+  reply.send(body)
+}
+
+/** Parameters such as a charset change nothing: JSON is UTF-8. */
+function isReadable(contentType: string | undefined): boolean {
+  if (contentType === undefined) return false
+  if (readableTypes.has(contentType)) return true
+  return readableTypes.has((contentType.split(';', 1)[0] ?? '').trim().toLowerCase())
+}
+
+function isPlain(contentEncoding: string | undefined): boolean {
+  return contentEncoding === undefined || contentEncoding.toLowerCase() === 'identity'
+}
+
+/** Any value but none: `hasty=false` too, as with EventGate. */
+function isHasty(value: string | readonly string[] = ''): boolean {
+  return typeof value === 'string' ? value !== '' : value.some((one) => one !== '')
+}
+
+const about = {
+  summary: 'Take events: one, or an array of them',
+  answers: {
+    201: 'All are durable; empty body',
+    202: 'Asked with `hasty`: those that are valid are durable',
+    207: 'Some were refused or could not be stored; the body says which',
+    400: 'None was accepted, for faults of theirs; the body says which, and is empty where there were none to be read',
+    403: 'This network may not post; empty body',
+    413: 'More than `intake.max_body`, or too many events; empty body',
+    415: 'Neither application/json nor text/plain nor application/reports+json; empty body',
+    503: 'Nothing could be stored; post again after `Retry-After` seconds',
+  },
+  access: 'public',
+} as const
+
+const aboutOptions = {
+  summary: 'What a browser may do here',
+  answers: { 200: 'The headers say it' },
+  access: 'public',
+} as const

@@ -1,0 +1,45 @@
+import { STATUS_CODES } from 'node:http'
+import type { FastifyReply } from 'fastify'
+import { type ErrorCode, errorCodes, ServiceError } from '../base/errors.ts'
+import type { ProblemAnswer } from './contract.ts'
+
+/** Answers with a problem of RFC 9457; the status is that of the code unless another is given. */
+export function sendProblem(reply: FastifyReply, code: ErrorCode, detail: string, status?: number): FastifyReply {
+  return send(reply, status ?? errorCodes[code].http, code, detail)
+}
+
+/**
+ * What went wrong in a route outside the intake, as an answer; `isOurs` where somebody should look into it. Of what is
+ * broken in us only the log may tell.
+ */
+export function sendError(reply: FastifyReply, error: unknown): { readonly isOurs: boolean } {
+  if (error instanceof ServiceError) {
+    if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer')
+    sendProblem(reply, error.code, error.message)
+    return { isOurs: false }
+  }
+  const status = statusOf(error)
+  if (status >= 400 && status < 500) {
+    sendProblem(reply, 'BAD_REQUEST', error instanceof Error ? error.message : String(error), status)
+    return { isOurs: false }
+  }
+  send(reply, 500, undefined, 'This is a fault of changeprop itself; its log says more.')
+  return { isOurs: true }
+}
+
+function send(reply: FastifyReply, status: number, code: ErrorCode | undefined, detail: string): FastifyReply {
+  const problem: ProblemAnswer = {
+    type: 'about:blank',
+    title: STATUS_CODES[status] ?? 'Error',
+    status,
+    ...(code === undefined ? {} : { code }),
+    detail,
+  }
+  return reply.code(status).type('application/problem+json').send(JSON.stringify(problem))
+}
+
+function statusOf(error: unknown): number {
+  return error instanceof Error && 'statusCode' in error && typeof error.statusCode === 'number'
+    ? error.statusCode
+    : 500
+}

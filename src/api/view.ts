@@ -1,0 +1,144 @@
+import { metaOf } from '../event/event.ts'
+import type { Rule, RuleSet } from '../rule/rule.ts'
+import type { DeadLetter, DeliveryEntry, EventEntry } from '../store/store.ts'
+import type {
+  DeadLetterView,
+  DeliveryView,
+  EventView,
+  ListedDelivery,
+  Operations,
+  RuleSummary,
+  RuleView,
+} from './contract.ts'
+import { asText } from './intake-answer.ts'
+
+/** What became of an event: what each rule of its stream says of it now, beside the deliveries on record. */
+export function viewEvent(entry: EventEntry, rules: RuleSet, withBytes: boolean): EventView {
+  const { record } = entry
+  const current = rules.forTopic(record.stream)
+  const names = new Set(current.map(({ name }) => name))
+  const gone = entry.deliveries.filter(({ rule }) => !names.has(rule))
+  return {
+    id: record.id,
+    meta_id: entry.metaId ?? null,
+    stream: record.stream,
+    accepted: iso(record.accepted),
+    ...(withBytes ? { bytes: asText(record.bytes) } : {}),
+    rules: [
+      ...current.map((rule) => viewOfRule(rule, entry)),
+      ...gone.map((delivery): RuleView => onRecord(delivery, null)),
+    ],
+  }
+}
+
+function viewOfRule(rule: Rule, { record, deliveries }: EventEntry): RuleView {
+  const delivery = deliveries.find((candidate) => candidate.rule === rule.name)
+  const match = record.message === undefined ? undefined : rule.match(record.message)
+  // A delivery says that its rule matched, but not which case did: only the very same rule can say that again.
+  if (delivery !== undefined)
+    return onRecord(delivery, delivery.revision === rule.revision ? (match?.case ?? null) : null)
+  const reason =
+    record.message === undefined
+      ? ({ clause: 'match', path: '', wanted: 'a JSON object' } as const)
+      : (rule.explain(record.stream, record.message) ?? null)
+  return {
+    rule: rule.name,
+    revision: rule.revision,
+    matched: match !== undefined,
+    case: match?.case ?? null,
+    reason: match === undefined ? reason : null,
+    computed_now: true,
+  }
+}
+
+function onRecord(delivery: DeliveryEntry, matchedCase: number | null): RuleView {
+  const { rule, revision } = delivery
+  return {
+    rule,
+    revision,
+    matched: true,
+    case: matchedCase,
+    reason: null,
+    computed_now: false,
+    delivery: viewDelivery(delivery),
+  }
+}
+
+export function viewDelivery({ id, state, reason, at, attempts, next }: DeliveryEntry): DeliveryView {
+  return {
+    id,
+    state,
+    reason,
+    at: iso(at),
+    attempts: attempts.map((attempt) => ({
+      at: iso(attempt.at),
+      status: attempt.status,
+      ms: attempt.ms,
+      outcome: attempt.outcome,
+      request: attempt.request,
+      note: attempt.note,
+    })),
+    next: next === null ? null : iso(next),
+  }
+}
+
+export function listDelivery(entry: DeliveryEntry): ListedDelivery {
+  return {
+    ...viewDelivery(entry),
+    rule: entry.rule,
+    revision: entry.revision,
+    event_id: entry.eventId,
+    meta_id: entry.metaId ?? null,
+    stream: entry.stream,
+    accepted: iso(entry.accepted),
+  }
+}
+
+export function viewDeadLetter(letter: DeadLetter): DeadLetterView {
+  const { record, answer } = letter
+  const metaId = metaOf(record.message)?.id
+  return {
+    ...listDelivery(letter),
+    meta_id: letter.metaId ?? (typeof metaId === 'string' ? metaId : null),
+    event: asText(record.bytes),
+    answer: answer ?? null,
+  }
+}
+
+export function summarizeRule(rule: Rule, operations: Operations): RuleSummary {
+  const { waiting, running, done, dead, oldestEligibleAgeMs } = operations.ruleStats(rule.name)
+  return {
+    name: rule.name,
+    revision: rule.revision,
+    file: rule.file,
+    line: rule.line,
+    topics: rule.topics,
+    policies: {
+      retry: viewRetry(rule.retry),
+      throttle: { concurrency: rule.concurrency },
+      answers: rule.answers.preset ?? null,
+    },
+    waiting,
+    running,
+    done,
+    dead,
+    oldest_eligible_age_ms: oldestEligibleAgeMs,
+  }
+}
+
+function viewRetry(retry: Rule['retry']): RuleSummary['policies']['retry'] {
+  if (retry === 'never') return retry
+  return {
+    limit: retry.limit,
+    delay_ms: retry.delayMs,
+    factor: retry.factor,
+    max_delay_ms: retry.maxDelayMs,
+    max_age_ms: retry.maxAgeMs,
+    jitter: retry.jitter,
+  }
+}
+
+/** Times beyond what a date can say are told as its end. */
+function iso(ms: number): string {
+  return new Date(Math.min(ms, 8.64e15)).toISOString()
+}

@@ -1,0 +1,170 @@
+import { createInterface } from 'node:readline/promises'
+import type { CountAnswer, DeadAnswer, DeadLetterView, RulesAnswer, Selection } from '../api/contract.ts'
+import { isObject } from '../base/schema-words.ts'
+import { CommandFailure, counted, type Format, type Io, writeJson } from './io.ts'
+import { type Service, withService } from './service.ts'
+import { tellDelivery, when } from './story.ts'
+
+interface AskOptions {
+  readonly url: string
+}
+
+export interface ListOptions extends AskOptions {
+  readonly rule?: string | undefined
+  readonly format: Format
+}
+
+export interface ShowOptions extends AskOptions {
+  readonly ids: readonly string[]
+  readonly format: Format
+}
+
+export interface SettleOptions extends AskOptions {
+  readonly ids: readonly string[]
+  readonly rule?: string | undefined
+  readonly all?: boolean | undefined
+  readonly yes?: boolean | undefined
+  /** How many a second; replay only. */
+  readonly rate: string
+}
+
+/** A page at a time, so that many thousands need no memory. JSON is one object per line. */
+export async function listDead({ url, rule, format }: ListOptions, io: Io): Promise<number> {
+  const now = Date.now()
+  let count = 0
+  await withService(url, io, async (service) => {
+    for await (const letter of pages(service, { rule })) {
+      count++
+      const { id, reason, at, attempts, stream } = letter
+      if (format === 'json') io.stdout.write(`${JSON.stringify(letter)}\n`)
+      else io.stdout.write(`${id}  ${reason}  ${when(at, now)}  ${counted(attempts.length, 'call')}  ${stream}\n`)
+    }
+  })
+  if (format === 'text') io.stdout.write(`${counted(count, 'dead letter')}\n`)
+  return 0
+}
+
+export async function showDead({ url, ids, format }: ShowOptions, io: Io): Promise<number> {
+  const letters: DeadLetterView[] = []
+  await withService(url, io, async (service) => {
+    for await (const letter of pages(service, { id: ids })) letters.push(letter)
+  })
+  if (format === 'json') writeJson(io, { dead: letters })
+  else io.stdout.write(letters.map((letter) => tellLetter(letter, Date.now())).join('\n'))
+  const missing = ids.filter((id) => !letters.some((letter) => letter.id === id))
+  for (const id of missing) io.stderr.write(`no dead letter ${id} is known\n`)
+  return missing.length === 0 ? 0 : 1
+}
+
+/** Says how many are meant, asks where somebody is there to answer, and then does it. */
+export async function settleDead(verb: 'replay' | 'discard', options: SettleOptions, io: Io): Promise<number> {
+  const selection = selectionOf(options)
+  return withService(options.url, io, async (service) => {
+    const count = await countOf(selection, service)
+    const pace = verb === 'replay' ? `, at most ${options.rate}` : ''
+    io.stderr.write(`${verb} ${counted(count, 'dead letter')}${pace}\n`)
+    if (io.stdin.isTTY === true && options.yes !== true && !(await agreed(io))) {
+      io.stderr.write('nothing was changed\n')
+      return 1
+    }
+    const answer = await service.post(
+      `/v1/dead/${verb}`,
+      verb === 'replay' ? { ...selection, rate: options.rate } : selection,
+    )
+    if (!isCount(answer)) throw unexpected(options.url)
+    io.stdout.write(`${verb === 'replay' ? 'replaying' : 'discarded'} ${counted(answer.count, 'dead letter')}\n`)
+    const missing = 'ids' in selection ? selection.ids.length - answer.count : 0
+    if (missing > 0) io.stderr.write(`${missing} of the ids are no dead letters\n`)
+    return missing > 0 ? 1 : 0
+  })
+}
+
+function selectionOf({ ids, rule, all }: SettleOptions): Selection {
+  const chosen = [ids.length > 0, rule !== undefined, all === true].filter((one) => one).length
+  if (chosen !== 1)
+    throw new CommandFailure(
+      2,
+      `expected ids, or --rule RULE, or --all; found ${chosen === 0 ? 'none of them' : 'more than one of them'}`,
+    )
+  if (rule !== undefined) return { rule }
+  return ids.length > 0 ? { ids: [...new Set(ids)] } : { all: true }
+}
+
+async function countOf(selection: Selection, service: Service): Promise<number> {
+  if ('ids' in selection) return selection.ids.length
+  const answer = await service.get('/v1/rules')
+  const rules = isRules(answer) ? answer.rules : []
+  if ('rule' in selection) {
+    const found = rules.find(({ name }) => name === selection.rule)
+    if (found !== undefined) return found.dead
+  }
+  // Rules that are gone may have left dead letters too, so those are counted one by one.
+  let count = 0
+  for await (const _letter of pages(service, 'rule' in selection ? { rule: selection.rule } : {})) count++
+  return count
+}
+
+async function agreed(io: Io): Promise<boolean> {
+  const lines = createInterface({ input: io.stdin, output: io.stderr })
+  try {
+    return /^y(es)?$/i.test((await lines.question('go on? [y/N] ')).trim())
+  } finally {
+    lines.close()
+  }
+}
+
+async function* pages(
+  service: Service,
+  filter: { rule?: string | undefined; id?: readonly string[] },
+): AsyncGenerator<DeadLetterView> {
+  let cursor: string | undefined
+  do {
+    const answer = await service.get('/v1/dead', { ...filter, cursor })
+    if (!isDead(answer)) throw unexpected('the service')
+    yield* answer.dead
+    cursor = answer.cursor ?? undefined
+  } while (cursor !== undefined)
+}
+
+function tellLetter(letter: DeadLetterView, now: number): string {
+  const { id, rule, revision, event_id, meta_id, stream, accepted, answer, event } = letter
+  const lines = [
+    `Dead letter ${id}`,
+    `  rule ${rule} (revision ${revision})`,
+    `  event ${meta_id ?? event_id} of ${stream}, accepted ${when(accepted, now)}`,
+    ...tellDelivery(letter, now).map((line) => `  ${line}`),
+  ]
+  if (answer !== null) {
+    lines.push('', `  last call: ${answer.request === '' ? 'none was made' : answer.request}`)
+    if (answer.error !== undefined) lines.push(`  ${answer.error}`)
+    if (answer.status !== 0)
+      lines.push(
+        `  answer ${answer.status}`,
+        ...Object.entries(answer.headers).map(([name, value]) => `    ${name}: ${value}`),
+      )
+    if (answer.body !== '')
+      lines.push(
+        '',
+        ...answer.body.split('\n').map((line) => `    ${line}`),
+        ...(answer.truncated ? ['    … (cut off here)'] : []),
+      )
+  }
+  lines.push('', '  event as received', `    ${event}`)
+  return `${lines.join('\n')}\n`
+}
+
+function unexpected(url: string): CommandFailure {
+  return new CommandFailure(1, `expected another answer from ${url}; is it changeprop, and of this version? (--url)`)
+}
+
+function isDead(answer: unknown): answer is DeadAnswer {
+  return isObject(answer) && Array.isArray(answer.dead)
+}
+
+function isCount(answer: unknown): answer is CountAnswer {
+  return isObject(answer) && typeof answer.count === 'number'
+}
+
+function isRules(answer: unknown): answer is RulesAnswer {
+  return isObject(answer) && Array.isArray(answer.rules)
+}

@@ -1,0 +1,89 @@
+import { ServiceError } from '../base/errors.ts'
+import { type Flags, loadConfig } from '../config/load.ts'
+import { createLogger } from '../observability/log.ts'
+import { CommandFailure, counted, type Io, writeProblems } from './io.ts'
+
+export interface ServeOptions extends Flags {
+  readonly config?: string | undefined
+}
+
+/** Runs until a signal, or until the service is broken. A wrong configuration ends it at once; wrong rules do not. */
+export async function serve(options: ServeOptions, io: Io): Promise<number> {
+  const load = () => loadConfig({ file: options.config, env: io.env, flags: options, cwd: io.cwd })
+  const { config, problems } = await load()
+  writeProblems(io, problems)
+  if (config === undefined) return 1
+
+  const { startService } = await import('../main.ts')
+  const log = createLogger(config.log.level)
+  const signals = new StopSignals()
+  let reload: (() => void) | undefined
+  const onReload = () => reload?.()
+  process.on('SIGHUP', onReload)
+  try {
+    // Who asks twice does not want to wait.
+    const again = signals.number(2).then(() => undefined)
+    const starting = startService({ config, log, readConfig: load }).catch((error: unknown) => {
+      throw startFailure(error)
+    })
+    const service = await Promise.race([starting, again])
+    if (service === undefined) return 1
+    const rules = service.ruleCount()
+    const inForce = rules === undefined ? 'no rules in force: they have problems' : counted(rules, 'rule')
+    io.stdout.write(`changeprop listens on ${service.address}, ${service.store}, ${inForce}\n`)
+
+    reload = () => {
+      service
+        .reload()
+        .catch((error: unknown) => log.error({ err: error }, 'the reload failed; what was in force stays in force'))
+    }
+    const end = await Promise.race([signals.number(1).then(() => undefined), service.broken])
+    if (end !== undefined) {
+      log.fatal({ err: end }, 'the service is broken and ends; start it again')
+      return 1
+    }
+    const broken = service.broken.then((error) => {
+      log.fatal({ err: error }, 'the service broke while it stopped')
+      return 1
+    })
+    return await Promise.race([service.stop().then(() => 0), again.then(() => 1), broken])
+  } finally {
+    process.off('SIGHUP', onReload)
+    signals.close()
+  }
+}
+
+/** SIGTERM and SIGINT, counted from when this was made: one that comes while the service starts is not lost. */
+class StopSignals {
+  #count = 0
+  readonly #waiting: { readonly number: number; readonly wake: () => void }[] = []
+  readonly #onSignal = () => {
+    this.#count++
+    for (const { number, wake } of this.#waiting) if (number <= this.#count) wake()
+  }
+
+  constructor() {
+    process.on('SIGTERM', this.#onSignal)
+    process.on('SIGINT', this.#onSignal)
+  }
+
+  /** Resolves once so many have come. */
+  number(number: number): Promise<void> {
+    if (this.#count >= number) return Promise.resolve()
+    return new Promise((wake) => this.#waiting.push({ number, wake }))
+  }
+
+  close(): void {
+    process.off('SIGTERM', this.#onSignal)
+    process.off('SIGINT', this.#onSignal)
+  }
+}
+
+/** What the world has against a start (a port in use, a locked folder) is one line; our own bugs stay exceptions. */
+function startFailure(error: unknown): unknown {
+  if (error instanceof ServiceError)
+    return new CommandFailure(1, `cannot start: ${error.message} (${error.code})`, { cause: error })
+  if (error instanceof Error && 'syscall' in error)
+    return new CommandFailure(1, `cannot start: ${error.message}`, { cause: error })
+  return error
+}

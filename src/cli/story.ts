@@ -1,0 +1,139 @@
+import type { AttemptView, DeliveryView, EventView, RuleView } from '../api/contract.ts'
+import { formatDuration } from '../base/units.ts'
+import type { DeadReason, DoneReason, WaitReason } from '../store/store.ts'
+import { counted } from './io.ts'
+import { describeReason } from './try.ts'
+
+/*
+ * What became of an event, for somebody who was woken up: what happened, when, who said no, and what happens next.
+ * Times are UTC, as in the log.
+ */
+
+const doneStories: Readonly<Record<DoneReason, string>> = {
+  ok: 'all its calls succeeded',
+  ignored: 'the answer says that there was nothing to do',
+  duplicate: 'a newer event of the same key covers it',
+  superseded: 'a later event made it pointless',
+  expired: 'it was too old to be worth a call',
+  sampled: 'it is not in the share of events that the rule wants',
+  no_match: 'the rule changed, and no longer matches it',
+  discarded: 'an operator discarded it',
+}
+
+const waitStories: Readonly<Record<WaitReason, string>> = {
+  due: 'it is not due yet',
+  retry: 'the last attempt failed, and it is tried again',
+  key: 'an earlier delivery of the same key comes first',
+  target: 'its target is paused or does not answer',
+  rate: 'the rate limit of the rule',
+  slot: 'all slots of the rule are taken',
+  rule_gone: 'its rule is not there any more; load a rule of that name, or discard it',
+  parked: 'dead letters fill their share of the store; replay or discard some',
+}
+
+const deadStories: Readonly<Record<DeadReason, string>> = {
+  refused: 'the target refused it for good',
+  exhausted: 'all its attempts failed',
+  too_old: 'it failed for longer than retry.max_age',
+  interrupted: 'the service stopped during a call that must not be repeated (retry: never)',
+  key_failed: 'its key could not be rendered',
+  template_failed: 'a request could not be rendered from the event',
+  host_not_allowed: 'no wiki or target of the configuration allows the host of its call',
+  unknown_wiki: 'no wiki of the configuration fits the event',
+  unreadable: 'the event is no JSON object',
+  poison: 'the process died again and again while it ran',
+}
+
+export function tellEvent(event: EventView, now: number): string {
+  const names = event.meta_id === null || event.meta_id === event.id ? event.id : `${event.meta_id} (here ${event.id})`
+  const lines = [`Event ${names}`, `  of ${event.stream}, accepted ${when(event.accepted, now)}`, '']
+  const elsewhere = event.rules.filter(
+    (rule) => !rule.matched && rule.reason?.clause === 'topic' && rule.delivery === undefined,
+  )
+  const told = event.rules.filter((rule) => !elsewhere.includes(rule))
+  for (const rule of told) lines.push(...tellRule(rule, now), '')
+  if (told.length === 0) lines.push('  No rule is about this stream: nothing was called.', '')
+  if (elsewhere.length > 0)
+    lines.push(
+      `  (${counted(elsewhere.length, 'rule')} about other streams: ${elsewhere.map(({ rule }) => rule).join(', ')})`,
+      '',
+    )
+  return `${lines.join('\n')}\n`
+}
+
+function tellRule(view: RuleView, now: number): readonly string[] {
+  const asked = view.computed_now ? ', says the rule as it is now' : ''
+  if (view.delivery !== undefined) {
+    const which = view.case === null ? '' : `, case ${view.case}`
+    return [
+      `  ${view.rule} (revision ${view.revision}${which})`,
+      ...tellDelivery(view.delivery, now).map((line) => `    ${line}`),
+    ]
+  }
+  if (!view.matched)
+    return [
+      `  ${view.rule}: does not concern it${asked}`,
+      ...(view.reason === null ? [] : [`    ${describeReason(view.reason)}`]),
+    ]
+  return [
+    `  ${view.rule}: matches${asked}`,
+    '    Nothing is recorded yet: it is about to be routed, or its first attempt runs right now.',
+  ]
+}
+
+export function tellDelivery(delivery: DeliveryView, now: number): readonly string[] {
+  const { state, reason, attempts, at } = delivery
+  const told = attempts.map((attempt, index) => tellAttempt(attempt, index + 1, now))
+  return [
+    ...told,
+    `${state}${reason === '' ? '' : ` (${reason})`} since ${when(at, now)}${storyOf(state, reason)}`,
+    ...next(delivery, now),
+  ]
+}
+
+function tellAttempt({ at, status, ms, outcome, request, note }: AttemptView, number: number, now: number): string {
+  const answer = status === 0 ? 'no answer' : `answer ${status}`
+  const which = request === 0 ? '' : ` (request ${request + 1})`
+  return `${when(at, now)}  call ${number}${which}: ${answer} after ${formatDuration(ms)}, ${outcome}${note === '' ? '' : `: ${note}`}`
+}
+
+function storyOf(state: string, reason: string): string {
+  const stories: Readonly<Record<string, string>> =
+    state === 'done' ? doneStories : state === 'dead' ? deadStories : state === 'waiting' ? waitStories : {}
+  const story = Object.hasOwn(stories, reason) ? stories[reason] : undefined
+  return story === undefined ? '' : `: ${story}`
+}
+
+function next({ id, state, next }: DeliveryView, now: number): readonly string[] {
+  if (state === 'waiting')
+    return [next === null ? 'Next: nothing by itself; it waits for an operator.' : `Next: ${when(next, now)}.`]
+  if (state === 'running') return ['Next: the answer to the call that runs right now.']
+  if (state === 'dead')
+    return [
+      `Next: nothing by itself. See it: changeprop dead show ${id}`,
+      `                        Try it again: changeprop dead replay ${id}`,
+    ]
+  return []
+}
+
+/** `2026-11-24 22:14:14Z (3m ago)` */
+export function when(time: string, now: number): string {
+  const ms = Date.parse(time)
+  if (Number.isNaN(ms)) return time
+  const distance = Math.abs(now - ms)
+  const far = distance < 1_000 ? 'now' : ms < now ? `${rough(distance)} ago` : `in ${rough(distance)}`
+  return `${new Date(ms).toISOString().replace('T', ' ').slice(0, 19)}Z (${far})`
+}
+
+/** In the largest unit of which there is at least one, rounded down. */
+function rough(ms: number): string {
+  const [unit, length] =
+    (
+      [
+        ['d', 86_400_000],
+        ['h', 3_600_000],
+        ['m', 60_000],
+      ] as const
+    ).find(([, length]) => ms >= length) ?? (['s', 1_000] as const)
+  return `${Math.floor(ms / length)}${unit}`
+}

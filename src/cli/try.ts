@@ -1,0 +1,169 @@
+import { readFile } from 'node:fs/promises'
+import { buffer } from 'node:stream/consumers'
+import { loadConfig } from '../config/load.ts'
+import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
+import { splitEvents } from '../event/split.ts'
+import { createDirectory } from '../mediawiki/directory.ts'
+import type { Directory } from '../mediawiki/wiki.ts'
+import { loadRules } from '../rule/load.ts'
+import { type Reason, type RequestTemplate, type Rule, type TemplateContext, TemplateError } from '../rule/rule.ts'
+import { CommandFailure, type Format, type Io, pathIn, writeJson, writeProblems } from './io.ts'
+
+export interface TryOptions {
+  readonly event: string
+  readonly rules?: readonly string[] | undefined
+  readonly config?: string | undefined
+  readonly format: Format
+}
+
+/** A request as it would be sent, or why it could not be. */
+export type TriedRequest =
+  | {
+      readonly method: string
+      readonly uri: string
+      readonly headers: Readonly<Record<string, string>>
+      readonly body?: string
+    }
+  | { readonly error: 'template_failed' | 'unknown_wiki' | 'host_not_allowed'; readonly message: string }
+
+export interface Trial {
+  /** Which event, from 0; only where several were given. */
+  readonly event?: number
+  readonly rule: string
+  readonly matched: boolean
+  readonly case: number | null
+  readonly reason: Reason | null
+  readonly captures: JsonObject
+  readonly requests: readonly TriedRequest[]
+}
+
+/** Stands for the id that the service would give: the same event always prints the same. */
+const sampleId = '00000000-0000-7000-8000-000000000000'
+
+export async function tryRules(options: TryOptions, io: Io): Promise<number> {
+  const { config, problems } = await loadConfig({
+    file: options.config,
+    env: io.env,
+    flags: { rules: options.rules },
+    cwd: io.cwd,
+  })
+  writeProblems(io, problems)
+  if (config === undefined) return 1
+  const loaded = await loadRules(config.rules, config)
+  writeProblems(io, loaded.problems)
+  if (loaded.rules === undefined) return 1
+  const { rules } = loaded.rules
+
+  const records = await readEvents(options.event, io)
+  const directory = createDirectory(config)
+  const trials = records.list.flatMap((record, event) =>
+    rules.map((rule) => ({ ...(records.several ? { event } : {}), ...tryRule(rule, record, directory) })),
+  )
+  if (options.format === 'json') writeJson(io, trials)
+  else io.stdout.write(trials.map(describeTrial).join(''))
+  return 0
+}
+
+async function readEvents(source: string, io: Io): Promise<{ list: readonly StreamRecord[]; several: boolean }> {
+  const bytes = source === '-' ? await buffer(io.stdin) : await readEventFile(pathIn(io, source))
+  const split = splitEvents(bytes)
+  const name = source === '-' ? 'stdin' : source
+  if (split.kind === 'refused')
+    throw new CommandFailure(1, `${name}: expected an event as JSON, or an array of events; found: ${split.message}`)
+  const accepted = Date.now()
+  const list = split.events.map(({ bytes, message }, index): StreamRecord => {
+    const stream = isJsonObject(message) ? metaOf(message)?.stream : undefined
+    if (!isJsonObject(message) || typeof stream !== 'string') {
+      throw new CommandFailure(
+        1,
+        `${name}: event ${index}: expected an object with meta.stream as text, found none; add it`,
+      )
+    }
+    return { id: sampleId, stream, accepted, bytes, message: withEnvelope(message, sampleId, accepted) }
+  })
+  return { list, several: bytes.toString('latin1').trimStart().startsWith('[') }
+}
+
+async function readEventFile(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path)
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new CommandFailure(2, `expected a readable file after --event, found an error: ${reason}`, { cause: error })
+  }
+}
+
+function tryRule(rule: Rule, record: StreamRecord, directory: Directory): Trial {
+  const message = record.message ?? {}
+  const reason = rule.explain(record.stream, message) ?? null
+  const match = reason === null ? rule.match(message) : undefined
+  if (match === undefined) return { rule: rule.name, matched: false, case: null, reason, captures: {}, requests: [] }
+  const wiki = directory.wikiOf(message)
+  const context: TemplateContext = {
+    record,
+    captures: match.captures,
+    wiki: () => wiki,
+    target: (name) => directory.targetUrl(name),
+  }
+  const requests = match.requests.map((template) => tryRequest(template, context, directory))
+  return { rule: rule.name, matched: true, case: match.case, reason: null, captures: match.captures, requests }
+}
+
+function tryRequest(template: RequestTemplate, context: TemplateContext, directory: Directory): TriedRequest {
+  try {
+    const { method, origin, path, headers, body } = template.render(context)
+    const target = directory.resolve(origin, path, context.wiki(), template.literalOrigin === origin)
+    if (target === undefined) {
+      return { error: 'host_not_allowed', message: `no wiki or target of the configuration covers ${origin}${path}` }
+    }
+    const shown = masked({ ...headers, ...target.headers })
+    const text = typeof body === 'string' || body === null ? body : Buffer.from(body).toString('utf8')
+    return {
+      method: method.toUpperCase(),
+      uri: `${origin}${path}`,
+      headers: shown,
+      ...(text === null ? {} : { body: text }),
+    }
+  } catch (error) {
+    if (error instanceof TemplateError) return { error: error.reason, message: error.message }
+    throw error
+  }
+}
+
+function masked(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  const isSecret = (name: string) => /authorization|cookie|token|secret|password|api-?key/.test(name)
+  return Object.fromEntries(
+    Object.entries(headers).map(([name, value]) => [name.toLowerCase(), isSecret(name.toLowerCase()) ? '***' : value]),
+  )
+}
+
+function describeTrial(trial: Trial): string {
+  const label = `${trial.event === undefined ? '' : `event ${trial.event}: `}${trial.rule}`
+  if (!trial.matched) return `${label}: no${trial.reason === null ? '' : `, ${describeReason(trial.reason)}`}\n`
+  const lines = [`${label}: yes${trial.case === null ? '' : `, case ${trial.case}`}`]
+  if (Object.keys(trial.captures).length > 0) lines.push(`  captures ${JSON.stringify(trial.captures)}`)
+  for (const request of trial.requests) {
+    if ('error' in request) lines.push(`  cannot be sent (${request.error}): ${request.message}`)
+    else {
+      lines.push(
+        `  ${request.method} ${request.uri}`,
+        ...Object.entries(request.headers).map(([name, value]) => `    ${name}: ${value}`),
+      )
+      if (request.body !== undefined) lines.push('', ...request.body.split('\n').map((line) => `    ${line}`), '')
+    }
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The clause that said no, in a sentence; also for `why`. */
+export function describeReason({ clause, path, wanted, found }: Reason): string {
+  const where = path === '' ? clause : `${clause} at ${path}`
+  const what = found === undefined ? 'nothing' : JSON.stringify(found)
+  return clause === 'match_not'
+    ? `${where}: it excludes ${JSON.stringify(wanted)}, and found ${what}`
+    : `${where}: wanted ${JSON.stringify(wanted)}, found ${what}`
+}
+
+function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}

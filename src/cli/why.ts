@@ -1,0 +1,47 @@
+import type { EventsAnswer } from '../api/contract.ts'
+import { isObject } from '../base/schema-words.ts'
+import { CommandFailure, type Format, type Io, writeJson } from './io.ts'
+import { withService } from './service.ts'
+import { tellEvent } from './story.ts'
+
+export interface WhyOptions {
+  readonly id: string
+  readonly url: string
+  readonly stream?: string | undefined
+  /** Only events accepted within so many ms. */
+  readonly since?: number | undefined
+  readonly format: Format
+}
+
+export async function why({ id, url, stream, since, format }: WhyOptions, io: Io): Promise<number> {
+  const answer = await withService(url, io, (service) => service.get(`/v1/events/${encodeURIComponent(id)}`))
+  if (answer !== undefined && !isEventsAnswer(answer)) {
+    throw new CommandFailure(
+      1,
+      `expected events from ${url}, found another answer; is it changeprop, and of this version? (--url)`,
+    )
+  }
+  const now = Date.now()
+  const found = answer?.events ?? []
+  const events = found.filter(
+    (event) =>
+      (stream === undefined || event.stream === stream) &&
+      (since === undefined || Date.parse(event.accepted) >= now - since),
+  )
+  if (format === 'json') writeJson(io, { events })
+  if (events.length === 0) {
+    const others = found.length === 0 ? '' : `; ${found.length} with this id are older, or of other streams`
+    io.stderr.write(`no event ${id} is known${others}\n`)
+    return 1
+  }
+  if (format === 'text') io.stdout.write(events.map((event) => tellEvent(event, now)).join('\n'))
+  return 0
+}
+
+function isEventsAnswer(answer: unknown): answer is EventsAnswer {
+  return (
+    isObject(answer) &&
+    Array.isArray(answer.events) &&
+    answer.events.every((event) => isObject(event) && Array.isArray(event.rules))
+  )
+}

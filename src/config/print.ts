@@ -1,0 +1,94 @@
+import { formatDuration, formatSize } from '../base/units.ts'
+import type { Config } from './config.ts'
+import type { Origin } from './resolve.ts'
+import { settings } from './settings.ts'
+
+/** What stands where a secret would. */
+const mask = '***'
+
+/** A value as it may be shown, and where it came from. */
+export interface ShownSetting {
+  readonly value: unknown
+  readonly origin: Origin
+}
+
+/** The configuration in force, by name of the setting and as it would be written; secrets are masked. */
+export function showConfig(
+  config: Config,
+  origins: ReadonlyMap<string, Origin>,
+): Readonly<Record<string, ShownSetting>> {
+  const { listen, store, rules, schemas, intake, admin, log } = config
+  const { path, retention } = store.embedded
+  const values: Readonly<Record<string, unknown>> = {
+    'listen.host': listen.host,
+    'listen.port': listen.port,
+    'store.embedded.path': path,
+    'store.embedded.retention.age': formatDuration(retention.ageMs),
+    'store.embedded.retention.size': formatSize(retention.sizeBytes),
+    'store.embedded.retention.dead': formatSize(retention.deadBytes),
+    rules,
+    'schemas.from': schemas.from,
+    'schemas.unknown': schemas.unknown,
+    'intake.max_body': formatSize(intake.maxBodyBytes),
+    'intake.allow': intake.allow,
+    'admin.token': masked(admin.token),
+    stop_timeout: formatDuration(config.stopTimeoutMs),
+    'log.level': log.level,
+    wikis: config.wikis.map(({ maxPauseMs, ...wiki }) => ({ ...wiki, max_pause: formatDuration(maxPauseMs) })),
+    targets: Object.fromEntries(
+      Object.entries(config.targets).map(([name, { maxPauseMs, authorization, ...target }]) => [
+        name,
+        {
+          ...target,
+          ...(authorization === undefined ? {} : { authorization: mask }),
+          max_pause: formatDuration(maxPauseMs),
+        },
+      ]),
+    ),
+  }
+  return Object.fromEntries(
+    settings.map(({ name }) => [name, { value: values[name], origin: origins.get(name) ?? 'default' }]),
+  )
+}
+
+/** The same as YAML that could be a configuration file (but for secrets), each value with its origin as a comment. */
+export function printConfig(config: Config, origins: ReadonlyMap<string, Origin>): string {
+  const shown = showConfig(config, origins)
+  const lines: string[] = []
+  let open: readonly string[] = []
+  for (const { path, name } of settings) {
+    const setting = shown[name]
+    if (setting === undefined || setting.value === undefined) {
+      lines.push(`# ${name} is not set`)
+      continue
+    }
+    const parents = path.slice(0, -1)
+    const shared = parents.findIndex((key, depth) => open[depth] !== key)
+    const from = shared < 0 ? parents.length : shared
+    for (const [depth, key] of parents.entries()) if (depth >= from) lines.push(`${indent(depth)}${key}:`)
+    open = parents
+    const key = `${indent(parents.length)}${path.at(-1)}:`
+    const { value, origin } = setting
+    if (isLong(value)) lines.push(`${key} # ${origin}`, ...blockOf(value, parents.length + 1))
+    else lines.push(`${key} ${JSON.stringify(value)} # ${origin}`)
+  }
+  return `${lines.join('\n')}\n`
+}
+
+function masked(secret: string | undefined): string | undefined {
+  return secret === undefined ? undefined : mask
+}
+
+function isLong(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && JSON.stringify(value).length > 60
+}
+
+/** One line per entry; JSON is YAML. */
+function blockOf(value: object, depth: number): readonly string[] {
+  if (Array.isArray(value)) return value.map((item) => `${indent(depth)}- ${JSON.stringify(item)}`)
+  return Object.entries(value).map(([key, item]) => `${indent(depth)}${key}: ${JSON.stringify(item)}`)
+}
+
+function indent(depth: number): string {
+  return '  '.repeat(depth)
+}

@@ -1,0 +1,258 @@
+import { resolve } from 'node:path'
+import ipaddr from 'ipaddr.js'
+import type { Static } from 'typebox'
+import { type Document, formatPath, type Path, problemAt } from '../base/document.ts'
+import type { Problem } from '../base/problem.ts'
+import { parseDuration, parseSize } from '../base/units.ts'
+import type { Config, TargetConfig, WikiConfig } from './config.ts'
+import { configSchema, type targetSchema, type wikiSchema } from './schema.ts'
+import { readSecret } from './secret.ts'
+import { ajv, problemOf, type Setting } from './settings.ts'
+import { checkUrl, checkWikis, type Objection } from './sites.ts'
+
+/** Where a value came from. */
+export type Origin = 'default' | 'file' | 'environment' | 'flag'
+
+/** A setting with the value that won, which passed its schema or is its default. */
+export interface Given {
+  readonly setting: Setting
+  readonly value: unknown
+  readonly origin: Origin
+  /** The variable or flag, for problems. */
+  readonly source: string
+}
+
+/** Turns what was given into what the service reads, and says what a schema could not: secrets, URLs, ranges. */
+export async function resolveConfig(
+  given: ReadonlyMap<string, Given>,
+  document: Document | undefined,
+  env: NodeJS.ProcessEnv,
+  cwd: string | undefined,
+): Promise<{ config: Config; problems: readonly Problem[] }> {
+  const values = new Values(given, document, env, locator(cwd))
+  const config = await values.config()
+  return { config, problems: values.problems }
+}
+
+type WikiEntry = Static<typeof wikiSchema>
+type TargetEntry = Static<typeof targetSchema>
+
+class Values {
+  readonly problems: Problem[] = []
+  readonly #given: ReadonlyMap<string, Given>
+  readonly #document: Document | undefined
+  readonly #env: NodeJS.ProcessEnv
+  readonly #locate: (path: string) => string
+
+  constructor(
+    given: ReadonlyMap<string, Given>,
+    document: Document | undefined,
+    env: NodeJS.ProcessEnv,
+    locate: (path: string) => string,
+  ) {
+    this.#given = given
+    this.#document = document
+    this.#env = env
+    this.#locate = locate
+  }
+
+  async config(): Promise<Config> {
+    const locate = this.#locate
+    const wikis = this.#wikis()
+    return {
+      listen: { host: this.#text('listen.host'), port: Number(this.#value('listen.port')) },
+      store: {
+        embedded: {
+          path: locate(this.#text('store.embedded.path')),
+          retention: {
+            ageMs: this.#ms('store.embedded.retention.age', 1_000),
+            sizeBytes: this.#bytes('store.embedded.retention.size', 2 ** 20),
+            deadBytes: this.#bytes('store.embedded.retention.dead', 2 ** 20),
+          },
+        },
+      },
+      rules: this.#texts('rules').map(locate),
+      schemas: {
+        from: this.#schemaPlaces().map((from) => (isUrl(from) ? from : locate(from))),
+        unknown: this.#text('schemas.unknown') === 'refuse' ? 'refuse' : 'accept',
+      },
+      intake: { maxBodyBytes: this.#bytes('intake.max_body', 1024, 2 ** 30), allow: this.#networks() },
+      admin: { token: await this.#adminToken() },
+      stopTimeoutMs: this.#ms('stop_timeout', 0),
+      log: { level: levels.find((level) => level === this.#value('log.level')) ?? 'info' },
+      wikis,
+      targets: await this.#targets(),
+    }
+  }
+
+  #wikis(): readonly WikiConfig[] {
+    const value = this.#value('wikis')
+    const entries: readonly WikiEntry[] = areWikis(value) ? value : []
+    this.#object('wikis', checkWikis(entries, ['wikis']))
+    return entries.map(({ database, domain, url, host, max_pause }, index) => ({
+      ...(database === undefined ? {} : { database }),
+      ...(domain === undefined ? {} : { domain }),
+      url: withoutSlash(url),
+      ...(host === undefined ? {} : { host }),
+      maxPauseMs: this.#pause(max_pause, ['wikis', index, 'max_pause']),
+    }))
+  }
+
+  async #targets(): Promise<Readonly<Record<string, TargetConfig>>> {
+    const value = this.#value('targets')
+    const entries: Readonly<Record<string, TargetEntry>> = areTargets(value) ? value : {}
+    const targets: [string, TargetConfig][] = []
+    for (const [name, { url, host, authorization, max_pause }] of Object.entries(entries)) {
+      this.#object('targets', checkUrl(url, ['targets', name, 'url']))
+      const secret = await this.#secret(authorization, ['targets', name, 'authorization'])
+      const maxPauseMs = this.#pause(max_pause, ['targets', name, 'max_pause'])
+      const target = {
+        url: withoutSlash(url),
+        maxPauseMs,
+        ...(host === undefined ? {} : { host }),
+        ...(secret === undefined ? {} : { authorization: secret }),
+      }
+      targets.push([name, target])
+    }
+    return Object.fromEntries(targets)
+  }
+
+  async #adminToken(): Promise<string | undefined> {
+    const path = ['admin', 'token']
+    const token = await this.#secret(this.#value('admin.token'), path)
+    const message = 'expected a token without spaces (not shown), found one with spaces'
+    if (token?.includes(' ')) this.#object('admin.token', [{ path, message, remedy: 'a bearer token is one word' }])
+    return token
+  }
+
+  async #secret(value: unknown, path: Path): Promise<string | undefined> {
+    if (value === undefined) return undefined
+    const result = await readSecret(value, this.#env, this.#locate)
+    if ('secret' in result) return result.secret
+    this.#object(path[0] === 'targets' ? 'targets' : formatPath(path), [{ path, ...result }])
+    return undefined
+  }
+
+  #networks(): readonly string[] | undefined {
+    if (this.#value('intake.allow') === undefined) return undefined
+    const networks = this.#texts('intake.allow')
+    const remedy = 'write for instance 10.0.0.0/8, or 192.0.2.7/32 for one address'
+    const wrong = networks.flatMap((network, index): readonly Objection[] =>
+      ipaddr.isValidCIDR(network)
+        ? []
+        : [
+            {
+              path: ['intake', 'allow', index],
+              message: `expected a network such as 10.0.0.0/8 or fd00::/8, found ${JSON.stringify(network)}`,
+              remedy,
+            },
+          ],
+    )
+    this.#object('intake.allow', wrong)
+    return networks
+  }
+
+  #schemaPlaces(): readonly string[] {
+    const places = this.#texts('schemas.from')
+    this.#object(
+      'schemas.from',
+      places.flatMap((from, index) => (isUrl(from) ? checkUrl(from, ['schemas', 'from', index]) : [])),
+    )
+    return places
+  }
+
+  #pause(value: string | undefined, path: Path): number {
+    const ms = parseDuration(value ?? '1h') ?? 0
+    if (ms < 1_000)
+      this.#object(path[0] === 'wikis' ? 'wikis' : 'targets', [
+        { path, message: `expected at least 1s, found ${value}`, remedy: 'write a longer duration' },
+      ])
+    return ms
+  }
+
+  #ms(name: string, least: number): number {
+    const ms = parseDuration(this.#text(name))
+    // 10,000 years: beyond that, times are no dates any more.
+    const most = 3_650_000 * 86_400_000
+    if (ms !== undefined && ms >= least && ms <= most) return ms
+    this.#object(name, [
+      {
+        path: this.#path(name),
+        message: `expected a duration from ${least / 1000}s to 3650000d, found ${this.#text(name)}`,
+        remedy: 'correct the value',
+      },
+    ])
+    return least
+  }
+
+  #bytes(name: string, least: number, most = 2 ** 50): number {
+    const value = this.#value(name)
+    const bytes = typeof value === 'number' ? value : parseSize(String(value))
+    if (bytes !== undefined && bytes >= least && bytes <= most) return bytes
+    this.#object(name, [
+      {
+        path: this.#path(name),
+        message: `expected a size from ${least} to ${most} bytes, found ${value}`,
+        remedy: 'correct the value',
+      },
+    ])
+    return least
+  }
+
+  /** Reports what is wrong with a setting, at its place in the file or as of its variable or flag. */
+  #object(name: string, objections: readonly Objection[]): void {
+    const given = this.#given.get(name)
+    for (const { path, message, remedy, warning } of objections) {
+      const severity = warning ? 'warning' : 'error'
+      const inFile = given?.origin === 'file' && this.#document !== undefined
+      this.problems.push(
+        inFile && this.#document
+          ? problemAt(this.#document, path, message, remedy, { severity })
+          : problemOf(given?.source ?? name, path, message, remedy, severity),
+      )
+    }
+  }
+
+  #path(name: string): Path {
+    return this.#given.get(name)?.setting.path ?? []
+  }
+
+  #value(name: string): unknown {
+    return this.#given.get(name)?.value
+  }
+
+  #text(name: string): string {
+    return String(this.#value(name))
+  }
+
+  #texts(name: string): readonly string[] {
+    const value = this.#value(name)
+    return Array.isArray(value) ? value.map(String) : []
+  }
+}
+
+const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
+const validateWikis = ajv.compile(configSchema.properties.wikis)
+const validateTargets = ajv.compile(configSchema.properties.targets)
+
+function areWikis(value: unknown): value is readonly WikiEntry[] {
+  return validateWikis(value)
+}
+
+function areTargets(value: unknown): value is Readonly<Record<string, TargetEntry>> {
+  return validateTargets(value)
+}
+
+/** Relative paths are relative to `cwd`, or else as they are: to the working directory. */
+export function locator(cwd: string | undefined): (path: string) => string {
+  return (path) => (cwd === undefined ? path : resolve(cwd, path))
+}
+
+function isUrl(text: string): boolean {
+  return /^https?:\/\//.test(text)
+}
+
+/** `{{wiki.url}}/api.php` should have one slash, whichever way the URL was written. */
+function withoutSlash(url: string): string {
+  return url.replace(/\/+$/, '')
+}

@@ -1,0 +1,56 @@
+import { readFile, stat } from 'node:fs/promises'
+import { isObject } from '../base/schema-words.ts'
+
+const maxBytes = 64 * 1024
+
+/** A secret, or in words what was expected and found instead. */
+export type SecretResult = { readonly secret: string } | { readonly message: string; readonly remedy: string }
+
+/** Reads a secret: text, `{ env: NAME }` or `{ file: PATH }`. It must be fit for an HTTP header. */
+export async function readSecret(
+  value: unknown,
+  env: NodeJS.ProcessEnv,
+  locate: (path: string) => string,
+): Promise<SecretResult> {
+  if (typeof value === 'string') return checked(value, 'the text')
+  if (isObject(value) && typeof value.env === 'string') {
+    const text = env[value.env]
+    if (text !== undefined && text !== '') return checked(text, `the environment variable ${value.env}`)
+    return {
+      message: `expected a secret in the environment variable ${value.env}, found nothing`,
+      remedy: `set ${value.env}`,
+    }
+  }
+  if (isObject(value) && typeof value.file === 'string') {
+    const path = locate(value.file)
+    try {
+      const { size } = await stat(path)
+      if (size > maxBytes)
+        return {
+          message: `expected a secret of at most ${maxBytes} bytes in ${value.file}, found ${size}`,
+          remedy: 'name another file',
+        }
+      return checked((await readFile(path, 'utf8')).replace(/\r?\n$/, ''), value.file)
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      return {
+        message: `expected a secret in the file ${value.file}, found that it cannot be read (${reason})`,
+        remedy: 'correct the path, or its permissions',
+      }
+    }
+  }
+  return {
+    message: 'expected a secret (text, { env: NAME } or { file: PATH }), found something else',
+    remedy: 'write one of these',
+  }
+}
+
+function checked(text: string, source: string): SecretResult {
+  if (text === '') return { message: `expected a secret in ${source}, found nothing`, remedy: 'put the secret there' }
+  // Anything else would break the header it ends in, at the first call instead of here.
+  if (!/^[\x20-\x7e]+$/.test(text) || text.trim() !== text) {
+    const message = `expected visible ASCII characters without spaces around them in ${source}, found others (not shown)`
+    return { message, remedy: 'remove line breaks, spaces and other characters' }
+  }
+  return { secret: text }
+}

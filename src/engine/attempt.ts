@@ -1,0 +1,241 @@
+import { metaOf, type StreamRecord } from '../event/event.ts'
+import type { Answer, Reply, Send } from '../http/send.ts'
+import { readAnswer, readNoAnswer, type Verdict } from '../mediawiki/answers.ts'
+import type { Directory } from '../mediawiki/wiki.ts'
+import { type RequestOutcome, type Rule, TemplateError, type WikiRoot } from '../rule/rule.ts'
+import type { AttemptEntry, DeadReason, LastAnswer, Progress } from '../store/store.ts'
+import type { Call, Delivery } from './delivery.ts'
+
+/** What one execution of the rest of the rule's requests came to. */
+export interface AttemptResult {
+  /** Outcome of the last request that was made. */
+  readonly outcome: RequestOutcome
+  /** With the new bits in `finished` and `refused`; failures are counted by whoever settles. */
+  readonly progress: Progress
+  readonly entries: readonly AttemptEntry[]
+  /** The delivery cannot go on, whatever its retries. */
+  readonly fatal: DeadReason | undefined
+  /** How far the last request got: what `retry: never` needs to know. */
+  readonly reached: 'answered' | 'cut_off' | 'not_sent' | 'aborted'
+  readonly answer: LastAnswer | undefined
+}
+
+export interface AttemptTools {
+  readonly send: Send
+  readonly directory: Directory
+  readonly userAgent: string
+  now(): number
+}
+
+/** How much of an answer a dead letter keeps, in bytes. */
+const keptOfAnswer = 4096
+
+/** The call was ready to be made, but may not be. */
+export class CallError extends Error {
+  readonly reason: DeadReason
+
+  constructor(reason: DeadReason, message: string) {
+    super(message)
+    this.name = 'CallError'
+    this.reason = reason
+  }
+}
+
+/** Renders the next request that is still to be made and finds who answers it. Throws CallError; undefined: none is left. */
+export function nextCall(delivery: Delivery, directory: Directory): Call | undefined {
+  const { match, progress } = delivery
+  const settled = progress.finished | progress.refused
+  for (let index = 0; index < match.requests.length; index++) {
+    if ((settled >>> index) & 1) continue
+    return callOf(delivery, index, directory)
+  }
+  return undefined
+}
+
+function callOf(delivery: Delivery, index: number, directory: Directory): Call {
+  const { record, match } = delivery
+  const template = match.requests[index]
+  if (template === undefined) throw new Error(`request ${index} of rule ${delivery.rule.name} does not exist`)
+  let wiki: WikiRoot | undefined
+  let isWikiKnown = false
+  const wikiOf = () => {
+    if (!isWikiKnown && record.message !== undefined) wiki = directory.wikiOf(record.message)
+    isWikiKnown = true
+    return wiki
+  }
+  try {
+    const context = {
+      record,
+      captures: match.captures,
+      wiki: wikiOf,
+      target: (name: string) => directory.targetUrl(name),
+    }
+    const request = template.render(context)
+    const target = directory.resolve(request.origin, request.path, wikiOf(), template.literalOrigin === request.origin)
+    if (target === undefined) {
+      throw new CallError(
+        'host_not_allowed',
+        `no wiki or target of the configuration covers ${request.origin}${request.path}`,
+      )
+    }
+    return { index, request, target }
+  } catch (error) {
+    if (error instanceof TemplateError) throw new CallError(error.reason, error.message)
+    throw error
+  }
+}
+
+/**
+ * One attempt at one delivery: its remaining requests, in order. `failed`, `throttled` and `unavailable` end it, to be tried
+ * again from there; a refused request is noted and the list goes on. Whatever the target does is a result; this rejects
+ * only if we are broken. `mayGoOn` is asked before each further request: its target may be another, and paused. `heard` is
+ * told each reply, and says what to make of it.
+ */
+export async function attempt(
+  delivery: Delivery,
+  first: Call,
+  mayGoOn: (call: Call) => boolean,
+  heard: (call: Call, reply: Reply, verdict: Verdict) => Verdict,
+  tools: AttemptTools,
+  signal: AbortSignal | undefined,
+): Promise<AttemptResult> {
+  const { rule, record } = delivery
+  const begun = tools.now()
+  let progress =
+    delivery.progress.firstAttemptAt === 0 ? { ...delivery.progress, firstAttemptAt: begun } : delivery.progress
+  const entries: AttemptEntry[] = []
+  let call: Call | undefined = first
+  let verdict: Verdict = { outcome: 'ok', note: '' }
+  let answer: LastAnswer | undefined
+  let refusal: LastAnswer | undefined
+  while (call !== undefined) {
+    const at = entries.length === 0 ? begun : tools.now()
+    const request = {
+      ...call.request,
+      headers: headersOf(call, record, tools.userAgent),
+    }
+    const reply = await tools.send(request, signal)
+    verdict = heard(call, reply, reply.kind === 'answer' ? judge(rule, call, reply, tools.now()) : readNoAnswer(reply))
+    const status = reply.kind === 'answer' ? reply.status : 0
+    entries.push({
+      at,
+      ms: tools.now() - at,
+      status,
+      outcome: verdict.outcome,
+      request: call.index,
+      note: verdict.note === String(status) ? '' : verdict.note,
+    })
+    const bit = 1 << call.index
+    if (verdict.outcome === 'ok' || verdict.outcome === 'ignored') {
+      progress = { ...progress, finished: progress.finished | bit }
+    } else {
+      answer = lastAnswer(call, reply)
+      if (verdict.outcome !== 'refused') {
+        const reached = reachOf(reply)
+        return {
+          outcome: verdict.outcome,
+          progress,
+          entries,
+          fatal: undefined,
+          reached,
+          answer,
+        }
+      }
+      refusal = answer
+      progress = { ...progress, refused: progress.refused | bit }
+    }
+    delivery.progress = progress
+    try {
+      call = nextCall(delivery, tools.directory)
+    } catch (error) {
+      if (!(error instanceof CallError)) throw error
+      const told = { ...noAnswer(), error: error.message }
+      return {
+        outcome: 'refused',
+        progress,
+        entries,
+        fatal: error.reason,
+        reached: 'answered',
+        answer: told,
+      }
+    }
+    if (call !== undefined && !mayGoOn(call)) {
+      return {
+        outcome: 'unavailable',
+        progress,
+        entries,
+        fatal: undefined,
+        reached: 'answered',
+        answer,
+      }
+    }
+  }
+  const isRefused = progress.refused !== 0
+  const outcome = isRefused ? 'refused' : verdict.outcome
+  return {
+    outcome,
+    progress,
+    entries,
+    fatal: undefined,
+    reached: 'answered',
+    answer: refusal ?? answer,
+  }
+}
+
+function reachOf(reply: Reply): AttemptResult['reached'] {
+  if (reply.kind === 'answer') return 'answered'
+  if (!reply.sent) return 'not_sent'
+  return reply.error === 'aborted' ? 'aborted' : 'cut_off'
+}
+
+function judge(rule: Rule, call: Call, reply: Answer, now: number): Verdict {
+  const verdict = readAnswer(rule.answers.preset ?? call.target.answers ?? 'http', reply, now)
+  const own = rule.answers.read(reply)
+  if (own === undefined || own === verdict.outcome) return verdict
+  return { ...verdict, outcome: own, note: `${verdict.note}, which the rule reads as ${own}` }
+}
+
+/** The rule's headers, those of the target, and those that let an edit be followed through all it causes. */
+function headersOf(call: Call, record: StreamRecord, userAgent: string): Record<string, string> {
+  const headers: Record<string, string> = {
+    'user-agent': userAgent,
+    ...call.request.headers,
+    ...call.target.headers,
+  }
+  const { message } = record
+  const meta = metaOf(message)
+  const requestId = meta?.request_id
+  if (typeof requestId === 'string') headers['x-request-id'] = requestId
+  const before = message?.triggered_by
+  const cause = typeof before === 'string' ? `${before},` : typeof requestId === 'string' ? `req:${requestId},` : ''
+  headers['x-triggered-by'] = `${cause}${record.stream}:${typeof meta?.uri === 'string' ? meta.uri : ''}`
+  return headers
+}
+
+export function noAnswer(): LastAnswer {
+  return { status: 0, headers: {}, body: '', truncated: false, request: '' }
+}
+
+/** Headers of an answer that could carry a session or a token are not kept. */
+const secretHeaders = new Set(['set-cookie', 'authorization', 'www-authenticate', 'proxy-authenticate'])
+
+function lastAnswer(call: Call, reply: Reply): LastAnswer {
+  const { method, origin, path } = call.request
+  const request = `${method.toUpperCase()} ${origin}${path}`
+  if (reply.kind === 'none')
+    return {
+      ...noAnswer(),
+      request,
+      error: `${reply.error}: ${reply.message}`,
+    }
+  const headers = Object.fromEntries(Object.entries(reply.headers).filter(([name]) => !secretHeaders.has(name)))
+  const kept = reply.body.subarray(0, keptOfAnswer)
+  const truncated = reply.truncated || reply.body.length > keptOfAnswer
+  return {
+    status: reply.status,
+    headers,
+    body: Buffer.from(kept).toString('utf8'),
+    truncated,
+    request,
+  }
+}

@@ -1,0 +1,215 @@
+import type { Clock } from '../base/clock.ts'
+import type { Send } from '../http/send.ts'
+import type { Directory } from '../mediawiki/wiki.ts'
+import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
+import type { DeadLetter, DeliveryState, Lane, LaneBacklog, Store, WaitReason } from '../store/store.ts'
+import { Dispatcher } from './dispatcher.ts'
+import { Router } from './router.ts'
+import { Settler } from './settler.ts'
+import { Works } from './works.ts'
+
+/** What the engine tells as it happens, for metrics. */
+export interface EngineObserver {
+  attempted(rule: string, outcome: RequestOutcome, ms: number): void
+  settled(rule: string, state: DeliveryState, reason: string, ageMs: number): void
+}
+
+export interface EngineParts {
+  readonly store: Store
+  readonly send: Send
+  readonly clock: Clock
+  readonly observer: EngineObserver
+  readonly userAgent: string
+  /** Dead letters may take so many bytes; beyond it the rule that has most of them is parked. */
+  readonly deadBytes: number
+}
+
+/** What was in memory longer gets a row, so that it holds back neither the store's cursor nor a restart. */
+const rowAfterMs = 1_000
+const sweepEveryMs = 500
+
+/** Counts of one rule, as they stand. */
+export interface RuleCounts {
+  readonly waiting: Readonly<Partial<Record<WaitReason, number>>>
+  readonly running: number
+  /** Ended since the service started. */
+  readonly done: number
+  readonly dead: number
+  /** ms; 0 where nothing is eligible. */
+  readonly oldestEligibleAgeMs: number
+}
+
+/** Routes records to rules and works on the deliveries that come of it. The life of a delivery is drawn in README.md. */
+export class Engine {
+  readonly #parts: EngineParts
+  readonly #works: Works
+  readonly #settler: Settler
+  readonly #dispatcher: Dispatcher
+  readonly #router: Router
+  #cancelSweep: (() => void) | undefined
+  #routing: Promise<void> = Promise.resolve()
+
+  constructor(parts: EngineParts, directory: Directory) {
+    this.#parts = parts
+    const { store, clock, observer, send, userAgent } = parts
+    const works = new Works(store, clock, (work) => this.#dispatcher.pump(work))
+    const settler = new Settler(store, clock, works, observer.settled)
+    this.#works = works
+    this.#settler = settler
+    this.#dispatcher = new Dispatcher(
+      {
+        store,
+        works,
+        settler,
+        send,
+        clock,
+        userAgent,
+        attempted: observer.attempted,
+      },
+      directory,
+    )
+    this.#router = new Router({
+      store,
+      works,
+      dispatcher: this.#dispatcher,
+      settler,
+      clock,
+    })
+  }
+
+  /** `backlog`: the lanes that the store found when it was opened. `broken`: told where we are broken. */
+  start(rules: RuleSet | undefined, backlog: readonly LaneBacklog[], broken: (error: unknown) => void): void {
+    this.#works.use(rules)
+    for (const { lane, nextUntil, waiting } of backlog) {
+      const work = this.#works.of(lane.rule)
+      for (const [reason, count] of Object.entries(waiting) as [WaitReason, number][]) {
+        work.waiting.set(reason, (work.waiting.get(reason) ?? 0) + count)
+      }
+      this.#works.lane(work, lane.key).rowAt(nextUntil)
+    }
+    this.#parts.store.running(() => this.#dispatcher.running)
+    this.#sweepLater()
+    this.#routing = this.#router.run().catch(broken)
+  }
+
+  /** Puts another set of rules in force, whole. What is in hand is asked again when it starts. */
+  reload(rules: RuleSet | undefined, directory: Directory): void {
+    this.#works.use(rules)
+    this.#dispatcher.directory = directory
+    this.resume()
+  }
+
+  /** Looks for work everywhere: the rules are others, or the disk has room again. */
+  resume(): void {
+    this.#router.resume()
+    for (const work of this.#works) {
+      for (const queue of work.lanes.values()) work.giveTurn(queue)
+      this.#dispatcher.pump(work)
+    }
+  }
+
+  /** The store moved a row of this lane. */
+  woken(lane: Lane): void {
+    const work = this.#works.of(lane.rule)
+    this.#works.lane(work, lane.key).rowAt(this.#parts.clock.now())
+  }
+
+  /** Starts no further call and waits for those in flight, at most `timeoutMs`. The store can be closed then. */
+  async stop(timeoutMs: number): Promise<{ readonly cutOff: number }> {
+    this.#cancelSweep?.()
+    this.#router.stop()
+    const stopped = await this.#dispatcher.stop(timeoutMs)
+    this.#works.close()
+    return stopped
+  }
+
+  /** Resolves when nothing is read from the store any more; after it was closed. */
+  async stopped(): Promise<void> {
+    await this.#routing
+  }
+
+  ruleNames(): string[] {
+    return [...this.#works].map((work) => work.name)
+  }
+
+  counts(name: string): RuleCounts {
+    const dead = this.#parts.store.deadCounts().get(name)?.count ?? 0
+    const work = this.#works.find(name)
+    if (work === undefined) return { waiting: {}, running: 0, done: 0, dead, oldestEligibleAgeMs: 0 }
+    const { running, done, inMemory } = work
+    let waiting: Partial<Record<WaitReason, number>> = Object.fromEntries(work.waiting)
+    if (inMemory > 0) waiting.slot = (waiting.slot ?? 0) + inMemory
+    if (work.rule === undefined && this.#works.rules !== undefined) {
+      const sum = Object.values(waiting).reduce((total, count) => total + count, 0)
+      waiting = sum > 0 ? { rule_gone: sum } : {}
+    }
+    let oldest = Number.POSITIVE_INFINITY
+    for (const queue of work.lanes.values()) oldest = Math.min(oldest, queue.oldestEligible)
+    const oldestEligibleAgeMs = oldest === Number.POSITIVE_INFINITY ? 0 : Math.max(0, this.#parts.clock.now() - oldest)
+    return { waiting, running, done, dead, oldestEligibleAgeMs }
+  }
+
+  /** Gives a dead letter or a parked delivery another life: id and history are kept, attempts and age begin anew. */
+  replay(letter: DeadLetter, at: number): Promise<void> {
+    return this.#settleLetter(letter, (settle) => settle({ state: 'waiting', reason: 'due', until: at }))
+  }
+
+  /** Ends a dead letter or a parked delivery for good. */
+  discard(letter: DeadLetter): Promise<void> {
+    return this.#settleLetter(letter, (settle) => settle({ state: 'done', reason: 'discarded' }))
+  }
+
+  #settleLetter(
+    letter: DeadLetter,
+    decide: (settle: (verdict: Parameters<Settler['settle']>[2]) => void) => void,
+  ): Promise<void> {
+    const work = this.#works.of(letter.lane.rule)
+    if (letter.state === 'waiting') work.count('parked', -1)
+    return new Promise((resolve) => decide((verdict) => this.#settler.settle(work, letter, verdict, resolve)))
+  }
+
+  #sweepLater(): void {
+    const { clock } = this.#parts
+    this.#cancelSweep = clock.at(clock.now() + sweepEveryMs, () => {
+      this.#sweep()
+      this.#sweepLater()
+    })
+  }
+
+  /** Gives rows to what has been in memory for long, and finds the rule that must be parked. */
+  #sweep(): void {
+    const { clock, store, deadBytes } = this.#parts
+    if (!store.health().writable) return
+    const before = clock.now() - rowAfterMs
+    for (const work of this.#works) {
+      for (const queue of work.lanes.values()) {
+        for (let old = queue.shiftOlderThan(before); old !== undefined; old = queue.shiftOlderThan(before)) {
+          this.#dispatcher.shelve(work, old)
+        }
+      }
+    }
+    for (const delivery of this.#dispatcher.running) {
+      if (delivery.hasRow || delivery.since >= before) continue
+      delivery.hasRow = true
+      const { progress, rule } = delivery
+      this.#settler.settle(this.#works.of(rule.name), delivery, {
+        state: 'running',
+        reason: '',
+        claimed: false,
+        progress,
+      })
+    }
+    this.#router.parkedRule = store.health().deadBytes < deadBytes ? undefined : ruleWithMost(store.deadCounts())
+  }
+}
+
+function ruleWithMost(counts: ReturnType<Store['deadCounts']>): string | undefined {
+  let most: string | undefined
+  let bytes = 0
+  for (const [rule, count] of counts) {
+    if (count.bytes <= bytes) continue
+    most = rule
+    bytes = count.bytes
+  }
+  return most
+}

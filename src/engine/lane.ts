@@ -1,0 +1,127 @@
+import type { Clock } from '../base/clock.ts'
+import type { Lane, Store, StoredDelivery } from '../store/store.ts'
+import type { Delivery } from './delivery.ts'
+import { Fifo } from './fifo.ts'
+import type { RuleWork } from './rule-work.ts'
+import type { TargetHealth } from './target-health.ts'
+
+/** Rows are fetched so many at a time: enough to keep slots busy for the time of a commit. */
+const smallestPage = 64
+const largestPage = 500
+
+/**
+ * Deliveries of one rule that go to one target: first what came back from rows, then what runs straight from memory. What
+ * waits in rows takes no memory here; all we keep of it is when to look.
+ */
+export class LaneQueue {
+  readonly lane: Lane
+  readonly health: TargetHealth
+  /** Whether it has its place among the lanes that take turns. */
+  isInTurn = false
+  readonly #work: RuleWork
+  readonly #store: Store
+  readonly #clock: Clock
+  readonly #wake: () => void
+  readonly #memory = new Fifo<Delivery>()
+  readonly #stored = new Fifo<StoredDelivery>()
+  #nextUntil = Number.POSITIVE_INFINITY
+  #isTaking = false
+  /** A row came while a page was on its way. */
+  #soonerUntil = Number.POSITIVE_INFINITY
+  #cancelTimer: (() => void) | undefined
+  #timerAt = Number.POSITIVE_INFINITY
+
+  /** `wake`: there may be something to start. */
+  constructor(lane: Lane, health: TargetHealth, work: RuleWork, store: Store, clock: Clock, wake: () => void) {
+    this.lane = lane
+    this.health = health
+    this.#work = work
+    this.#store = store
+    this.#clock = clock
+    this.#wake = wake
+    health.onResumed(wake)
+  }
+
+  /** Whether rows of this lane are due that were not started yet: what is new has to queue behind them. */
+  get hasBacklog(): boolean {
+    return this.#stored.length > 0 || this.#isTaking || this.#nextUntil <= this.#clock.now()
+  }
+
+  /** Whether something could be shifted, now or when rows that are due have been fetched. */
+  get hasMore(): boolean {
+    return this.#memory.length > 0 || this.hasBacklog
+  }
+
+  /** When the oldest that could run became eligible, in ms; Infinity where nothing is. */
+  get oldestEligible(): number {
+    const inRows = this.#nextUntil <= this.#clock.now() ? this.#nextUntil : Number.POSITIVE_INFINITY
+    return Math.min(inRows, this.#memory.peek()?.since ?? Number.POSITIVE_INFINITY)
+  }
+
+  push(delivery: Delivery): void {
+    this.#memory.push(delivery)
+    this.#work.inMemory += 1
+  }
+
+  shift(): Delivery | StoredDelivery | undefined {
+    return this.#stored.shift() ?? this.#shiftMemory()
+  }
+
+  /** What has been in memory since before `time`, to be put into rows. */
+  shiftOlderThan(time: number): Delivery | undefined {
+    const oldest = this.#memory.peek()
+    return oldest !== undefined && oldest.since < time ? this.#shiftMemory() : undefined
+  }
+
+  /** A row of this lane will be due then. */
+  rowAt(until: number): void {
+    if (this.#isTaking) this.#soonerUntil = Math.min(this.#soonerUntil, until)
+    if (until >= this.#nextUntil) return
+    this.#nextUntil = until
+    this.#arm()
+  }
+
+  /** Sees to it that so many deliveries are in hand, if so many are due; wakes when they are. */
+  refill(wanted: number): void {
+    if (this.#isTaking || this.#stored.length >= wanted || this.#nextUntil > this.#clock.now()) return
+    this.#isTaking = true
+    const limit = Math.min(largestPage, Math.max(smallestPage, wanted * 4))
+    void this.#store.take(this.lane, this.#clock.now(), limit).then(
+      (taken) => {
+        for (const delivery of taken.deliveries) this.#stored.push(delivery)
+        this.#isTaking = false
+        this.#nextUntil = Math.min(taken.nextUntil, this.#soonerUntil)
+        this.#soonerUntil = Number.POSITIVE_INFINITY
+        this.#arm()
+        this.#wake()
+      },
+      () => {
+        // The store is closed or broken, and has told its listener so: no row can be had any more.
+        this.#isTaking = false
+        this.#nextUntil = Number.POSITIVE_INFINITY
+      },
+    )
+  }
+
+  close(): void {
+    this.#cancelTimer?.()
+  }
+
+  #shiftMemory(): Delivery | undefined {
+    const delivery = this.#memory.shift()
+    if (delivery !== undefined) this.#work.inMemory -= 1
+    return delivery
+  }
+
+  #arm(): void {
+    if (this.#nextUntil === this.#timerAt) return
+    this.#cancelTimer?.()
+    this.#cancelTimer = undefined
+    this.#timerAt = this.#nextUntil
+    if (this.#nextUntil === Number.POSITIVE_INFINITY) return
+    this.#cancelTimer = this.#clock.at(this.#nextUntil, () => {
+      this.#timerAt = Number.POSITIVE_INFINITY
+      this.#wake()
+    })
+  }
+}

@@ -1,0 +1,55 @@
+import type { DeadLetter, Store } from '../store/store.ts'
+import type { Engine } from './engine.ts'
+
+/** Which dead letters are meant. */
+export type Selection = { readonly ids: readonly string[] } | { readonly rule: string } | { readonly all: true }
+
+const pageSize = 200
+
+/** What an operator does with dead letters, and with deliveries that were parked for want of room for more of them. */
+export class Letters {
+  readonly #store: Store
+  readonly #engine: Engine
+  readonly #now: () => number
+
+  constructor(store: Store, engine: Engine, now: () => number) {
+    this.#store = store
+    this.#engine = engine
+    this.#now = now
+  }
+
+  /**
+   * Reopens them, `ratePerSecond` apart: each gets its time at once, and durably, so that the pace outlives a restart. Resolves
+   * with their number when all have it.
+   */
+  async replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }> {
+    const begun = this.#now()
+    return this.#each(selection, (letter, index) => this.#engine.replay(letter, begun + (index * 1000) / ratePerSecond))
+  }
+
+  /** Ends them for good. Resolves with their number when that is durable. */
+  async discard(selection: Selection): Promise<{ count: number }> {
+    return this.#each(selection, (letter) => this.#engine.discard(letter))
+  }
+
+  async #each(
+    selection: Selection,
+    settle: (letter: DeadLetter, index: number) => Promise<void>,
+  ): Promise<{ count: number }> {
+    const filter = 'all' in selection ? {} : selection
+    let count = 0
+    let cursor: string | undefined
+    do {
+      const page = await this.#store.deadLetters({
+        ...filter,
+        limit: pageSize,
+        ...(cursor === undefined ? {} : { cursor }),
+      })
+      const first = count
+      count += page.items.length
+      await Promise.all(page.items.map((letter, index) => settle(letter, first + index)))
+      cursor = page.cursor
+    } while (cursor !== undefined)
+    return { count }
+  }
+}

@@ -1,0 +1,129 @@
+import type { Clock } from '../base/clock.ts'
+import type { Routable, Store } from '../store/store.ts'
+import { noAnswer } from './attempt.ts'
+import { Delivery } from './delivery.ts'
+import type { Dispatcher } from './dispatcher.ts'
+import type { RuleWork } from './rule-work.ts'
+import type { Settler } from './settler.ts'
+import type { Works } from './works.ts'
+
+/** Records asked of the store at once. */
+const pageSize = 500
+/** How long to wait for room in the queue of a fast rule, in ms; beyond it, rows. */
+const patienceMs = 100
+
+export interface RouterParts {
+  readonly store: Store
+  readonly works: Works
+  readonly dispatcher: Dispatcher
+  readonly settler: Settler
+  readonly clock: Clock
+}
+
+/** Reads the log once, in order, and asks each rule that concerns a record's topic. It never waits for a slot. */
+export class Router {
+  /** The rule whose new deliveries are set aside, because it has most of the dead letters and those are full. */
+  parkedRule: string | undefined
+  readonly #parts: RouterParts
+  #isStopping = false
+  #wake: (() => void) | undefined
+
+  constructor(parts: RouterParts) {
+    this.#parts = parts
+    parts.settler.whenRoom = () => this.resume()
+  }
+
+  /** What held the router up may be over. */
+  resume(): void {
+    this.#wake?.()
+  }
+
+  stop(): void {
+    this.#isStopping = true
+    this.resume()
+  }
+
+  /** Resolves when the router has stopped, or the store is closed. */
+  async run(): Promise<void> {
+    const { store, works, settler } = this.#parts
+    while (!this.#isStopping) {
+      if (works.rules === undefined || !store.health().writable || settler.isCrowded) {
+        await this.#resumed()
+        continue
+      }
+      const page = await store.next(pageSize)
+      if (page.length === 0) return
+      for (const routable of page) {
+        // What is not routed before the stop comes out of the log again at the next start.
+        if (this.#isStopping) return
+        const crowded = this.#route(routable)
+        if (crowded?.isFast(this.#parts.clock.now())) await this.#roomIn(crowded)
+        while (works.rules === undefined && !this.#isStopping) await this.#resumed()
+      }
+    }
+  }
+
+  /** Routes one record; a rule whose queue is full with it comes back. */
+  #route({ record, known }: Routable): RuleWork | undefined {
+    const { store, works, dispatcher, settler, clock } = this.#parts
+    const { message } = record
+    let inMemory = 0
+    let crowded: RuleWork | undefined
+    for (const rule of works.rules?.forTopic(record.stream) ?? []) {
+      if (known?.has(rule.name)) continue
+      const settled = { lane: { rule: rule.name, key: '' }, record }
+      if (message === undefined) {
+        const answer = {
+          ...noAnswer(),
+          error: 'the record is not a JSON object',
+        }
+        settler.settle(works.of(rule.name), settled, {
+          state: 'dead',
+          reason: 'unreadable',
+          answer,
+        })
+        continue
+      }
+      const match = rule.match(message)
+      if (match === undefined) continue
+      const work = works.of(rule.name)
+      if (rule.name === this.parkedRule) {
+        settler.settle(work, settled, {
+          state: 'waiting',
+          reason: 'parked',
+          until: Number.POSITIVE_INFINITY,
+        })
+        continue
+      }
+      if (!dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) continue
+      inMemory += 1
+      if (work.inMemory >= works.room) crowded = work
+    }
+    store.routed(record, inMemory)
+    return crowded
+  }
+
+  #resumed(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = () => {
+        this.#wake = undefined
+        resolve()
+      }
+    })
+  }
+
+  #roomIn(work: RuleWork): Promise<void> {
+    const { clock, works } = this.#parts
+    return new Promise((resolve) => {
+      const done = () => {
+        cancel()
+        work.whenStarted = undefined
+        resolve()
+      }
+      const cancel = clock.at(clock.now() + patienceMs, done)
+      work.whenStarted = () => {
+        if (work.inMemory * 2 <= works.room) done()
+      }
+    })
+  }
+}

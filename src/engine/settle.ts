@@ -1,0 +1,61 @@
+import type { RetryPolicy } from '../rule/rule.ts'
+import type { AttemptResult } from './attempt.ts'
+import { isTooOld, nextRetry } from './retry.ts'
+import type { Verdict } from './settler.ts'
+
+/** `retry: never` may be tried again where it is certain that nothing ran; so much later. */
+const notSentPauseMs = 5_000
+
+/**
+ * What follows from an attempt; pure. Only real failures spend attempts: throttling, an unavailable target and a stop
+ * postpone for nothing, bounded by the maximum age.
+ */
+export function decide(
+  policy: RetryPolicy | 'never',
+  result: AttemptResult,
+  now: number,
+  random = Math.random,
+): Verdict {
+  const { progress, entries: attempts, answer, reached } = result
+  const told = { progress, attempts, answer }
+  if (result.fatal !== undefined) return { ...told, state: 'dead', reason: result.fatal }
+  switch (result.outcome) {
+    case 'ok':
+    case 'ignored':
+      return { progress, attempts, state: 'done', reason: result.outcome }
+    case 'refused':
+      return { ...told, state: 'dead', reason: 'refused' }
+    case 'throttled':
+    case 'unavailable':
+      if (policy !== 'never' && isTooOld(policy, progress, now)) return { ...told, state: 'dead', reason: 'too_old' }
+      return { ...told, state: 'waiting', reason: 'target', until: now }
+    case 'failed':
+      if (policy === 'never') {
+        if (reached === 'not_sent')
+          return {
+            ...told,
+            state: 'waiting',
+            reason: 'retry',
+            until: now + notSentPauseMs,
+          }
+        return {
+          ...told,
+          state: 'dead',
+          reason: reached === 'answered' ? 'exhausted' : 'interrupted',
+        }
+      }
+      if (reached === 'aborted') return { ...told, state: 'waiting', reason: 'retry', until: now }
+      return afterFailure(policy, result, now, random)
+  }
+}
+
+function afterFailure(policy: RetryPolicy, result: AttemptResult, now: number, random: () => number): Verdict {
+  const progress = {
+    ...result.progress,
+    failures: result.progress.failures + 1,
+  }
+  const told = { progress, attempts: result.entries, answer: result.answer }
+  const decision = nextRetry(policy, progress, now, random)
+  if (decision.kind === 'give-up') return { ...told, state: 'dead', reason: decision.reason }
+  return { ...told, state: 'waiting', reason: 'retry', until: decision.at }
+}

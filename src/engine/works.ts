@@ -1,0 +1,85 @@
+import type { Clock } from '../base/clock.ts'
+import type { RuleSet } from '../rule/rule.ts'
+import type { Store } from '../store/store.ts'
+import { LaneQueue } from './lane.ts'
+import { RuleWork } from './rule-work.ts'
+import { TargetHealth } from './target-health.ts'
+
+/** Deliveries queued in memory, all rules together; shared evenly. */
+const roomInMemory = 4_000
+const smallestRoom = 16
+
+/** Where the work of each rule, lane and target is kept; all of it derived from the store, none of it durable. */
+export class Works {
+  /** The rules in force; undefined while none are valid: then nothing is routed and nothing starts. */
+  rules: RuleSet | undefined
+  /** What each rule may queue in memory. */
+  room = roomInMemory
+  readonly #store: Store
+  readonly #clock: Clock
+  readonly #pump: (work: RuleWork) => void
+  readonly #works = new Map<string, RuleWork>()
+  readonly #healths = new Map<string, TargetHealth>()
+
+  constructor(store: Store, clock: Clock, pump: (work: RuleWork) => void) {
+    this.#store = store
+    this.#clock = clock
+    this.#pump = pump
+  }
+
+  [Symbol.iterator](): Iterator<RuleWork> {
+    return this.#works.values()
+  }
+
+  use(rules: RuleSet | undefined): void {
+    this.rules = rules
+    for (const work of this.#works.values()) work.rule = rules?.get(work.name)
+    for (const rule of rules?.rules ?? []) this.of(rule.name).rule = rule
+    this.room = Math.max(smallestRoom, Math.floor(roomInMemory / Math.max(1, rules?.rules.length ?? 1)))
+  }
+
+  find(rule: string): RuleWork | undefined {
+    return this.#works.get(rule)
+  }
+
+  of(rule: string): RuleWork {
+    let work = this.#works.get(rule)
+    if (work === undefined) {
+      work = new RuleWork(rule)
+      this.#works.set(rule, work)
+    }
+    return work
+  }
+
+  lane(work: RuleWork, key: string): LaneQueue {
+    const known = work.lanes.get(key)
+    if (known !== undefined) return known
+    const queue: LaneQueue = new LaneQueue(
+      { rule: work.name, key },
+      this.health(key),
+      work,
+      this.#store,
+      this.#clock,
+      () => {
+        work.giveTurn(queue)
+        this.#pump(work)
+      },
+    )
+    work.lanes.set(key, queue)
+    return queue
+  }
+
+  health(target: string): TargetHealth {
+    let health = this.#healths.get(target)
+    if (health === undefined) {
+      health = new TargetHealth(target, this.#clock)
+      this.#healths.set(target, health)
+    }
+    return health
+  }
+
+  close(): void {
+    for (const work of this.#works.values()) for (const queue of work.lanes.values()) queue.close()
+    for (const health of this.#healths.values()) health.close()
+  }
+}

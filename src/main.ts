@@ -1,0 +1,159 @@
+import { readFileSync } from 'node:fs'
+import type { Logger } from 'pino'
+import type { ServiceStatus } from './api/contract.ts'
+import { openServer } from './api/server.ts'
+import { systemClock } from './base/clock.ts'
+import { formatProblem, hasErrors, type Problem } from './base/problem.ts'
+import type { Config } from './config/config.ts'
+import { Engine } from './engine/engine.ts'
+import { Letters } from './engine/letters.ts'
+import { openSender } from './http/undici-send.ts'
+import { createDirectory } from './mediawiki/directory.ts'
+import { createMetrics } from './observability/metrics.ts'
+import { loadRules } from './rule/load.ts'
+import type { RuleSet } from './rule/rule.ts'
+import { createEmbeddedStore } from './store/embedded/embedded-store.ts'
+import { createRegistry } from './stream/registry.ts'
+
+export interface ServiceOptions {
+  readonly config: Config
+  readonly log: Logger
+  /** Reads the configuration again, for `reload`. */
+  readonly readConfig: () => Promise<{ readonly config: Config | undefined; readonly problems: readonly Problem[] }>
+}
+
+export interface RunningService {
+  /** E.g. `http://127.0.0.1:8192`. */
+  readonly address: string
+  /** Of the store, for people. */
+  readonly store: string
+  /** How many rules are in force; undefined where they are invalid and nothing is dispatched. */
+  ruleCount(): number | undefined
+  /** Takes up rules, wikis and targets anew, all or nothing. The rest of the configuration needs a restart. */
+  reload(): Promise<void>
+  /** Accepts until calls in flight have ended, or `stop_timeout`; then closes. */
+  stop(): Promise<void>
+  /** Resolves, if ever, with what makes it impossible to go on. */
+  readonly broken: Promise<unknown>
+}
+
+const noRules: RuleSet = { rules: [], get: () => undefined, forTopic: () => [] }
+
+export const version: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
+
+/** Puts the service together and starts it. Rejects with a ServiceError where it cannot. */
+export async function startService({ config, log, readConfig }: ServiceOptions): Promise<RunningService> {
+  const clock = systemClock
+  let tellBroken: (error: unknown) => void = () => undefined
+  const broken = new Promise<unknown>((resolve) => {
+    tellBroken = resolve
+  })
+
+  const metrics = createMetrics()
+  const sender = openSender()
+  const { retention, path } = config.store.embedded
+  const store = createEmbeddedStore({ path, retention })
+  const userAgent = `changeprop/${version}`
+  const engine = new Engine(
+    { store, send: sender.send, clock, observer: metrics, userAgent, deadBytes: retention.deadBytes },
+    createDirectory(config),
+  )
+  const letters = new Letters(store, engine, clock.now)
+
+  let loaded = await loadRules(config.rules, config)
+  let reloadTrouble: string | undefined
+  tellProblems(log, loaded.problems)
+
+  const backlog = await store.open({
+    woken: (lane) => engine.woken(lane),
+    committed: (ms) => metrics.committed(ms),
+    changed: ({ trouble }) => {
+      if (trouble === undefined) {
+        log.info('the store takes events again')
+        engine.resume()
+      } else log.error({ trouble }, 'the store takes no events')
+    },
+    broken: tellBroken,
+  })
+  engine.start(loaded.rules, backlog, tellBroken)
+
+  const rules = () => loaded.rules ?? noRules
+  const ruleStats = (name: string) => engine.counts(name)
+  metrics.observe({
+    rules: () => engine.ruleNames().map((name) => [name, engine.counts(name)] as const),
+    storeBytes: () => store.health().bytes,
+  })
+
+  const status = (): ServiceStatus => {
+    const { accepting, trouble, warnings } = store.health()
+    const invalid =
+      loaded.rules === undefined ? [`${countErrors(loaded.problems)} problems in the rules: nothing is dispatched`] : []
+    const stale = reloadTrouble === undefined ? [] : [reloadTrouble]
+    return {
+      ready: accepting,
+      reasons: trouble === undefined ? [] : [trouble],
+      warnings: [...warnings, ...invalid, ...stale],
+    }
+  }
+  const registry = createRegistry(config.schemas)
+  const operations = {
+    ruleStats,
+    replay: letters.replay.bind(letters),
+    discard: letters.discard.bind(letters),
+  }
+  const server = await openServer({ config, store, registry, rules, operations, status, metrics, log, version }).catch(
+    async (error: unknown) => {
+      await engine.stop(0)
+      await store.close()
+      await sender.close()
+      throw error
+    },
+  )
+
+  async function reload(): Promise<void> {
+    const read = await readConfig()
+    const next = read.config === undefined ? undefined : await loadRules(read.config.rules, read.config)
+    const problems = [...read.problems, ...(next?.problems ?? [])]
+    tellProblems(log, problems)
+    if (read.config === undefined || next?.rules === undefined) {
+      reloadTrouble = `the last reload found ${countErrors(problems)} problems: the rules loaded before it stay in force`
+      log.error(reloadTrouble)
+      return
+    }
+    reloadTrouble = undefined
+    loaded = next
+    engine.reload(next.rules, createDirectory(read.config))
+    log.info({ rules: next.rules.rules.length }, 'rules, wikis and targets were loaded anew')
+  }
+
+  async function stop(): Promise<void> {
+    const { cutOff } = await engine.stop(config.stopTimeoutMs)
+    if (cutOff > 0)
+      log.warn({ calls: cutOff }, 'calls were cut off at stop_timeout; all but those of retry: never are made again')
+    await server.close()
+    await store.close()
+    await engine.stopped()
+    await sender.close()
+  }
+
+  return {
+    address: server.address,
+    store: store.description,
+    ruleCount: () => loaded.rules?.rules.length,
+    reload,
+    stop,
+    broken,
+  }
+}
+
+function tellProblems(log: Logger, problems: readonly Problem[]): void {
+  for (const problem of problems) {
+    if (problem.severity === 'error') log.error(formatProblem(problem))
+    else log.warn(formatProblem(problem))
+  }
+  if (hasErrors(problems)) log.error('see `changeprop check`')
+}
+
+function countErrors(problems: readonly Problem[]): number {
+  return problems.filter(({ severity }) => severity === 'error').length
+}

@@ -1,0 +1,135 @@
+import type { Path } from '../base/document.ts'
+import type { Json } from '../event/event.ts'
+import type { Expression } from './expression.ts'
+import type { Findings } from './findings.ts'
+import { isList, member } from './json.ts'
+import { capturePaths, implies } from './match.ts'
+import { readsAsRegex } from './regex.ts'
+import type { RuleText } from './schema.ts'
+import type { Topics } from './topic.ts'
+
+/*
+ * What is allowed, but can hardly be meant. Each finding is certain: a warning that cries wolf is soon not read.
+ */
+
+type Clauses = Partial<Pick<RuleText, 'match' | 'match_not' | 'exec'>>
+
+export function lintTopics(
+  written: readonly string[],
+  excluded: Topics,
+  included: Topics,
+  at: Path,
+  findings: Findings,
+): void {
+  for (const name of excluded.names) {
+    if (included.concerns(name)) continue
+    findings.warn([...at, 'exclude_topics'], `expected a stream that the rule concerns, found ${name}`, 'remove it')
+  }
+  const names = written.filter((topic) => !readsAsRegex(topic))
+  if (names.length === written.length && names.every((name) => excluded.concerns(name))) {
+    findings.warn(
+      [...at, 'exclude_topics'],
+      'expected the rule to concern a stream, found all of them excluded',
+      'exclude fewer',
+    )
+  }
+}
+
+export function lintClauses(
+  rule: Partial<RuleText>,
+  cases: readonly { readonly at: Path; readonly text: Clauses }[],
+  at: Path,
+  findings: Findings,
+): void {
+  if (rule.cases !== undefined) {
+    for (const key of ['match', 'match_not', 'exec'] as const) {
+      if (rule[key] === undefined) continue
+      findings.objectTo(
+        [...at, key],
+        `expected ${key} within the cases only, found it beside them`,
+        'move it into the cases',
+        'key',
+      )
+    }
+  }
+  const discardsCanary = rule.discard_canary_events ?? true
+  let open = -1
+  cases.forEach(({ at, text }, index) => {
+    if (open >= 0) {
+      findings.warn(
+        at,
+        `expected a case that can be reached, found one after case ${open}, which always fits`,
+        'remove it',
+      )
+    }
+    const wanted = itemsOf(text.match)
+    const unwanted = itemsOf(text.match_not)
+    if (open < 0 && unwanted.length === 0 && (text.match === undefined || wanted.some((item) => implies({}, item))))
+      open = index
+    const hit = unwanted.findIndex((item) => (wanted.length === 0 ? [{}] : wanted).every((own) => implies(own, item)))
+    if (hit >= 0) {
+      const path = isList(text.match_not) ? [...at, 'match_not', hit] : [...at, 'match_not']
+      findings.warn(
+        path,
+        'expected events that fit match to be left, found all of them excluded: the rule can never match',
+        'make it narrower',
+      )
+    }
+    const onlyCanary = wanted.length > 0 && wanted.every((item) => member(member(item, 'meta'), 'domain') === 'canary')
+    if (discardsCanary && onlyCanary) {
+      findings.warn(
+        [...at, 'match'],
+        'expected events other than canary ones, which are passed over: the rule can never match',
+        'add discard_canary_events: false',
+      )
+    }
+  })
+}
+
+/** Named groups that no template uses, and templates that use what nothing captures. */
+export function lintCaptures(
+  match: Json | undefined,
+  used: readonly { readonly at: Path; readonly expression: Expression }[],
+  isComplete: boolean,
+  at: Path,
+  findings: Findings,
+): void {
+  const captured = itemsOf(match).flatMap((item) => capturePaths(item))
+  const reads = used.flatMap(({ at, expression }) =>
+    expression.reads
+      .filter(([root]) => root === 'match')
+      .map((read) => ({ at, text: expression.text, path: read.slice(1).map(String) })),
+  )
+  for (const { at, text, path } of reads) {
+    const isCaptured = captured.some(({ path: own, names, isNumbered }) => {
+      if (own.slice(0, path.length).join('\0') !== path.slice(0, own.length).join('\0')) return false
+      const [below, ...more] = path.slice(own.length)
+      return (
+        below === undefined || (more.length === 0 && (names.includes(below) || (isNumbered && /^\d+$/.test(below))))
+      )
+    })
+    if (isCaptured) continue
+    findings.objectTo(
+      at,
+      `expected something that match captures, found ${text}`,
+      'correct the path, or name a group in match',
+    )
+  }
+  if (!isComplete) return
+  for (const { path, names } of captured) {
+    for (const name of names) {
+      const whole = [...path, name].join('\0')
+      if (reads.some((read) => whole.startsWith(read.path.join('\0')))) continue
+      findings.warn(
+        [...at, 'match'],
+        `expected a template that uses the group ${name} of ${path.join('.')}, found none`,
+        'write (?:…) where nothing is captured',
+      )
+    }
+  }
+}
+
+function itemsOf(pattern: Json | undefined): readonly Json[] {
+  if (pattern === undefined) return []
+  return isList(pattern) ? pattern : [pattern]
+}

@@ -1,0 +1,322 @@
+import { type Clock, systemClock } from '../../base/clock.ts'
+import { type ErrorCode, ServiceError } from '../../base/errors.ts'
+import type { NewEvent, StreamRecord } from '../../event/event.ts'
+import type {
+  DeadLetter, DeliveryEntry, DeliveryFilter, EventEntry, Lane, LaneBacklog, Page, Routable, Settlement, Store, StoredDelivery,
+  StoreHealth, StoreListener, Taken,
+} from '../store.ts' // biome-ignore format: a table
+import { deliveryStates } from '../store.ts'
+import { parseEventId } from './event-id.ts'
+import { packRunning } from './group.ts'
+import { GroupCommit } from './group-commit.ts'
+import { LogReader } from './log-reader.ts'
+import { LowWaterMark } from './low-water.ts'
+import { Numbers } from './numbers.ts'
+import type { Committed, Retention, StoredRecord } from './protocol.ts'
+import { LogRecord } from './record.ts'
+import { Health } from './store-health.ts'
+import { WriterThread } from './writer-thread.ts'
+
+export interface EmbeddedStoreOptions {
+  /** The data folder; made where it is missing. */
+  readonly path: string
+  readonly retention: Retention
+  readonly clock?: Clock
+}
+
+const probeEveryMs = 1_000
+const retainEveryMs = 5_000
+const retainEveryMsWhenTight = 1_000
+/** A cursor that moves alone is written so often; after a crash, what lies above is looked at again and nothing comes of it. */
+const cursorLingerMs = 1_000
+
+export function createEmbeddedStore(options: EmbeddedStoreOptions): Store {
+  return new EmbeddedStore(options)
+}
+
+/** What there is once the store is open. */
+interface Parts {
+  readonly mark: number
+  readonly thread: WriterThread
+  readonly numbers: Numbers
+  readonly cursor: LowWaterMark
+  readonly commits: GroupCommit
+  readonly reader: LogReader
+  readonly listener: StoreListener
+}
+
+/** Everything in one folder, written by one thread of one process. */
+class EmbeddedStore implements Store {
+  readonly description: string
+  readonly #path: string
+  readonly #limits: Retention
+  readonly #clock: Clock
+  readonly #health: Health
+  #parts: Parts | undefined
+  #listener: StoreListener | undefined
+  #running: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }> = () => []
+  #hadRunning = true
+  /** Given out, and the router is through with them, up to here. */
+  #routedUpTo = 0
+  #ended: ServiceError | undefined
+  #cursorTimer: NodeJS.Timeout | undefined
+  #cancelRetain: (() => void) | undefined
+  #isRetaining = false
+  #cancelProbe: (() => void) | undefined
+
+  constructor({ path, retention, clock = systemClock }: EmbeddedStoreOptions) {
+    this.description = `embedded store in ${path}`
+    this.#path = path
+    this.#limits = retention
+    this.#clock = clock
+    this.#health = new Health(retention, (health) => this.#listener?.changed(health))
+  }
+
+  async open(listener: StoreListener): Promise<readonly LaneBacklog[]> {
+    if (this.#parts !== undefined) throw new Error('a store is opened once')
+    const thread = new WriterThread((error) => this.#break(error))
+    const opened = await thread
+      .ask('open', { path: this.#path, now: this.#clock.now(), retention: this.#limits })
+      .catch(async (error: unknown) => {
+        await thread.end()
+        throw error
+      })
+    this.#listener = listener
+    const { mark, last, names } = opened
+    const numbers = new Numbers(names)
+    const cursor = new LowWaterMark(opened.cursor)
+    this.#routedUpTo = opened.cursor - 1
+    const reader = new LogReader({ thread, numbers, mark, cursor, last })
+    const commits = new GroupCommit({
+      thread,
+      numbers,
+      next: last + 1,
+      released: (pos) => cursor.settled(pos),
+      cursor: () => cursor.cursor,
+      running: () => this.#packRunning(numbers, mark),
+      stored: (first, appends) => reader.stored(first, appends),
+      committed: (told) => this.#committed(told),
+      full: (message) => this.#filledUp(message),
+      broken: (error) => this.#break(error),
+    })
+    this.#parts = { mark, thread, numbers, cursor, commits, reader, listener }
+    this.#health.counted(opened.dead, (rule) => numbers.rule(rule))
+    this.#health.measured(opened.sizes)
+    this.#retainLater()
+    return opened.backlog
+  }
+
+  async close(): Promise<void> {
+    const parts = this.#parts
+    if (parts === undefined || this.#ended !== undefined) return
+    this.#end(new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored'))
+    const { thread, reader, commits, cursor } = parts
+    reader.close()
+    // On a full disk this is the last try; what cannot be written is as if the process had died now.
+    const isWritable = this.#health.current.writable || (await commits.probe())
+    if (isWritable) {
+      await commits.drained()
+      await thread.ask('close', { cursor: cursor.cursor })
+    }
+    commits.stop(this.#ended ?? new ServiceError('STORE_CLOSED', 'the store is closed'))
+    await thread.end()
+  }
+
+  health(): StoreHealth {
+    return this.#health.current
+  }
+
+  append(events: readonly NewEvent[]): Promise<void> {
+    const { commits } = this.#opened
+    const refusal = this.#refusal(commits)
+    if (refusal !== undefined) return Promise.reject(refusal)
+    if (events.length === 0) return Promise.resolve()
+    let bytes = 0
+    for (const event of events) bytes += event.bytes.length
+    const accepted = this.#clock.now()
+    return new Promise((stored, refused) => commits.append({ events, accepted, bytes, stored, refused }))
+  }
+
+  next(limit: number): Promise<readonly Routable[]> {
+    return this.#opened.reader.next(limit)
+  }
+
+  routed(record: StreamRecord, inMemory: number): void {
+    if (!(record instanceof LogRecord)) throw new Error('what was routed is not a record that this store gave out')
+    const { cursor, commits } = this.#opened
+    cursor.routed(record.pos, inMemory)
+    this.#routedUpTo = record.pos
+    this.#cursorTimer ??= setTimeout(() => {
+      this.#cursorTimer = undefined
+      if (cursor.cursor !== commits.cursorWritten) commits.startSoon()
+    }, cursorLingerMs)
+  }
+
+  settle(settlement: Settlement, durable?: (settlement: Settlement) => void): void {
+    // Once the store has ended this is as if the process had died before the decision: the delivery comes again.
+    if (this.#parts === undefined || this.#isOver) return
+    const { commits, mark } = this.#parts
+    commits.settle({ settlement, pos: positionOf(settlement.record, mark), durable })
+  }
+
+  async take(lane: Lane, now: number, limit: number): Promise<Taken> {
+    const { thread, numbers } = this.#opened
+    const { rows, nextUntil } = await thread.ask('take', { lane: numbers.ofLane(lane), now, limit })
+    const deliveries = rows.map((row): StoredDelivery => {
+      const { progress, reason, uncleanStops } = row
+      return { lane, record: this.#record(row.event), progress, reason, uncleanStops }
+    })
+    return { deliveries, nextUntil }
+  }
+
+  running(list: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }>): void {
+    this.#running = list
+  }
+
+  async find(id: string): Promise<readonly EventEntry[]> {
+    const found = await this.#opened.thread.ask('find', { id })
+    return found.map(({ event, metaId, deliveries }) => {
+      return { record: this.#record(event), metaId, routed: event.pos <= this.#routedUpTo, deliveries }
+    })
+  }
+
+  deliveries({ rule, state, limit, cursor }: DeliveryFilter): Promise<Page<DeliveryEntry>> {
+    const number = state === undefined ? undefined : deliveryStates.indexOf(state)
+    return this.#opened.thread.ask('deliveries', { rule, state: number, limit, cursor })
+  }
+
+  async deadLetters(filter: {
+    rule?: string
+    ids?: readonly string[]
+    limit: number
+    cursor?: string
+  }): Promise<Page<DeadLetter>> {
+    const { rule, ids, limit, cursor } = filter
+    const page = await this.#opened.thread.ask('deadLetters', { rule, ids, limit, cursor })
+    const items = page.items.map(({ entry, event, lane, answer }): DeadLetter => {
+      return { ...entry, lane, record: this.#record(event), answer }
+    })
+    return { items, cursor: page.cursor }
+  }
+
+  deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }> {
+    return this.#health.deadCounts
+  }
+
+  get #opened(): Parts {
+    if (this.#parts === undefined) throw new Error('the store is not open')
+    return this.#parts
+  }
+
+  /** The last of what was handed in has been written, or never will be. */
+  get #isOver(): boolean {
+    return this.#ended !== undefined
+  }
+
+  #refusal(commits: GroupCommit): ServiceError | undefined {
+    if (this.#ended !== undefined) return this.#ended
+    if (commits.isBusy)
+      return refused('STORE_BUSY', 'more is being posted than the disk can keep up with; nothing was stored')
+    const { accepting, trouble } = this.#health.current
+    return accepting ? undefined : refused('STORE_FULL', trouble ?? 'the store is full')
+  }
+
+  #record({ pos, stream, accepted, payload }: StoredRecord): LogRecord {
+    return new LogRecord(this.#opened.mark, pos, stream, accepted, payload)
+  }
+
+  #packRunning(numbers: Numbers, mark: number): Float64Array<ArrayBuffer> | undefined {
+    const pairs = packRunning(this.#running(), (record) => positionOf(record, mark), numbers)
+    const isNews = pairs.length > 0 || this.#hadRunning
+    this.#hadRunning = pairs.length > 0
+    return isNews ? pairs : undefined
+  }
+
+  #committed({ ms, sizes, dead }: Committed): void {
+    const { numbers, listener } = this.#opened
+    listener.committed(ms)
+    if (dead !== undefined) this.#health.counted(dead, (rule) => numbers.rule(rule))
+    if (sizes === undefined) return
+    this.#health.measured(sizes)
+    if (this.#health.isTight) this.#retain()
+  }
+
+  #filledUp(message: string): void {
+    this.#health.disk(message)
+    this.#probeLater()
+  }
+
+  #probeLater(): void {
+    this.#cancelProbe = this.#clock.at(this.#clock.now() + probeEveryMs, () => {
+      this.#opened.commits.probe().then(
+        (isWritable) => {
+          if (isWritable) this.#health.disk(undefined)
+          else this.#probeLater()
+        },
+        (error: unknown) => this.#break(error),
+      )
+    })
+  }
+
+  #retainLater(): void {
+    const ms = this.#health.isTight ? retainEveryMsWhenTight : retainEveryMs
+    this.#cancelRetain = this.#clock.at(this.#clock.now() + ms, () => {
+      this.#retain()
+      this.#retainLater()
+    })
+  }
+
+  #retain(): void {
+    if (this.#isRetaining || this.#isOver || !this.#health.current.writable) return
+    this.#isRetaining = true
+    this.#retainSteps().then(
+      () => {
+        this.#isRetaining = false
+      },
+      (error: unknown) => {
+        this.#isRetaining = false
+        // A full disk has no room for the log of a removal either; what is written next says so.
+        if (!(error instanceof ServiceError && error.code === 'STORE_FULL')) this.#break(error)
+      },
+    )
+  }
+
+  async #retainSteps(): Promise<void> {
+    for (let more = true; more && !this.#isOver; ) {
+      const retained = await this.#opened.thread.ask('retain', { now: this.#clock.now() })
+      more = retained.more
+      this.#health.measured(retained.sizes)
+    }
+    if (!this.#isOver) this.#health.retained()
+  }
+
+  #break(error: unknown): void {
+    if (this.#isOver) return
+    const broken =
+      error instanceof ServiceError ? error : new ServiceError('STORE_BROKEN', String(error), { cause: error })
+    this.#end(broken)
+    this.#parts?.commits.stop(broken)
+    this.#parts?.reader.close()
+    void this.#parts?.thread.end()
+    this.#listener?.broken(broken)
+  }
+
+  #end(error: ServiceError): void {
+    this.#ended = error
+    this.#health.ended(error.message)
+    clearTimeout(this.#cursorTimer)
+    this.#cancelRetain?.()
+    this.#cancelProbe?.()
+  }
+}
+
+function refused(code: ErrorCode, message: string): ServiceError {
+  return new ServiceError(code, message)
+}
+
+function positionOf(record: StreamRecord, mark: number): number {
+  if (record instanceof LogRecord) return record.pos
+  const parsed = parseEventId(mark, record.id)
+  if (parsed === undefined) throw new Error(`the record ${record.id} is not of this store`)
+  return parsed.pos
+}

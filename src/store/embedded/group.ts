@@ -1,0 +1,116 @@
+import { metaOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
+import type { Lane, Settlement } from '../store.ts'
+import { hashId } from './event-id.ts'
+import type { Numbers } from './numbers.ts'
+import {
+  absent, dead, done, type Extra, eventWidth, flagAttempted, flagClaimed, never, parked, running, settleWidth, waiting,
+} from './protocol.ts' // biome-ignore format: a table
+
+/** Events handed in together; stored all or none. */
+export interface PendingAppend {
+  readonly events: readonly NewEvent[]
+  readonly accepted: number
+  readonly bytes: number
+  stored(): void
+  refused(error: Error): void
+}
+
+/** A decision on its way to the disk. */
+export interface PendingSettle {
+  readonly settlement: Settlement
+  readonly pos: number
+  readonly durable: ((settlement: Settlement) => void) | undefined
+}
+
+const states = { waiting, running, done, dead } as const
+/** More are not told: nobody has so many calls in flight, and it bounds what each commit writes. */
+const runningAtMost = 4_096
+
+/** All payloads in one buffer, which is then transferred: views of a larger buffer would be cloned with the whole of it. */
+export function packEvents(
+  appends: readonly PendingAppend[],
+  numbers: Numbers,
+): { readonly events: Float64Array<ArrayBuffer>; readonly payloads: ArrayBuffer } {
+  let count = 0
+  let bytes = 0
+  for (const append of appends) {
+    count += append.events.length
+    bytes += append.bytes
+  }
+  const events = new Float64Array(count * eventWidth)
+  const payloads = new Uint8Array(bytes)
+  let at = 0
+  let offset = 0
+  for (const { events: group, accepted } of appends) {
+    for (const event of group) {
+      const id = metaOf(event.message)?.id
+      events[at] = typeof id === 'string' ? hashId(id) : 0
+      events[at + 1] = numbers.of('stream', event.stream)
+      events[at + 2] = accepted
+      events[at + 3] = event.bytes.length
+      payloads.set(event.bytes, offset)
+      offset += event.bytes.length
+      at += eventWidth
+    }
+  }
+  return { events, payloads: payloads.buffer }
+}
+
+/** Numbers for what every settlement has; a side list for what few have. */
+export function packSettles(
+  pending: readonly PendingSettle[],
+  numbers: Numbers,
+): { readonly settles: Float64Array<ArrayBuffer>; readonly extras: readonly Extra[] } {
+  const settles = new Float64Array(pending.length * settleWidth)
+  const extras: Extra[] = []
+  let at = 0
+  for (const { settlement, pos } of pending) {
+    const { lane, state, reason, until, progress, attempts } = settlement
+    const number = reason === 'parked' ? parked : states[state]
+    settles[at] = pos
+    settles[at + 1] = numbers.of('rule', lane.rule)
+    settles[at + 2] = numbers.ofLane(lane)
+    settles[at + 3] = number
+    settles[at + 4] = numbers.of('reason', reason)
+    settles[at + 5] = state === 'waiting' ? Math.min(until, never) : absent
+    settles[at + 6] = settlement.at
+    settles[at + 7] = numbers.of('revision', settlement.revision)
+    settles[at + 8] = progress.failures
+    settles[at + 9] = progress.firstAttemptAt
+    settles[at + 10] = progress.finished
+    settles[at + 11] = progress.refused
+    settles[at + 12] = (settlement.claimed ? flagClaimed : 0) + (attempts.length > 0 ? flagAttempted : 0)
+    const last = attempts[0]
+    const fitsRow =
+      state === 'done' && attempts.length === 1 && last?.outcome === 'ok' && last.request === 0 && last.note === ''
+    settles[at + 13] = fitsRow ? last.at : absent
+    settles[at + 14] = fitsRow ? last.ms : absent
+    settles[at + 15] = fitsRow ? last.status : absent
+    if ((attempts.length > 0 && !fitsRow) || number === dead || number === parked) {
+      extras.push(extraOf(at / settleWidth, settlement, fitsRow, numbers))
+    }
+    at += settleWidth
+  }
+  return { settles, extras }
+}
+
+/** Pairs of position and lane. */
+export function packRunning(
+  list: Iterable<{ readonly lane: Lane; readonly record: StreamRecord }>,
+  positionOf: (record: StreamRecord) => number,
+  numbers: Numbers,
+): Float64Array<ArrayBuffer> {
+  const pairs: number[] = []
+  for (const { lane, record } of list) {
+    if (pairs.length >= runningAtMost * 2) break
+    pairs.push(positionOf(record), numbers.ofLane(lane))
+  }
+  return new Float64Array(pairs)
+}
+
+function extraOf(index: number, { record, attempts, answer }: Settlement, fitsRow: boolean, numbers: Numbers): Extra {
+  const entries = fitsRow ? [] : attempts.map((entry) => ({ ...entry, outcome: numbers.of('outcome', entry.outcome) }))
+  const answerBytes =
+    answer === undefined ? 0 : answer.body.length + (answer.error?.length ?? 0) + answer.request.length + 256
+  return { index, attempts: entries, bytes: record.bytes.length + answerBytes, answer }
+}

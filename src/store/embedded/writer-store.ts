@@ -1,0 +1,180 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { Commits } from './commit.ts'
+import { blob, type Database, int, openDatabase, type Statement, single, text } from './database.ts'
+import { DueRows } from './due.ts'
+import { MetaIds } from './ids.ts'
+import { Letters } from './letters.ts'
+import { lockFolder } from './lock.ts'
+import type { Answers, Committed, Group, Inputs, Opened, RecordPage, Sizes } from './protocol.ts'
+import { recordWidth } from './protocol.ts'
+import { Queries } from './queries.ts'
+import { readBacklog, recover } from './recovery.ts'
+import { RetentionSteps } from './retention.ts'
+import { migrate } from './schema.ts'
+import { Suspects } from './suspects.ts'
+import { Words } from './words.ts'
+
+/** Sizes are told with a commit at most so often. */
+const sizesEveryMs = 250
+const pageBytes = 8_388_608
+
+interface Opening {
+  readonly database: Database
+  readonly unlock: () => void
+  readonly commits: Commits
+  readonly due: DueRows
+  readonly letters: Letters
+  readonly queries: Queries
+  readonly retention: RetentionSteps
+  readonly lengths: Statement
+  readonly page: Statement
+  readonly known: Statement
+}
+
+/** The store as its own thread sees it: one connection, one question at a time. */
+export class WriterStore {
+  #opening: Opening | undefined
+  #sizesAt = 0
+
+  readonly answers: Answers = {
+    open: (input) => this.#open(input),
+    commit: (group) => this.#commit(group),
+    probe: () => this.#timed(({ commits }) => commits.probe()),
+    read: (input) => this.#read(input),
+    take: ({ lane, now, limit }) => this.#opened.due.take(lane, now, limit),
+    find: ({ id }) => this.#opened.queries.find(id),
+    deliveries: (input) => this.#opened.queries.deliveries(input),
+    deadLetters: (input) => this.#opened.queries.deadLetters(input),
+    retain: ({ now }) => {
+      const { commits, retention } = this.#opened
+      return retention.step(now, commits.cursor, (change) => commits.transaction(change))
+    },
+    close: (input) => this.#close(input),
+  }
+
+  get #opened(): Opening {
+    if (this.#opening === undefined) throw new Error('the writer was asked before the store was opened')
+    return this.#opening
+  }
+
+  async #open(input: Inputs['open']): Promise<Opened> {
+    mkdirSync(input.path, { recursive: true })
+    const unlock = await lockFolder(input.path)
+    try {
+      const file = join(input.path, 'changeprop.db')
+      const database = await openDatabase(file)
+      try {
+        return this.#recover(input, file, database, unlock)
+      } catch (error) {
+        database.close()
+        throw error
+      }
+    } catch (error) {
+      unlock()
+      throw error
+    }
+  }
+
+  #recover({ now, retention: limits }: Inputs['open'], file: string, database: Database, unlock: () => void): Opened {
+    migrate(database, file)
+    const words = new Words(database)
+    database.exec('BEGIN IMMEDIATE')
+    const { mark, cursor, last } = recover(database, words, now)
+    database.exec('COMMIT')
+
+    const ids = new MetaIds(database)
+    const letters = new Letters(database)
+    const suspects = new Suspects(database)
+    const due = new DueRows(database, words, suspects)
+    const retention = new RetentionSteps(database, limits, ids, letters)
+    this.#opening = {
+      database,
+      unlock,
+      commits: new Commits(database, cursor, { words, ids, letters, suspects, due }),
+      due,
+      letters,
+      queries: new Queries(database, mark, words, ids),
+      retention,
+      lengths: database.prepare(
+        'SELECT pos, length(payload) AS length FROM events WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?',
+      ),
+      page: database.prepare(
+        'SELECT pos, stream, accepted, payload FROM events WHERE pos > ? AND pos <= ? ORDER BY pos',
+      ),
+      known: database.prepare('SELECT pos, rule FROM deliveries WHERE pos BETWEEN ? AND ? ORDER BY pos'),
+    }
+    return {
+      mark,
+      cursor,
+      last,
+      names: words.all(),
+      backlog: readBacklog(database, words),
+      dead: letters.counts(),
+      sizes: retention.sizes(),
+    }
+  }
+
+  #commit(group: Group): Committed {
+    return this.#timed(({ commits }) => commits.apply(group))
+  }
+
+  #timed(work: (opening: Opening) => void): Committed {
+    const opening = this.#opened
+    const began = performance.now()
+    work(opening)
+    const ended = performance.now()
+    const dead = opening.letters.changes()
+    let sizes: Sizes | undefined
+    if (dead !== undefined || ended - this.#sizesAt >= sizesEveryMs) {
+      this.#sizesAt = ended
+      sizes = opening.retention.sizes()
+    }
+    return { ms: ended - began, sizes, dead }
+  }
+
+  /** Packed, so that a page is one buffer to hand over, whatever it holds. */
+  #read({ after, upTo, limit, withKnown }: Inputs['read']): RecordPage {
+    const { lengths, page, known } = this.#opened
+    let last = after
+    let bytes = 0
+    for (const row of lengths.all(after, upTo, limit)) {
+      const length = int(row.length)
+      if (bytes > 0 && bytes + length > pageBytes) break
+      bytes += length
+      last = int(row.pos)
+    }
+    const rows = page.all(after, last)
+    const records = new Float64Array(rows.length * recordWidth)
+    const payloads = new Uint8Array(bytes)
+    let offset = 0
+    for (const [index, row] of rows.entries()) {
+      const payload = blob(row.payload)
+      records.set([int(row.pos), int(row.stream), int(row.accepted), payload.length], index * recordWidth)
+      payloads.set(payload, offset)
+      offset += payload.length
+    }
+    const pairs = withKnown ? known.all(after + 1, last) : []
+    return {
+      records,
+      payloads: payloads.buffer,
+      known: new Float64Array(pairs.flatMap((row) => [int(row.pos), int(row.rule)])),
+    }
+  }
+
+  #close({ cursor }: Inputs['close']): undefined {
+    if (this.#opening === undefined) return
+    const { database, unlock, commits } = this.#opening
+    try {
+      commits.transaction(() => {
+        const set = database.prepare('INSERT OR REPLACE INTO meta(key, number) VALUES (?, ?)')
+        set.run('cursor', cursor)
+        set.run('clean', 1)
+        database.exec("DELETE FROM meta WHERE key = 'running'")
+      })
+    } finally {
+      database.close()
+      unlock()
+    }
+  }
+}

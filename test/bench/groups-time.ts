@@ -1,0 +1,58 @@
+import { cell, usageCells, usageHead } from './columns.ts'
+import { repeat } from './groups-calls.ts'
+import type { LatencyRun, Runs } from './runs.ts'
+import { callingRules } from './service.ts'
+import { asMs, asRatio, median, printTable, spread } from './table.ts'
+
+export async function latency(runs: Runs): Promise<void> {
+  const perSecond = 1000
+  const seconds = 6
+  const relay: LatencyRun[] = []
+  const ours: LatencyRun[] = []
+  await repeat(async () => {
+    relay.push(await runs.relayLatency(perSecond, seconds))
+    ours.push(
+      await runs.withFreshService(callingRules(runs.targetPort), (service) =>
+        runs.latency(service.pid, service.port, perSecond, seconds),
+      ),
+    )
+  })
+  const row = (name: string, all: readonly LatencyRun[]) => [
+    name,
+    cell(all, ({ p50 }) => p50, asMs),
+    cell(all, ({ p99 }) => p99, asMs),
+    cell(all, ({ p99 }, i) => p99 / (relay[i]?.p99 ?? Number.NaN), asRatio),
+    asMs(median(all.map(({ answer }) => answer.p50))),
+    asMs(median(all.map(({ answer }) => answer.p99))),
+    ...usageCells(all),
+  ]
+  const head = ['', 'p50 ms', 'p99 ms', 'times the relay', 'post to 201: p50 ms', 'p99 ms', ...usageHead]
+  printTable('Latency at a steady 1,000 single events/s: from post to the arrival of the call; target at 10 ms', head, [
+    row('fastify → undici relay, nothing stored', relay),
+    row('changeprop', ours),
+  ])
+}
+
+export async function starts(runs: Runs, big: boolean): Promise<void> {
+  const rows: string[][] = []
+  for (const stored of big ? [0, 1_000_000] : [0, 50_000]) {
+    const folder = runs.newFolder()
+    const options = { folder, rules: callingRules(runs.targetPort) }
+    await runs.withService(options, async (service) => {
+      if (stored > 0) await runs.load(service, stored)
+    })
+    const afterStop: number[] = []
+    const afterKill: number[] = []
+    await repeat(async () => {
+      afterStop.push(await runs.withService(options, async ({ startMs }) => startMs, 'kill'))
+      afterKill.push(await runs.withService(options, async ({ startMs }) => startMs))
+    })
+    rows.push([`${stored / 1000}k`, spread(afterStop, asMs), spread(afterKill, asMs)])
+    console.error(`  with ${stored} stored`)
+  }
+  printTable(
+    'Start: from the command to its ready line',
+    ['stored events', 'after a stop, ms', 'after kill -9, ms'],
+    rows,
+  )
+}

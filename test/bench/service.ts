@@ -1,0 +1,139 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { stream } from './event.ts'
+import { monotonicMs } from './part.ts'
+
+/*
+ * The service under test: the built one, started as an operator would.
+ */
+
+export interface ServiceOptions {
+  /** Holds its configuration, rules and data; what an earlier start left there is found again. */
+  readonly folder: string
+  readonly rules: string
+  /** Where to leave V8's CPU profiles; undefined for none. */
+  readonly profiles: string | undefined
+}
+
+export interface Service {
+  readonly pid: number
+  readonly port: number
+  /** From spawning it to its ready line. */
+  readonly startMs: number
+  /** Puts other rules in force; the calls they cause tell when they are. */
+  swapRules(rules: string): void
+  /** Waits until so many deliveries of this start have come to `state`, durably; tells when that was seen. */
+  settled(deliveries: number, state?: 'done' | 'waiting'): Promise<number>
+  stop(): Promise<void>
+  kill(): Promise<void>
+}
+
+export async function startService({ folder, rules, profiles }: ServiceOptions): Promise<Service> {
+  const config = join(folder, 'config.yaml')
+  const rulesFile = join(folder, 'rules.yaml')
+  writeFileSync(config, 'stop_timeout: 30s\n')
+  writeFileSync(rulesFile, rules)
+  const began = monotonicMs()
+  const child = spawn(
+    process.execPath,
+    [
+      ...(profiles === undefined ? [] : ['--cpu-prof', '--cpu-prof-dir', profiles]),
+      new URL('../../dist/cli/cli.js', import.meta.url).pathname,
+      'serve',
+      ...['--config', config, '--rules', rulesFile, '--data', join(folder, 'data'), '--port', '0'],
+    ],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
+  )
+  const { pid } = child
+  if (pid === undefined) throw new Error('the service could not be started')
+  const exited = once(child, 'exit')
+  // One that outlived the bench would hold its port and its data; `stop` leaves nothing to end here.
+  const killWithBench = () => child.kill('SIGKILL')
+  process.once('exit', killWithBench)
+  const lines: string[] = []
+  const port = await new Promise<number>((resolve, reject) => {
+    for (const output of [child.stdout, child.stderr]) {
+      createInterface({ input: output }).on('line', (line) => {
+        if (lines.push(line) > keptLines) lines.shift()
+        const found = /listen(?:s|ing) on http:\/\/127\.0\.0\.1:(\d+)/.exec(line)?.[1]
+        if (found !== undefined) resolve(Number(found))
+      })
+    }
+    child.once('exit', (code) => {
+      reject(new Error(`the service ended with ${code} before it was ready:\n${lines.join('\n')}`))
+    })
+  })
+  const startMs = monotonicMs() - began
+
+  const end = async (signal: NodeJS.Signals, wanted: number | null) => {
+    child.kill(signal)
+    const [code]: unknown[] = await exited
+    process.off('exit', killWithBench)
+    if (code !== wanted) throw new Error(`the service ended with ${code}:\n${lines.join('\n')}`)
+  }
+
+  return {
+    pid,
+    port,
+    startMs,
+    swapRules(text) {
+      writeFileSync(rulesFile, text)
+      child.kill('SIGHUP')
+    },
+    async settled(deliveries, state = 'done') {
+      const deadline = monotonicMs() + settleTimeoutMs
+      for (;;) {
+        const done = await countSettled(port, state)
+        if (done >= deliveries) return monotonicMs()
+        if (monotonicMs() > deadline) {
+          throw new Error(`${done} of ${deliveries} deliveries were ${state} in time:\n${lines.join('\n')}`)
+        }
+        await sleep(settlePollMs)
+      }
+    },
+    stop: () => end('SIGTERM', 0),
+    kill: () => end('SIGKILL', null),
+  }
+}
+
+const keptLines = 30
+const settlePollMs = 10
+const settleTimeoutMs = 60_000
+
+async function countSettled(port: number, state: string): Promise<number> {
+  const answer = await fetch(`http://127.0.0.1:${port}/metrics`)
+  const text = await answer.text()
+  const counts = [...text.matchAll(/^changeprop_deliveries_total\{([^}]*)\} (\d+)/gm)]
+  return counts.reduce((sum, [, labels, count]) => sum + (labels?.includes(`state="${state}"`) ? Number(count) : 0), 0)
+}
+
+/** Rules with which the service stores what is posted and dispatches nothing: they are refused. */
+export const refusedRules = 'broken: { topic: bench.nothing, exek: [] }\n'
+
+/** Rules that concern other streams, so that events are routed and cause no delivery. */
+export function rulesForOthers(port: number): string {
+  return rule('elsewhere', 'bench.elsewhere', 'benchwiki', port, '')
+}
+
+/** One rule that calls the target with the event, and `silent` rules of the same topic that match none of the events. */
+export function callingRules(port: number, silent = 0, more = ''): string {
+  const others = Array.from({ length: silent }, (_, n) => rule(`silent_${n}`, stream, `wiki${n}`, port, ''))
+  return [...others, rule('calling', stream, 'benchwiki', port, more)].join('')
+}
+
+function rule(name: string, topic: string, database: string, port: number, more: string): string {
+  return `${name}:
+  topic: ${topic}
+  match: { database: ${database} }
+  exec:
+    method: post
+    uri: http://127.0.0.1:${port}/call
+    headers: { content-type: application/json }
+    body: '{{globals.message}}'
+  throttle: { concurrency: 100 }
+${more}`
+}

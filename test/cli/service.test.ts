@@ -1,0 +1,329 @@
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { json } from 'node:stream/consumers'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { DeadLetterView, EventView } from '../../src/api/contract.ts'
+import { terminalWith } from './terminal.ts'
+
+interface Asked {
+  readonly method: string | undefined
+  readonly url: string
+  readonly token: string | undefined
+  readonly body: unknown
+}
+
+/** Answers like the service would, from a table of paths; remembers what it was asked. */
+async function serviceThatSays(answers: Readonly<Record<string, unknown>>, status = 200) {
+  const asked: Asked[] = []
+  const server = createServer(async (request, response) => {
+    const url = request.url ?? ''
+    const body = request.method === 'POST' ? await json(request) : undefined
+    asked.push({ method: request.method, url, token: request.headers.authorization, body })
+    const answer = answers[url] ?? answers[url.split('?')[0] ?? '']
+    response.writeHead(answer === undefined ? 404 : status, { 'content-type': 'application/json' })
+    response.end(
+      typeof answer === 'string'
+        ? answer
+        : JSON.stringify(answer ?? { status: 404, code: 'NOT_FOUND', detail: 'none' }),
+    )
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => new Promise<void>((resolve) => server.close(() => resolve())))
+  const { port } = server.address() as AddressInfo
+  return { url: `http://127.0.0.1:${port}`, asked }
+}
+
+const ago = (ms: number) => new Date(Date.now() - ms).toISOString()
+const minute = 60_000
+
+const event: EventView = {
+  id: '0199c0de-0000-7000-8000-000000000001',
+  meta_id: '4dd0a1c2-33f3-4a5d-8a7c-0c8a4cbbd1e2',
+  stream: 'mediawiki.page_change.v1',
+  accepted: ago(10 * minute),
+  rules: [
+    {
+      rule: 'purge',
+      revision: 'aaaaaaaaaaaa',
+      matched: true,
+      case: 1,
+      reason: null,
+      computed_now: false,
+      delivery: {
+        id: '0199c0de-0000-7000-8000-000000000001/purge',
+        state: 'dead',
+        reason: 'exhausted',
+        at: ago(5 * minute),
+        next: null,
+        attempts: [
+          { at: ago(9 * minute), status: 503, ms: 20, outcome: 'failed', request: 0, note: '' },
+          { at: ago(6 * minute), status: 0, ms: 3_000, outcome: 'failed', request: 1, note: 'timeout: no answer came' },
+        ],
+      },
+    },
+    {
+      rule: 'render',
+      revision: 'bbbbbbbbbbbb',
+      matched: true,
+      case: null,
+      reason: null,
+      computed_now: false,
+      delivery: {
+        id: '0199c0de-0000-7000-8000-000000000001/render',
+        state: 'waiting',
+        reason: 'retry',
+        at: ago(minute),
+        next: new Date(Date.now() + 90.5 * minute).toISOString(),
+        attempts: [],
+      },
+    },
+    {
+      rule: 'bots',
+      revision: 'cccccccccccc',
+      matched: false,
+      case: null,
+      reason: { clause: 'match', path: 'performer.is_bot', wanted: true, found: false },
+      computed_now: true,
+    },
+    {
+      rule: 'elsewhere',
+      revision: 'dddddddddddd',
+      matched: false,
+      case: null,
+      reason: { clause: 'topic', path: 'meta.stream', wanted: 'x', found: 'mediawiki.page_change.v1' },
+      computed_now: true,
+    },
+  ],
+}
+
+function letter(id: string): DeadLetterView {
+  return {
+    id,
+    rule: 'purge',
+    revision: 'aaaaaaaaaaaa',
+    event_id: event.id,
+    meta_id: event.meta_id,
+    stream: event.stream,
+    accepted: event.accepted,
+    state: 'dead',
+    reason: 'refused',
+    at: ago(5 * minute),
+    next: null,
+    attempts: [{ at: ago(9 * minute), status: 404, ms: 20, outcome: 'refused', request: 0, note: '' }],
+    event: '{"the":"event"}',
+    answer: {
+      status: 404,
+      headers: { server: 'x' },
+      body: 'no such page',
+      truncated: true,
+      request: 'POST http://w.example/api.php',
+    },
+  }
+}
+
+describe('why', () => {
+  test('tells the story of an event: what was called, who said no, and what is next', async () => {
+    const { url, asked } = await serviceThatSays({ [`/v1/events/${event.meta_id}`]: { events: [event] } })
+    const { code, stdout, stderr } = await (await terminalWith()).run([
+      'why',
+      String(event.meta_id),
+      '--url',
+      `${url}/`,
+    ])
+    expect([code, stderr]).toEqual([0, ''])
+    expect(asked.map(({ method, token }) => [method, token])).toEqual([['GET', undefined]])
+    const story = stdout.replaceAll(/\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ/g, 'TIME')
+    expect(story).toBe(`Event ${event.meta_id} (here ${event.id})
+  of mediawiki.page_change.v1, accepted TIME (10m ago)
+
+  purge (revision aaaaaaaaaaaa, case 1)
+    TIME (9m ago)  call 1: answer 503 after 20ms, failed
+    TIME (6m ago)  call 2 (request 2): no answer after 3s, failed: timeout: no answer came
+    dead (exhausted) since TIME (5m ago): all its attempts failed
+    Next: nothing by itself. See it: changeprop dead show ${event.id}/purge
+                        Try it again: changeprop dead replay ${event.id}/purge
+
+  render (revision bbbbbbbbbbbb)
+    waiting (retry) since TIME (1m ago): the last attempt failed, and it is tried again
+    Next: TIME (in 1h).
+
+  bots: does not concern it, says the rule as it is now
+    match at performer.is_bot: wanted true, found false
+
+  (1 rule about other streams: elsewhere)
+
+`)
+  })
+
+  test('gives scripts the answer as it is', async () => {
+    const { url } = await serviceThatSays({ '/v1/events/a%2Fb': { events: [event] } })
+    const { code, stdout } = await (await terminalWith()).run(['why', 'a/b', '--url', url, '--format', 'json'])
+    expect([code, JSON.parse(stdout)]).toEqual([0, { events: [event] }])
+  })
+
+  test.each([
+    ['that nobody knows', [], {}, 'no event x is known\n'],
+    [
+      'of other streams',
+      ['--stream', 'other'],
+      { '/v1/events/x': { events: [event] } },
+      'no event x is known; 1 with this id are older, or of other streams\n',
+    ],
+    [
+      'that is older than asked for',
+      ['--since', '5m'],
+      { '/v1/events/x': { events: [event] } },
+      'no event x is known; 1 with this id are older, or of other streams\n',
+    ],
+  ])('of an event %s is exit code 1', async (_what, flags, answers, message) => {
+    const { url } = await serviceThatSays(answers)
+    const { code, stdout, stderr } = await (await terminalWith()).run(['why', 'x', '--url', url, ...flags])
+    expect([code, stdout, stderr]).toEqual([1, '', message])
+  })
+})
+
+describe('dead', () => {
+  const pages = {
+    '/v1/dead?rule=purge': { dead: [letter('a/purge'), letter('b/purge')], cursor: 'next page' },
+    '/v1/dead?rule=purge&cursor=next+page': { dead: [letter('c/purge')], cursor: null },
+  }
+
+  test('list goes through all pages', async () => {
+    const { url } = await serviceThatSays(pages)
+    const terminal = await terminalWith()
+    const text = await terminal.run(['dead', 'list', '--rule', 'purge', '--url', url])
+    expect([text.code, text.stderr]).toEqual([0, ''])
+    expect(text.stdout.split('\n').map((line) => line.split(' ')[0])).toEqual([
+      'a/purge',
+      'b/purge',
+      'c/purge',
+      '3',
+      '',
+    ])
+    const lines = await terminal.run(['dead', 'list', '--rule', 'purge', '--url', url, '--format', 'json'])
+    expect(
+      lines.stdout
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line).id),
+    ).toEqual(['a/purge', 'b/purge', 'c/purge'])
+  })
+
+  test('show prints all that is kept, and is exit code 1 where one is unknown', async () => {
+    const { url, asked } = await serviceThatSays({ '/v1/dead': { dead: [letter('a/purge')], cursor: null } })
+    const { code, stdout, stderr } = await (await terminalWith()).run([
+      'dead',
+      'show',
+      'a/purge',
+      'z/purge',
+      '--url',
+      url,
+    ])
+    expect([code, stderr]).toEqual([1, 'no dead letter z/purge is known\n'])
+    expect(asked.map(({ url }) => url)).toEqual(['/v1/dead?id=a%2Fpurge&id=z%2Fpurge'])
+    for (const part of [
+      'the target refused it for good',
+      'POST http://w.example/api.php',
+      'answer 404',
+      'no such page',
+      'cut off here',
+      '{"the":"event"}',
+    ]) {
+      expect(stdout).toContain(part)
+    }
+  })
+
+  test('replay says how many and how fast, and goes on in a pipe', async () => {
+    const { url, asked } = await serviceThatSays({
+      '/v1/rules': { rules: [{ name: 'purge', dead: 7 }] },
+      '/v1/dead/replay': { count: 7 },
+    })
+    const { code, stdout, stderr } = await (await terminalWith()).run(
+      ['dead', 'replay', '--rule', 'purge', '--rate', '30/min', '--url', url],
+      {
+        env: { CHANGEPROP_ADMIN_TOKEN: 'tok' },
+      },
+    )
+    expect([code, stderr, stdout]).toEqual([0, 'replay 7 dead letters, at most 30/min\n', 'replaying 7 dead letters\n'])
+    expect(asked.at(-1)).toMatchObject({
+      method: 'POST',
+      url: '/v1/dead/replay',
+      token: 'Bearer tok',
+      body: { rule: 'purge', rate: '30/min' },
+    })
+  })
+
+  test.each([
+    [['--rule', 'gone'], { rule: 'gone' }],
+    [['--all'], { all: true }],
+    [['a/x', 'b/x', 'a/x'], { ids: ['a/x', 'b/x'] }],
+  ])('discard %j counts and sends what was meant', async (flags, body) => {
+    const { url, asked } = await serviceThatSays({
+      '/v1/rules': { rules: [] },
+      '/v1/dead': { dead: [letter('a/x'), letter('b/x')], cursor: null },
+      '/v1/dead/discard': { count: 2 },
+    })
+    const { code, stdout, stderr } = await (await terminalWith()).run(['dead', 'discard', ...flags, '--url', url])
+    expect([code, stderr, stdout]).toEqual([0, 'discard 2 dead letters\n', 'discarded 2 dead letters\n'])
+    expect(asked.at(-1)?.body).toEqual(body)
+  })
+
+  test.each([
+    ['y\n', [], 0, 1],
+    ['n\n', [], 1, 0],
+    ['\n', [], 1, 0],
+    ['', ['--yes'], 0, 1],
+  ])('replay at a terminal asks first: %j %j', async (answers, flags, expected, posts) => {
+    const { url, asked } = await serviceThatSays({ '/v1/dead/replay': { count: 1 } })
+    const { code, stderr } = await (await terminalWith()).run(['dead', 'replay', 'a/x', '--url', url, ...flags], {
+      answers,
+    })
+    expect(code).toBe(expected)
+    expect(asked.filter(({ method }) => method === 'POST')).toHaveLength(posts)
+    expect(stderr.includes('nothing was changed')).toBe(posts === 0)
+    expect(stderr.includes('go on?')).toBe(flags.length === 0)
+  })
+
+  test('replay of ids that are no dead letters is exit code 1', async () => {
+    const { url } = await serviceThatSays({ '/v1/dead/replay': { count: 1 } })
+    const { code, stderr } = await (await terminalWith()).run(['dead', 'replay', 'a/x', 'b/x', '--url', url])
+    expect(code).toBe(1)
+    expect(stderr).toContain('1 of the ids are no dead letters')
+  })
+})
+
+describe('a service that cannot be asked is exit code 1, with what to do', () => {
+  test('for nobody listens there', async () => {
+    const { url } = await serviceThatSays({})
+    const port = Number(new URL(url).port)
+    const { code, stderr } = await (await terminalWith()).run([
+      'why',
+      'x',
+      '--url',
+      `http://127.0.0.1:${port === 1 ? 2 : 1}`,
+    ])
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/cannot ask .*ECONNREFUSED.*is the service running there\? \(--url\)/)
+  })
+
+  test('for it wants a token', async () => {
+    const { url } = await serviceThatSays(
+      { '/v1/events/x': { status: 401, code: 'UNAUTHORIZED', detail: 'The operator token is wrong.' } },
+      401,
+    )
+    const { code, stderr } = await (await terminalWith()).run(['why', 'x', '--url', url], {
+      env: { CHANGEPROP_ADMIN_TOKEN: 'hush' },
+    })
+    expect([code, stderr]).toEqual([
+      1,
+      `${url} answered 401 (UNAUTHORIZED): The operator token is wrong. Put the token into CHANGEPROP_ADMIN_TOKEN.\n`,
+    ])
+  })
+
+  test.each(['<html>', { hello: 'world' }])('for it is something else: %j', async (answer) => {
+    const { url } = await serviceThatSays({ '/v1/events/x': answer })
+    const { code, stderr } = await (await terminalWith()).run(['why', 'x', '--url', url])
+    expect(code).toBe(1)
+    expect(stderr).toContain('is it changeprop')
+  })
+})

@@ -1,0 +1,297 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { formatProblem } from '../../src/base/problem.ts'
+import { type Flags, loadConfig } from '../../src/config/load.ts'
+import { printConfig, showConfig } from '../../src/config/print.ts'
+
+/** Loads `yaml` from a file in a fresh folder, which is what relative paths are relative to. */
+async function load(
+  yaml: string | undefined,
+  env: NodeJS.ProcessEnv = {},
+  flags: Flags = {},
+  files: Readonly<Record<string, string>> = {},
+) {
+  const cwd = await mkdtemp(join(tmpdir(), 'changeprop-config-'))
+  onTestFinished(() => rm(cwd, { recursive: true }))
+  for (const [name, text] of Object.entries(files)) await writeFile(join(cwd, name), text)
+  if (yaml !== undefined) await writeFile(join(cwd, 'c.yaml'), yaml)
+  const loaded = await loadConfig({ file: yaml === undefined ? undefined : 'c.yaml', env, flags, cwd })
+  return { ...loaded, cwd, lines: loaded.problems.map(formatProblem) }
+}
+
+describe('without a file', () => {
+  test('everything has its default', async () => {
+    const { config, origins, problems } = await loadConfig({ env: {}, flags: {} })
+    expect(problems).toEqual([])
+    expect(config).toEqual({
+      listen: { host: '127.0.0.1', port: 8192 },
+      store: {
+        embedded: {
+          path: './data',
+          retention: { ageMs: 604_800_000, sizeBytes: 10 * 2 ** 30, deadBytes: 5 * 2 ** 30 },
+        },
+      },
+      rules: ['rules'],
+      schemas: { from: [], unknown: 'accept' },
+      intake: { maxBodyBytes: 10 * 2 ** 20, allow: undefined },
+      admin: { token: undefined },
+      stopTimeoutMs: 30_000,
+      log: { level: 'info' },
+      wikis: [],
+      targets: {},
+    })
+    expect(new Set(origins.values())).toEqual(new Set(['default']))
+  })
+})
+
+describe('a value', () => {
+  const yaml =
+    'listen: { port: 1001, host: 10.0.0.1 }\nrules: [a]\nlog: { level: warn }\nstore: { embedded: { path: from-file } }'
+  const env = {
+    CHANGEPROP_LISTEN_PORT: '1002',
+    CHANGEPROP_LOG_LEVEL: 'debug',
+    CHANGEPROP_STORE_EMBEDDED_RETENTION_AGE: '2d',
+    CHANGEPROP_ADMIN_TOKEN: 'tok',
+  }
+  const flags = { port: '1003', rules: ['b', '/c'], data: 'from-flag' }
+
+  test('is taken from the flag, else the environment, else the file, else the default', async () => {
+    const { config, origins, problems, cwd } = await load(yaml, env, flags)
+    expect(problems).toEqual([])
+    expect(config).toMatchObject({
+      listen: { host: '10.0.0.1', port: 1003 },
+      store: { embedded: { path: join(cwd, 'from-flag'), retention: { ageMs: 172_800_000 } } },
+      rules: [join(cwd, 'b'), '/c'],
+      log: { level: 'debug' },
+      admin: { token: 'tok' },
+      stopTimeoutMs: 30_000,
+    })
+    expect(Object.fromEntries(origins)).toMatchObject({
+      'listen.host': 'file',
+      'listen.port': 'flag',
+      'store.embedded.path': 'flag',
+      'store.embedded.retention.age': 'environment',
+      rules: 'flag',
+      'log.level': 'environment',
+      'admin.token': 'environment',
+      stop_timeout: 'default',
+    })
+  })
+
+  test('from an empty variable counts as none', async () => {
+    const { config, origins } = await load(yaml, { CHANGEPROP_LISTEN_PORT: '' })
+    expect([config?.listen.port, origins.get('listen.port')]).toEqual([1001, 'file'])
+  })
+
+  test('that is wrong is reported with the variable or flag it came from', async () => {
+    const { config, lines } = await load(
+      yaml,
+      { CHANGEPROP_STOP_TIMEOUT: 'soon' },
+      { port: 'http', logLevel: 'verbos' },
+    )
+    expect(config).toBeUndefined()
+    expect(lines).toEqual([
+      '--port:1:1 listen.port: expected a whole number from 0 to 65535, found "http"; write for instance 8192',
+      'CHANGEPROP_STOP_TIMEOUT:1:1 stop_timeout: expected a duration such as 500ms, 2s, 5m, 1h or 7d, found "soon"; write for instance 30s',
+      expect.stringMatching(/^--log-level:1:1 log.level: expected "fatal", .*, found "verbos"/),
+    ])
+  })
+
+  test('in a variable that is misspelt by a letter is a warning', async () => {
+    const { config, lines } = await load(yaml, { CHANGEPROP_LISTEN_PROT: '1', CHANGEPROP_TEST_FIXTURES: 'x' })
+    expect(config).toBeDefined()
+    expect(lines).toEqual([expect.stringContaining('did you mean CHANGEPROP_LISTEN_PORT?')])
+  })
+})
+
+test('all that is wrong is told at once, each at its place', async () => {
+  const { config, lines } = await load(`listen: { prot: 1, port: 70000 }
+store: { kafka: {}, embedded: { retention: { age: 7x, size: 3 } } }
+rules: []
+schemas: { unknown: acept, from: ['http://u:p@h/x?y'] }
+intake: { max_body: 10MB, allow: [ 127.0.0.1, 10.0.0.0/8 ] }
+admin: { token: { evn: X } }
+stop_timeout: 30
+wikis:
+  - { url: 'http://a/w', concurrency: 3, database: a }
+  - { url: 'http://a/w', database: b, login: { user: x } }
+targets:
+  a b: { url: 'ftp://x' }
+  s: { url: 'https://x', rate: 5/s }
+`)
+  expect(config).toBeUndefined()
+  expect(
+    lines.map((line) =>
+      line
+        .split(':')
+        .slice(0, 3)
+        .join(':')
+        .concat(line.includes('not supported by this version yet') ? ' later' : ''),
+    ),
+  ).toEqual([
+    'c.yaml:1:11 listen.prot',
+    'c.yaml:1:26 listen.port',
+    'c.yaml:2:10 store.kafka later',
+    'c.yaml:2:51 store.embedded.retention.age',
+    'c.yaml:2:61 store.embedded.retention.size',
+    'c.yaml:3:8 rules',
+    'c.yaml:4:21 schemas.unknown',
+    'c.yaml:4:35 schemas.from[0]',
+    'c.yaml:5:21 intake.max_body',
+    'c.yaml:5:36 intake.allow[0]',
+    'c.yaml:6:19 admin.token.evn',
+    'c.yaml:7:15 stop_timeout',
+    'c.yaml:9:26 wikis[0].concurrency later',
+    'c.yaml:10:39 wikis[1].login later',
+    'c.yaml:12:3 targets["a b"]',
+    'c.yaml:12:15 targets["a b"].url',
+    'c.yaml:13:26 targets.s.rate later',
+  ])
+  expect(lines.join('\n')).not.toContain('u:p@')
+})
+
+describe('wikis and targets', () => {
+  test('are resolved', async () => {
+    const { config, problems } = await load(`
+wikis:
+  - { database: mywiki, url: 'http://127.0.0.1:8080/', host: 'w.example:81' }
+  - { domain: '/^(?<lang>\\w+)\\.w\\.example$/', url: 'https://{{lang}}.w.example/{{lang}}/w', host: '{{lang}}.x', max_pause: 5m }
+targets: { search: { url: 'https://s.example/' } }`)
+    expect(problems).toEqual([])
+    expect(config?.wikis).toEqual([
+      { database: 'mywiki', url: 'http://127.0.0.1:8080', host: 'w.example:81', maxPauseMs: 3_600_000 },
+      {
+        domain: '/^(?<lang>\\w+)\\.w\\.example$/',
+        url: 'https://{{lang}}.w.example/{{lang}}/w',
+        host: '{{lang}}.x',
+        maxPauseMs: 300_000,
+      },
+    ])
+    expect(config?.targets).toEqual({ search: { url: 'https://s.example', maxPauseMs: 3_600_000 } })
+  })
+
+  test.each([
+    [`{ url: 'http://a' }`, 'wikis[0]: expected database or domain, found neither'],
+    [`{ domain: '/(/', url: 'http://a' }`, 'wikis[0].domain: expected a regular expression, found an error: Invalid'],
+    [
+      `{ domain: /^a, url: 'http://a' }`,
+      'wikis[0].domain: expected a regular expression, found an error: it does not end with a slash',
+    ],
+    [
+      `{ domain: '/^(?<a>b)$/', url: 'http://{{c}}' }`,
+      'wikis[0].url: expected only captures of domain, found {{c}} where domain has a',
+    ],
+    [`{ domain: '/^b$/', url: 'http://{{c}}' }`, 'where domain has no named capture'],
+    [`{ domain: b, url: 'http://{{c}}' }`, 'where domain has a plain name'],
+    [`{ database: x, domain: '/^(?<a>b)$/', url: 'http://{{a}}' }`, 'where database has a plain name'],
+    [`{ domain: '/^(?<a>b)$/', url: 'http://a/{{a' }`, 'wikis[0].url: expected each {{ to be closed'],
+    [
+      `{ domain: '/^(?<a>b)$/', url: 'http://a', host: '{{c}}' }`,
+      'wikis[0].host: expected only captures of domain, found {{c}}',
+    ],
+    [`{ database: x, url: 'http://a/w?x=1' }`, 'found a query'],
+    [`{ database: x, url: 'http://a/w#x' }`, 'found a fragment'],
+    [`{ database: x, url: 'http://u:pw@a/w' }`, 'found a user or password (not shown)'],
+    [`{ database: x, url: 'http://' }`, 'found one that cannot be read'],
+    [`{ database: x, url: /w }`, 'expected an http or https URL'],
+    [`{ database: x, url: 'http://a', max_pause: 10ms }`, 'wikis[0].max_pause: expected at least 1s'],
+    [`{ database: x, url: 'http://a', host: 'a b' }`, 'wikis[0].host: expected a host name'],
+  ])('%s is refused', async (wiki, message) => {
+    const { config, lines } = await load(`wikis: [ ${wiki} ]`)
+    expect(config).toBeUndefined()
+    expect(lines).toEqual([expect.stringContaining(message)])
+  })
+
+  test('of one name twice are refused', async () => {
+    const { lines } = await load(`wikis: [ { database: x, url: 'http://a' }, { database: x, url: 'http://b' } ]`)
+    expect(lines).toEqual([
+      expect.stringContaining(
+        'wikis[1].database: expected each database once, found "x" here and in wikis[0].database',
+      ),
+    ])
+  })
+
+  test('by a regex that also fits parts of names get a warning', async () => {
+    const { config, lines } = await load(`wikis: [ { domain: /example/, url: 'http://a' } ]`)
+    expect(config).toBeDefined()
+    expect(lines).toEqual([expect.stringContaining('begin it with ^ and end it with $')])
+  })
+})
+
+describe('a secret', () => {
+  test('is text, or comes from the environment or a file', async () => {
+    const yaml =
+      "admin: { token: { file: token } }\ntargets:\n  a: { url: 'http://a', authorization: { env: SECRET_A } }\n  b: { url: 'http://b', authorization: Bearer b }"
+    const { config, problems } = await load(yaml, { SECRET_A: 'Bearer a' }, {}, { token: 'tok\n' })
+    expect(problems).toEqual([])
+    expect([config?.admin.token, config?.targets.a?.authorization, config?.targets.b?.authorization]).toEqual([
+      'tok',
+      'Bearer a',
+      'Bearer b',
+    ])
+  })
+
+  test.each([
+    [
+      '{ env: NOT_THERE }',
+      'c.yaml:1:17 admin.token: expected a secret in the environment variable NOT_THERE, found nothing; set NOT_THERE',
+    ],
+    ['{ file: not-there }', /expected a secret in the file not-there, found that it cannot be read \(ENOENT/],
+    ['{ file: empty }', /expected a secret in empty, found nothing/],
+    [
+      '{ file: lines }',
+      /expected visible ASCII characters without spaces around them in lines, found others \(not shown\)/,
+    ],
+    ['"one two"', /expected a token without spaces \(not shown\)/],
+    ['{ env: A, file: b }', /expected a known key/],
+    ['12345', /expected a secret .*, found a number \(not shown\)/],
+  ])('%s is refused where it should be', async (token, expected) => {
+    const { config, lines } = await load(`admin: { token: ${token} }`, {}, {}, { empty: '\n', lines: 'hush\nhush' })
+    expect(config).toBeUndefined()
+    expect(lines).toEqual([typeof expected === 'string' ? expected : expect.stringMatching(expected)])
+    expect(lines.join()).not.toMatch(/hush|one two|12345/)
+  })
+
+  test('is never printed', async () => {
+    const yaml = "targets: { a: { url: 'http://a', authorization: hush-1 } }\nadmin: { token: { file: token } }"
+    const { config, origins } = await load(yaml, {}, {}, { token: 'hush-2' })
+    if (config === undefined) throw new Error('no config')
+    const printed = printConfig(config, origins) + JSON.stringify(showConfig(config, origins))
+    expect(printed).not.toContain('hush')
+    expect(printed).toContain('***')
+  })
+})
+
+test('a file that cannot be read, or is no YAML, is a problem', async () => {
+  const missing = await loadConfig({ file: '/nonexistent/c.yaml', env: {}, flags: {} })
+  expect([missing.config, missing.problems.map(({ file, message }) => [file, message.slice(0, 24)])]).toEqual([
+    undefined,
+    [['/nonexistent/c.yaml', 'expected a readable file']],
+  ])
+  expect((await load('listen: [')).lines).toEqual([expect.stringMatching(/^c.yaml:1:10 expected YAML/)])
+})
+
+test('an empty file changes nothing', async () => {
+  const { config, problems } = await load('# nothing yet\n')
+  expect([config?.listen.port, problems]).toEqual([8192, []])
+})
+
+test('the printed configuration is a configuration, and says where each value came from', async () => {
+  const yaml =
+    "listen: { port: 1001 }\nwikis: [ { database: mywiki, url: 'http://127.0.0.1:8080', host: wiki.example.org } ]\nintake: { allow: [ 10.0.0.0/8 ] }"
+  const first = await load(yaml, { CHANGEPROP_LISTEN_HOST: '::1' })
+  if (first.config === undefined) throw new Error('no config')
+  const printed = printConfig(first.config, first.origins)
+  expect(printed).toMatch(/^ {2}port: 1001 # file$/m)
+  expect(printed).toMatch(/^ {2}host: "::1" # environment$/m)
+  expect(printed).toMatch(/^stop_timeout: "30s" # default$/m)
+  expect((await load(printed)).config).toEqual(first.config)
+})
+
+test('the shipped configuration is a good one, and names the schema it follows', async () => {
+  const { config, problems } = await loadConfig({ file: 'config/embedded.yaml', env: {}, flags: {} })
+  expect(problems).toEqual([])
+  expect(config?.wikis).toHaveLength(2)
+})
