@@ -11,6 +11,7 @@ import { addAdmin } from './admin.ts'
 import type { Operations, ServiceStatus } from './contract.ts'
 import { addHealth } from './health.ts'
 import { addIntake } from './intake.ts'
+import { compileNetworks } from './network.ts'
 import { sendError, sendProblem } from './problem.ts'
 import { watchRoutes } from './route.ts'
 
@@ -56,6 +57,7 @@ const adminBodyBytes = 8 * 1024 * 1024
 /** Composes the interface. It does not listen yet. `isStopping`: whether events are still taken. */
 export function buildApp(parts: ServerParts, isStopping: () => boolean): FastifyInstance {
   const { config, store, registry, rules, operations, status, metrics, log, version } = parts
+  const isAllowed = config.intake.allow === undefined ? () => true : compileNetworks(config.intake.allow)
   const limits = { ...usualLimits, ...parts.limits }
   const app = fastify({
     logger: false,
@@ -87,7 +89,7 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
       ),
     )
   })
-  app.register(async (scope) =>
+  app.register((scope, _options, done) => {
     addIntake(scope, {
       store,
       registry,
@@ -95,12 +97,19 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
       log,
       isStopping,
       maxBodyBytes: config.intake.maxBodyBytes,
-      allow: config.intake.allow,
+      isAllowed,
       ...(limits.bodiesInHandBytes === undefined ? {} : { bodiesInHandBytes: limits.bodiesInHandBytes }),
-    }),
-  )
-  app.register(async (scope) => addAdmin(scope, { store, rules, operations, token: config.admin.token }))
-  app.register(async (scope) => addHealth(scope, { status, store, metrics, version, isStopping, routes }))
+    })
+    done()
+  })
+  app.register((scope, _options, done) => {
+    addAdmin(scope, { store, rules, operations, token: config.admin.token })
+    done()
+  })
+  app.register((scope, _options, done) => {
+    addHealth(scope, { status, store, metrics, version, isStopping, routes })
+    done()
+  })
   return app
 }
 

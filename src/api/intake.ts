@@ -20,7 +20,7 @@ import {
   unavailableBesides,
   unsupportedType,
 } from './intake-answer.ts'
-import { compileNetworks, type NetworkTest } from './network.ts'
+import type { NetworkTest } from './network.ts'
 
 export interface IntakeParts {
   readonly store: Pick<Store, 'append'>
@@ -28,8 +28,8 @@ export interface IntakeParts {
   readonly metrics: Metrics
   readonly log: Logger
   readonly maxBodyBytes: number
-  /** Networks in CIDR notation; undefined allows everybody. The connection's own address counts, whatever headers say. */
-  readonly allow: readonly string[] | undefined
+  /** Who may post. The connection's own address counts, whatever headers say. */
+  readonly isAllowed: NetworkTest
   /** Whether no more is to be taken. */
   readonly isStopping: () => boolean
   /** Over all requests; by default 64 MiB, or room for two bodies of full size. */
@@ -67,12 +67,10 @@ export function addIntake(app: FastifyInstance, parts: IntakeParts): void {
 class Intake {
   readonly #parts: IntakeParts
   readonly #budget: BodyBudget
-  readonly #isAllowed: NetworkTest
 
   constructor(parts: IntakeParts) {
     this.#parts = parts
     this.#budget = new BodyBudget(parts.bodiesInHandBytes ?? Math.max(64 * 1024 * 1024, 2 * parts.maxBodyBytes))
-    this.#isAllowed = parts.allow === undefined ? () => true : compileNetworks(parts.allow)
   }
 
   async take(request: IntakeRequest, reply: FastifyReply): Promise<void> {
@@ -101,7 +99,7 @@ class Intake {
 
   /** What can be said before the body is read. */
   #refusal({ headers, socket }: IncomingMessage): IntakeReply | undefined {
-    if (!this.#isAllowed(socket.remoteAddress)) return forbidden
+    if (!this.#parts.isAllowed(socket.remoteAddress)) return forbidden
     if (!isReadable(headers['content-type']) || !isPlain(headers['content-encoding'])) return unsupportedType
     return this.#parts.isStopping() ? unavailable('STORE_CLOSED') : undefined
   }

@@ -2,7 +2,7 @@ import type { AttemptView, DeliveryView, EventView, RuleView } from '../api/cont
 import { formatDuration } from '../base/units.ts'
 import type { DeadReason, DoneReason, WaitReason } from '../store/store.ts'
 import { counted } from './io.ts'
-import { describeReason } from './try.ts'
+import { describeReason } from './reason.ts'
 
 /*
  * What became of an event, for somebody who was woken up: what happened, when, who said no, and what happens next.
@@ -108,11 +108,13 @@ function next({ id, state, next }: DeliveryView, now: number): readonly string[]
   if (state === 'waiting')
     return [next === null ? 'Next: nothing by itself; it waits for an operator.' : `Next: ${when(next, now)}.`]
   if (state === 'running') return ['Next: the answer to the call that runs right now.']
-  if (state === 'dead')
+  if (state === 'dead') {
     return [
-      `Next: nothing by itself. See it: changeprop dead show ${id}`,
-      `                        Try it again: changeprop dead replay ${id}`,
+      'Next: nothing by itself.',
+      `  to see it all:   changeprop dead show ${id}`,
+      `  to try it again: changeprop dead replay ${id}`,
     ]
+  }
   return []
 }
 

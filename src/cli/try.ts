@@ -8,6 +8,7 @@ import type { Directory } from '../mediawiki/wiki.ts'
 import { loadRules } from '../rule/load.ts'
 import { type Reason, type RequestTemplate, type Rule, type TemplateContext, TemplateError } from '../rule/rule.ts'
 import { CommandFailure, type Format, type Io, pathIn, writeJson, writeProblems } from './io.ts'
+import { describeReason } from './reason.ts'
 
 export interface TryOptions {
   readonly event: string
@@ -153,15 +154,6 @@ function describeTrial(trial: Trial): string {
     }
   }
   return `${lines.join('\n')}\n`
-}
-
-/** The clause that said no, in a sentence; also for `why`. */
-export function describeReason({ clause, path, wanted, found }: Reason): string {
-  const where = path === '' ? clause : `${clause} at ${path}`
-  const what = found === undefined ? 'nothing' : JSON.stringify(found)
-  return clause === 'match_not'
-    ? `${where}: it excludes ${JSON.stringify(wanted)}, and found ${what}`
-    : `${where}: wanted ${JSON.stringify(wanted)}, found ${what}`
 }
 
 function isJsonObject(value: unknown): value is JsonObject {

@@ -5,8 +5,8 @@ import type { Reason } from './rule.ts'
 
 /** What `match` and `match_not` of a rule or case say together. */
 export interface Clause {
-  test(message: JsonObject): boolean
-  /** Of a message that passed `test`. Frozen, and the same object each time where it can be. */
+  readonly test: (message: JsonObject) => boolean
+  /** Of a message that passed `test`; the same frozen object each time where the event has no part in it. */
   captures(message: JsonObject): JsonObject
   /** The first of the two that says no, or undefined. */
   explain(message: JsonObject): Reason | undefined
@@ -22,7 +22,7 @@ export function compileClause(match: Json | undefined, matchNot: Json | undefine
   const wanted = compileChoice(match, (at, objection) => report(['match', ...at], objection))
   const unwanted = compileChoice(matchNot, (at, objection) => report(['match_not', ...at], objection))
   return {
-    test: (message) => (wanted.length === 0 || fits(wanted, message)) && !fits(unwanted, message),
+    test: compileTest(wanted, unwanted),
     captures: capturesOf(wanted),
     explain(message) {
       if (wanted.length > 0 && !fits(wanted, message)) return reasonAgainst(match, wanted, message)
@@ -39,6 +39,19 @@ function compileChoice(pattern: Json | undefined, report: Report): readonly Cond
   if (pattern === undefined) return []
   if (!isList(pattern)) return [compilePattern(pattern, report)]
   return pattern.map((item, index) => compilePattern(item, (at, objection) => report([index, ...at], objection)))
+}
+
+/** Most rules have one pattern to fit, and one to avoid or none. */
+function compileTest(wanted: readonly Condition[], unwanted: readonly Condition[]): Clause['test'] {
+  const isWanted = anyOf(wanted)
+  const isUnwanted = anyOf(unwanted)
+  if (isUnwanted === undefined) return isWanted ?? (() => true)
+  if (isWanted === undefined) return (message) => !isUnwanted(message)
+  return (message) => isWanted(message) && !isUnwanted(message)
+}
+
+function anyOf(conditions: readonly Condition[]): Clause['test'] | undefined {
+  return conditions.length < 2 ? conditions[0]?.test : (message) => fits(conditions, message)
 }
 
 function fits(conditions: readonly Condition[], message: JsonObject): boolean {

@@ -1,6 +1,6 @@
 import type { Json } from '../event/event.ts'
 import { isList, isMapping } from './json.ts'
-import { percentEncode } from './percent.ts'
+import { encodeSegment } from './percent.ts'
 import type { TemplateContext } from './rule.ts'
 import type { Value } from './value.ts'
 
@@ -21,7 +21,7 @@ export function formOf(value: Json | undefined, key = ''): string {
   if (isMapping(value)) {
     return join(Object.entries(value).map(([name, inner]) => formOf(inner, key === '' ? name : `${key}[${name}]`)))
   }
-  return `${percentEncode(key)}=${value === null ? '' : percentEncode(String(value))}`
+  return `${encodeSegment(key)}=${value === null ? '' : encodeSegment(String(value))}`
 }
 
 type Pair = string | ((context: TemplateContext) => string)

@@ -97,9 +97,9 @@ function mappingCondition(pattern: JsonObject, report: Report, at: PatternPath, 
       const captured = condition.capture(member(value, key))
       return captured === undefined ? [] : [[key, captured] as const]
     })
-    return found.length === 0 ? undefined : Object.freeze(mapping(found))
+    return found.length === 0 ? undefined : mapping(found)
   }
-  const constant = isConstant ? captureFrom(undefined) : undefined
+  const constant = isConstant ? frozen(captureFrom(undefined)) : undefined
   return {
     test: allOf(tests.map(({ key, condition }) => ({ key, test: condition.test }))),
     capture: isConstant ? () => constant : captureFrom,
@@ -110,22 +110,36 @@ function mappingCondition(pattern: JsonObject, report: Report, at: PatternPath, 
   }
 }
 
+/** A constant is shared by all events. */
+function frozen(value: Json | undefined): Json | undefined {
+  if (isMapping(value)) for (const inner of Object.values(value)) frozen(inner)
+  return Object.freeze(value)
+}
+
 type KeyTest = { readonly key: string; readonly test: (value: Json | undefined) => boolean }
 
-/** One and two keys are what most patterns have; a loop over a list costs them twice. */
+/**
+ * One and two keys are what most patterns have; a loop over a list costs them twice. A key that no object inherits is read
+ * directly, which is most of the speed.
+ */
 function allOf(tests: readonly KeyTest[]): (value: Json | undefined) => boolean {
   const [one, two] = tests
   if (one === undefined) return isMapping
+  if (tests.some(({ key }) => key in Object.prototype)) {
+    return (value) => isMapping(value) && tests.every(({ key, test }) => test(member(value, key)))
+  }
   if (two === undefined) {
     const { key, test } = one
-    return (value) => isMapping(value) && test(member(value, key))
+    return (value) => isMapping(value) && test(value[key])
   }
   if (tests.length === 2) {
-    return (value) => isMapping(value) && one.test(member(value, one.key)) && two.test(member(value, two.key))
+    const { key: keyOne, test: testOne } = one
+    const { key: keyTwo, test: testTwo } = two
+    return (value) => isMapping(value) && testOne(value[keyOne]) && testTwo(value[keyTwo])
   }
   return (value) => {
     if (!isMapping(value)) return false
-    for (const { key, test } of tests) if (!test(member(value, key))) return false
+    for (const { key, test } of tests) if (!test(value[key])) return false
     return true
   }
 }

@@ -22,6 +22,8 @@ export interface Surroundings {
   readonly hosts: Hosts
   /** How many deliveries run at once where the rule does not say. */
   readonly concurrency: number
+  /** False where some keys were unusable: what is odd about the others may be no more than that. */
+  readonly isWhole: boolean
 }
 
 interface Case {
@@ -43,8 +45,8 @@ export function parseRule(
   findings: Findings,
   around: Surroundings,
 ): Rule | undefined {
-  const topics = topicsOf(text, at, findings)
-  const cases = casesOf(text, at, findings, around.hosts)
+  const topics = topicsOf(text, at, findings, around)
+  const cases = casesOf(text, at, findings, around)
   const answers = compileAnswers({ answers: text.answers, ignore: text.ignore, retryOn: text.retry_on }, at, findings)
   const retry = retryOf(text, at, findings)
   const concurrency = concurrencyOf(text, at, findings, around.concurrency)
@@ -74,6 +76,7 @@ function topicsOf(
   text: Partial<RuleText>,
   at: Path,
   findings: Findings,
+  { isWhole }: Surroundings,
 ): { written: readonly string[]; compiled: Topics } | undefined {
   const key = text.topics === undefined ? 'topic' : 'topics'
   if (text.topic !== undefined && text.topics !== undefined) {
@@ -92,23 +95,29 @@ function topicsOf(
   const written = [text[key] ?? []].flat()
   const compiled = compile(key, excluded)
   if (written.length === 0) return undefined
-  lintTopics(written, excluded, compile(key), at, findings)
+  if (isWhole) lintTopics(written, excluded, compile(key), at, findings)
   return { written, compiled }
 }
 
-function casesOf(text: Partial<RuleText>, at: Path, findings: Findings, hosts: Hosts): readonly Case[] | undefined {
+function casesOf(
+  text: Partial<RuleText>,
+  at: Path,
+  findings: Findings,
+  { hosts, isWhole }: Surroundings,
+): readonly Case[] | undefined {
   const list: readonly { at: Path; text: Partial<Pick<RuleText, 'match' | 'match_not' | 'exec'>> }[] =
     text.cases === undefined
       ? [{ at, text }]
       : text.cases.map((one, index) => ({ at: [...at, 'cases', index], text: one }))
-  lintClauses(text, list, at, findings)
+  if (isWhole) lintClauses(text, list, at, findings)
   const cases = list.map(({ at, text }) => {
     const report = (inner: Path, { message, remedy }: { message: string; remedy: string }) =>
       findings.error([...at, ...inner], message, remedy)
     const clause = compileClause(text.match, text.match_not, report)
     const templates = new TemplateCompiler(findings)
     const requests = text.exec === undefined ? undefined : requestsOf(text.exec, [...at, 'exec'], hosts, templates)
-    if (text.exec !== undefined) lintCaptures(text.match, templates.expressions, !templates.hasFailed, at, findings)
+    if (isWhole && text.exec !== undefined)
+      lintCaptures(text.match, templates.expressions, !templates.hasFailed, at, findings)
     return requests === undefined ? undefined : { clause, requests }
   })
   const whole = cases.filter((one) => one !== undefined)
@@ -163,19 +172,19 @@ function matching(
   const fitsSchema = schema === undefined ? undefined : compileSchemaTest(schema)
   const judges = cases.map(({ clause, requests }, index) => ({
     clause,
+    test: clause.test,
     answer: answering(clause, requests, hasCases ? index : null),
   }))
-  const schemaOf = (message: JsonObject) => message.$schema
   const isCanary = (message: JsonObject) => discardsCanary && metaOf(message)?.domain === 'canary'
+  // Asked last: rules of one topic mostly want the same schema, and few events are canaries.
+  const answers = (message: JsonObject) => {
+    if (isCanary(message)) return false
+    const found = message.$schema
+    return fitsSchema === undefined || (typeof found === 'string' && fitsSchema(found))
+  }
   return {
     match(message) {
-      if (fitsSchema !== undefined) {
-        const found = schemaOf(message)
-        if (typeof found !== 'string' || !fitsSchema(found)) return undefined
-      }
-      for (const judge of judges) {
-        if (judge.clause.test(message)) return isCanary(message) ? undefined : judge.answer(message)
-      }
+      for (const judge of judges) if (judge.test(message)) return answers(message) ? judge.answer(message) : undefined
       return undefined
     },
     explain(topic, message): Reason | undefined {
@@ -184,7 +193,7 @@ function matching(
         const wanted = topics.written.length === 1 && only !== undefined ? only : topics.written
         return { clause: 'topic', path: 'meta.stream', wanted, found: topic }
       }
-      const found = schemaOf(message)
+      const found = message.$schema
       if (fitsSchema !== undefined && schema !== undefined && (typeof found !== 'string' || !fitsSchema(found))) {
         const reason = { clause: 'schema' as const, path: '$schema', wanted: schema }
         return found === undefined ? reason : { ...reason, found }
@@ -207,7 +216,7 @@ function answering(
   return (message) => {
     const captures = clause.captures(message)
     if (last?.captures === captures) return last
-    last = Object.freeze({ case: index, captures, requests })
+    last = { case: index, captures, requests }
     return last
   }
 }

@@ -5,8 +5,10 @@ import { suggest } from '../base/suggestion.ts'
 import type { Json, JsonObject } from '../event/event.ts'
 import { type Dialect, Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
+import { inspectRequests } from './inspect-requests.ts'
 import { isList, isMapping, mapping, member } from './json.ts'
 import { idleExecKeys, idleKeys, laterKeys, laterThrottleKeys } from './later-keys.ts'
+import { once } from './once.ts'
 import { parseRule, type Surroundings } from './parse-rule.ts'
 import type { Rule } from './rule.ts'
 import { type RuleText, ruleNamePattern, ruleSchema, serviceRuleSchema } from './schema.ts'
@@ -65,7 +67,7 @@ function parseAll(
   at: Path,
   document: Document,
   findings: Findings,
-  around: Surroundings,
+  around: Omit<Surroundings, 'isWhole'>,
 ): readonly Rule[] {
   return Object.entries(rules).flatMap(([name, written]) => {
     const before = findings.problems.length
@@ -81,7 +83,7 @@ function parseOne(
   at: Path,
   document: Document,
   findings: Findings,
-  around: Surroundings,
+  around: Omit<Surroundings, 'isWhole'>,
 ): Rule | undefined {
   if (!new RegExp(ruleNamePattern).test(name)) {
     findings.error(
@@ -101,7 +103,7 @@ function parseOne(
   }
   noteKeys(written, at, findings)
   checkNumbers(written, at, findings)
-  const { whole, usable, badKeys } = check(written, at, document, findings)
+  const { isWhole, usable } = check(written, at, document, findings)
   for (const [key, remedy] of [
     ['topic', 'add topic, the name of a stream'],
     ['exec', 'add exec, the request to make'],
@@ -110,30 +112,31 @@ function parseOne(
     if (others.some((other) => member(written, other) !== undefined)) continue
     findings.error(at, `expected the key ${key}, found none`, remedy, 'key')
   }
-  const rule = usable === undefined ? undefined : parseRule(name, usable, written, at, findings, around)
-  return whole && badKeys.size === 0 ? rule : undefined
+  const rule = usable === undefined ? undefined : parseRule(name, usable, written, at, findings, { ...around, isWhole })
+  if (!isWhole) inspectRequests(written, usable, at, findings, around.hosts)
+  return isWhole ? rule : undefined
 }
 
 interface Checked {
-  readonly whole: boolean
+  readonly isWhole: boolean
   /** The keys that have the right types, so that what is within them can be looked at too. */
   readonly usable: Partial<RuleText> | undefined
-  readonly badKeys: ReadonlySet<string>
 }
 
 function check(written: JsonObject, at: Path, document: Document, findings: Findings): Checked {
   const { strict, lenient } = validators[findings.dialect]()
-  if (strict(written)) return { whole: true, usable: written, badKeys: new Set() }
+  if (strict(written)) return { isWhole: true, usable: written }
   const badKeys = new Set((strict.errors ?? []).map(({ instancePath }) => instancePath.split('/')[1] ?? ''))
   findings.problems.push(...checkDocument(document, strict, at))
   const known = Object.keys(findings.dialect === 'own' ? ruleSchema.properties : serviceRuleSchema.properties)
   const good = mapping(Object.entries(written).filter(([key]) => known.includes(key) && !badKeys.has(key)))
-  return { whole: false, usable: lenient(good) ? good : undefined, badKeys }
+  return { isWhole: false, usable: lenient()(good) ? good : undefined }
 }
 
 interface Validators {
   readonly strict: ValidateFunction<RuleText>
-  readonly lenient: ValidateFunction<Partial<RuleText>>
+  /** Compiled only for a rule that has problems. */
+  readonly lenient: () => ValidateFunction<Partial<RuleText>>
 }
 
 /** Compiled when first needed: most processes never see a file of Wikimedia's. */
@@ -159,14 +162,9 @@ const validators: Readonly<Record<Dialect, () => Validators>> = {
 
 function compile(schema: object): Validators {
   const ajv = new Ajv({ allErrors: true, strict: false })
-  return { strict: ajv.compile<RuleText>(schema), lenient: ajv.compile<Partial<RuleText>>({ ...schema, required: [] }) }
-}
-
-function once<Value>(make: () => Value): () => Value {
-  let made: { readonly value: Value } | undefined
-  return () => {
-    made ??= { value: make() }
-    return made.value
+  return {
+    strict: ajv.compile<RuleText>(schema),
+    lenient: once(() => ajv.compile<Partial<RuleText>>({ ...schema, required: [] })),
   }
 }
 

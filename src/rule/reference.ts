@@ -36,17 +36,11 @@ function sections(path: string, schema: SchemaObject): readonly string[] {
   const rows = properties.map(([key, inner]) => rowOf(key, inner))
   const below = properties.flatMap(([key, inner]) =>
     // A case says what a rule says.
-    (key === 'cases' ? [] : mappingsIn(inner)).flatMap((mapping) => sections(path === '' ? key : `${path}.${key}`, mapping)),
+    (key === 'cases' ? [] : mappingsIn(inner)).flatMap((mapping) =>
+      sections(path === '' ? key : `${path}.${key}`, mapping),
+    ),
   )
-  return [
-    `## ${title}`,
-    '',
-    '| key | value | meaning | default |',
-    '|---|---|---|---|',
-    ...rows,
-    '',
-    ...below,
-  ]
+  return [`## ${title}`, '', '| key | value | meaning | default |', '|---|---|---|---|', ...rows, '', ...below]
 }
 
 function rowOf(key: string, schema: unknown): string {

@@ -30,8 +30,7 @@ export function readsAsRegex(text: string): boolean {
 export function compileRegex(text: string): Pattern | Objection {
   const end = text.lastIndexOf('/')
   const source = text.slice(1, end)
-  // With `g` a regex remembers where it stopped; rules remember nothing.
-  const flags = text.slice(end + 1).replace('g', '')
+  const flags = text.slice(end + 1)
   if (source.length > maxPattern) {
     return objection(`expected a regex of at most ${maxPattern} characters, found ${source.length}`, 'shorten it')
   }
@@ -70,9 +69,9 @@ export function isPattern(result: Pattern | Objection): result is Pattern {
 }
 
 function pattern(text: string, regex: RegExp, names: readonly string[]): Pattern {
+  // With `g` or `y` a regex would go on from its last hit; rules remember nothing.
   const exec = (value: string) => {
     if (value.length > maxSubject) return null
-    // A sticky regex would go on from its last hit.
     regex.lastIndex = 0
     return regex.exec(value)
   }

@@ -127,7 +127,10 @@ const answers = Type.Union(
             anyMapping({ title: 'a pattern', description: 'A pattern for headers, their names in lower case.' }),
           ),
           body: Type.Optional(
-            Type.Unsafe<Json>({ title: 'a pattern', description: 'A pattern for the body: for its JSON, or as a `/regex/` for its text.' }),
+            Type.Unsafe<Json>({
+              title: 'a pattern',
+              description: 'A pattern for the body: for its JSON, or as a `/regex/` for its text.',
+            }),
           ),
           is: Type.Union(
             [
@@ -222,7 +225,12 @@ const concurrency = Type.Integer({
 
 const statusConditions = (description: string) => {
   const condition = Type.Object(
-    { status: Type.Optional(statuses('Statuses.')), body: Type.Optional(Type.Unsafe<Json>({ title: 'a value', description: 'A body, as JSON or text, that is equal.' })) },
+    {
+      status: Type.Optional(statuses('Statuses.')),
+      body: Type.Optional(
+        Type.Unsafe<Json>({ title: 'a value', description: 'A body, as JSON or text, that is equal.' }),
+      ),
+    },
     strict,
   )
   return Type.Union([condition, Type.Array(condition, { minItems: 1 })], {
@@ -316,6 +324,10 @@ export const rulesSchema = Type.Record(Type.String({ pattern: ruleNamePattern })
 /** One rule of Wikimedia's files, in which unknown keys are left to the parser. */
 export const serviceRuleSchema = Type.Object(serviceKeys, { title: 'a rule' })
 
+/** What of a request can be read on its own, where other keys of it are wrong. */
+export const partialRequestSchema = Type.Partial(Type.Object(requestKeys, strict))
+
+export type PartialRequestText = Type.Static<typeof partialRequestSchema>
 export type RuleText = Type.Static<typeof ruleSchema> | Type.Static<typeof serviceRuleSchema>
 export type ExecText = NonNullable<RuleText['exec']>
 export type AnswersText = NonNullable<RuleText['answers']>

@@ -23,7 +23,7 @@ const longest = 100_000
 const functionNames = 'date|decode|default|merge|strip|filter|timeuuid'
 /** What follows a lone brace that begins a template: a root with a path, or a function. Any other lone brace is text. */
 const lone = new RegExp(
-  String.raw`^\{\s*([+/]?)\s*(?=(?:message|match|globals?|\$|wiki|targets)\s*[.[}]|(?:${functionNames})\()`,
+  String.raw`^\{\s*([+/]?)\s*(?=(?:message|match|globals?|\$|wiki|targets)\s*[.[]|(?:${functionNames})\()`,
 )
 
 /** Throws TemplateSyntaxError. */

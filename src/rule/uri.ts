@@ -244,7 +244,7 @@ function baseOf(url: string): Address | undefined {
 
 /** As browsers write it: host in lower case, no default port. Undefined where there is more than scheme, host and port. */
 function parseOrigin(text: string): string | undefined {
-  if (!/^https?:\/\/[^/?#\\@\s]+$/i.test(text) || !URL.canParse(text)) return undefined
+  if (!/^https?:\/\/[^./?#\\@\s][^/?#\\@\s]*$/i.test(text) || !URL.canParse(text)) return undefined
   return new URL(text).origin
 }
 

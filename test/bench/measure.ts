@@ -54,8 +54,8 @@ export function watch(pid: number): () => Usage {
 }
 
 export function anonymousMiB(pid: number): number {
-  const kib = /^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
-  return Number(kib ?? Number.NaN) / 1024
+  const kib = /^RssAnon:\s+(\d+)/m.exec(read(`/proc/${pid}/status`) ?? '')?.[1]
+  return Number(kib ?? 0) / 1024
 }
 
 function threadMs(pid: number): Map<number, number> {

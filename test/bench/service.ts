@@ -50,6 +50,7 @@ export async function startService({ folder, rules, profiles }: ServiceOptions):
   )
   const { pid } = child
   if (pid === undefined) throw new Error('the service could not be started')
+  let isEnding = false
   const exited = once(child, 'exit')
   // One that outlived the bench would hold its port and its data; `stop` leaves nothing to end here.
   const killWithBench = () => child.kill('SIGKILL')
@@ -63,17 +64,23 @@ export async function startService({ folder, rules, profiles }: ServiceOptions):
         if (found !== undefined) resolve(Number(found))
       })
     }
-    child.once('exit', (code) => {
-      reject(new Error(`the service ended with ${code} before it was ready:\n${lines.join('\n')}`))
+    child.once('exit', (code, signal) => {
+      const error = new Error(`the service ended by itself with ${code ?? signal}:\n${lines.join('\n')}`)
+      reject(error)
+      // Once it is ready nobody awaits that promise any more; a bench without its service has no other way to end.
+      if (!isEnding) throw error
     })
   })
   const startMs = monotonicMs() - began
 
-  const end = async (signal: NodeJS.Signals, wanted: number | null) => {
+  const end = async (signal: NodeJS.Signals, wanted: number | string) => {
+    isEnding = true
     child.kill(signal)
-    const [code]: unknown[] = await exited
+    const [code, killedBy]: unknown[] = await exited
     process.off('exit', killWithBench)
-    if (code !== wanted) throw new Error(`the service ended with ${code}:\n${lines.join('\n')}`)
+    if ((code ?? killedBy) !== wanted) {
+      throw new Error(`the service ended with ${code ?? killedBy}, not ${wanted}:\n${lines.join('\n')}`)
+    }
   }
 
   return {
@@ -96,7 +103,7 @@ export async function startService({ folder, rules, profiles }: ServiceOptions):
       }
     },
     stop: () => end('SIGTERM', 0),
-    kill: () => end('SIGKILL', null),
+    kill: () => end('SIGKILL', 'SIGKILL'),
   }
 }
 

@@ -163,9 +163,9 @@ describe('schema', () => {
     expect(JSON.parse(stdout)).toMatchObject({ $schema: 'http://json-schema.org/draft-07/schema#', type: 'object' })
   })
 
-  test('config is what the shipped file for editors says (else: changeprop schema config > config/config.schema.json)', async () => {
+  test('config is what the shipped file for editors says (else: changeprop schema config > config/schemas/config.schema.json)', async () => {
     const { stdout } = await (await terminalWith()).run(['schema', 'config'])
-    const shipped = new URL('../../config/config.schema.json', import.meta.url)
+    const shipped = new URL('../../config/schemas/config.schema.json', import.meta.url)
     expect(JSON.parse(await readFile(shipped, 'utf8'))).toEqual(JSON.parse(stdout))
   })
 

@@ -88,6 +88,6 @@ test('the image listens on all of its addresses, at the port that it exposes', a
   const service = await openService({ rules: '{}', env: { CHANGEPROP_LISTEN_HOST: setting?.split('=')[1] ?? '' } })
   onTestFinished(() => service.close())
 
-  expect(service.output).toMatch(/listening on http:\/\/0\.0\.0\.0:/)
+  expect(service.output).toMatch(/listens on http:\/\/0\.0\.0\.0:/)
   expect(only('EXPOSE').text).toBe('8192')
 })

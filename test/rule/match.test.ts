@@ -84,9 +84,12 @@ describe('a pattern', () => {
     expect([1, 2, 3].map(() => rule.match({ string: 'la' }) !== undefined)).toEqual([true, true, true])
   })
 
-  test.each<[Json]>([[{ title: null }], [{ title: '/l/ah/' }], [{ title: '/(/' }], [[]], ['text']])('%j is a problem', (match) => {
-    expect(problemsWith({ match })).toHaveLength(1)
-  })
+  test.each<[Json]>([[{ title: null }], [{ title: '/l/ah/' }], [{ title: '/(/' }], [[]], ['text']])(
+    '%j is a problem',
+    (match) => {
+      expect(problemsWith({ match })).toHaveLength(1)
+    },
+  )
 })
 
 describe('captures', () => {
@@ -103,7 +106,10 @@ describe('captures', () => {
   })
 
   test('hold texts, numbers and booleans that were compared', () => {
-    expect(capturesOf({ number: 1, flag: false, words: ['3'], missing: 'undefined' })).toEqual({ number: 1, flag: false })
+    expect(capturesOf({ number: 1, flag: false, words: ['3'], missing: 'undefined' })).toEqual({
+      number: 1,
+      flag: false,
+    })
   })
 
   test('are those of the item of a choice that fits', () => {
@@ -189,7 +195,11 @@ describe('topics', () => {
 describe('the reason why a rule does not concern an event', () => {
   test.each<[string, JsonObject, Json]>([
     ['names the topic', { topic: 'other' }, { clause: 'topic', path: 'meta.stream', wanted: 'other', found: 'page' }],
-    ['names the schema', { schema: '/b/^2' }, { clause: 'schema', path: '$schema', wanted: '/b/^2', found: '/test/1.0.0' }],
+    [
+      'names the schema',
+      { schema: '/b/^2' },
+      { clause: 'schema', path: '$schema', wanted: '/b/^2', found: '/test/1.0.0' },
+    ],
     [
       'names the first value that does not fit, in the order written',
       { match: { meta: { domain: 'wiki.example', uri: '/x/' }, number: 2 } },

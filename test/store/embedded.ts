@@ -1,15 +1,15 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { onTestFinished } from 'vitest'
 import type { Clock } from '../../src/base/clock.ts'
 import { createEmbeddedStore } from '../../src/store/embedded/embedded-store.ts'
-import type { StoreHealth } from '../../src/store/store.ts'
-import type { OpenStore, StoreWorld } from './world.ts'
-
-const gib = 2 ** 30
-
-export const manyBytes = { ageMs: 7 * 86_400_000, sizeBytes: gib, deadBytes: gib }
+import type { Routable, Store, StoreHealth } from '../../src/store/store.ts'
+import { manyBytes } from './limits.ts'
+import { anEvent, type OpenStore, type StoreWorld } from './world.ts'
 
 export async function temporaryFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'changeprop-store-'))
@@ -31,6 +31,39 @@ export async function openEmbedded(path: string, clock?: Clock, retention = many
     broken: (error) => broken.push(error),
   })
   return { store, backlog, told }
+}
+
+/** A store's process, to be killed. `line` is called with each line it says. */
+export function startChild(
+  path: string,
+  mode: 'work' | 'hold',
+  run: string,
+  line: (text: string) => void,
+): ChildProcess {
+  const program = new URL('./child.ts', import.meta.url).pathname
+  const child = spawn(process.execPath, ['--import', 'tsx', program, path, mode, run], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  createInterface({ input: child.stdout }).on('line', line)
+  onTestFinished(async () => {
+    if (child.exitCode === null && child.signalCode === null && child.kill('SIGKILL')) await once(child, 'exit')
+  })
+  return child
+}
+
+/** Everything that `next` still has, up to an event that is appended for the purpose. */
+export async function drain(store: Store): Promise<Routable[]> {
+  const last = anEvent()
+  await store.append([last])
+  const drained: Routable[] = []
+  for (;;) {
+    const page = await store.next(500)
+    for (const routable of page) {
+      if (Buffer.from(routable.record.bytes).equals(last.bytes)) return drained
+      drained.push(routable)
+    }
+    if (page.length === 0) throw new Error('the store closed before it gave the last event')
+  }
 }
 
 /** A kill is a copy of the folder as it is: nothing that the process would still have done is in it. */

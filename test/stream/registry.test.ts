@@ -218,6 +218,16 @@ describe("an event's own schema", () => {
   })
 })
 
+test('the schema that comes with the service checks its own events', async () => {
+  const registry = createRegistry({ from: ['config/schemas'], unknown: 'refuse' })
+  const $schema = '/example/page_edited/1.0.0'
+  expect(await registry.admit(event({ $schema, title: 'Main Page', rev_id: 5 }))).toMatchObject({ kind: 'admitted' })
+  expect(await registry.admit(event({ $schema, title: 5 }))).toMatchObject({
+    kind: 'invalid',
+    text: '/title must be string',
+  })
+})
+
 describe('schemas at a base URL', () => {
   async function schemaServer(answer: (path: string) => { status: number; body: string }) {
     const asked: string[] = []

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
 const program = resolve('dist/cli/cli.js')
-const startLimitMs = 60_000
+const startLimitMs = 30_000
 
 export interface ServiceOptions {
   /** One rule file, in YAML. */
@@ -141,7 +141,10 @@ class ServiceProcess implements Service {
   }
 
   async get(path: string): Promise<{ readonly status: number; readonly body: unknown }> {
-    const response = await fetch(`${this.#url}${path}`)
+    const response = await fetch(`${this.#url}${path}`).catch((cause: unknown) => {
+      const state = this.isRunning ? 'runs' : `ended with ${this.#child?.exitCode ?? this.#child?.signalCode}`
+      throw new Error(`no answer to GET ${path}; the service ${state}:\n${this.#output.slice(-4_000)}`, { cause })
+    })
     const text = await response.text()
     const isJson = /json/.test(response.headers.get('content-type') ?? '')
     return { status: response.status, body: isJson ? JSON.parse(text) : text }
@@ -193,7 +196,7 @@ class ServiceProcess implements Service {
         const hear = (chunk: Buffer) => {
           said += chunk.toString()
           this.#output += chunk.toString()
-          const ready = /listening on (http:\/\/[^\s,;]+)/i.exec(said)?.[1]
+          const ready = /listens on (http:\/\/[^\s,;]+)/i.exec(said)?.[1]
           if (ready !== undefined) resolve(ready)
         }
         child.stdout.on('data', hear)

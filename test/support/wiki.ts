@@ -166,38 +166,28 @@ interface PhpServer {
   close(): Promise<void>
 }
 
+/** PHP and the workers that it forks end when the shell's input does: at the latest when the test's process is gone, however it went. */
+const untilInputEnds = '{ php -S "$1" -t "$2"; kill -KILL 0; } & read -r _; kill -KILL 0'
+
 function serve(folder: string, port: number): PhpServer {
-  const child = spawn('php', ['-S', `127.0.0.1:${port}`, '-t', code], {
-    env: {
-      ...process.env,
-      MW_CONFIG_FILE: join(folder, 'LocalSettings.php'),
-      PHP_CLI_SERVER_WORKERS: '4',
-    },
-    stdio: ['ignore', 'ignore', 'pipe'],
-    // A group of its own: the workers that PHP forks must end with it.
+  const child = spawn('sh', ['-c', untilInputEnds, 'sh', `127.0.0.1:${port}`, code], {
+    env: { ...process.env, MW_CONFIG_FILE: join(folder, 'LocalSettings.php'), PHP_CLI_SERVER_WORKERS: '4' },
+    stdio: ['pipe', 'ignore', 'pipe'],
+    // A process group of its own, for the shell to kill.
     detached: true,
   })
   let said = ''
   child.stderr.on('data', (chunk: Buffer) => {
     said = (said + chunk.toString()).slice(-4_000)
   })
-  const ended = new Promise<void>((resolve) => {
-    child.once('exit', () => resolve())
-    child.once('error', () => resolve())
-  })
-  const kill = () => {
-    if (child.pid !== undefined && child.exitCode === null && child.signalCode === null)
-      process.kill(-child.pid, 'SIGKILL')
-  }
-  process.once('exit', kill)
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
   return {
     assertRunning() {
-      if (child.exitCode !== null || child.pid === undefined) throw new Error(`PHP's server did not start: ${said}`)
+      if (child.exitCode !== null || child.signalCode !== null) throw new Error(`PHP's server did not start: ${said}`)
     },
     async close() {
-      kill()
+      child.stdin.end()
       await ended
-      process.off('exit', kill)
     },
   }
 }

@@ -29,8 +29,8 @@ export interface Derived {
 const keptAttempts = 50
 const noEvents = new Float64Array(0)
 const noBytes = new ArrayBuffer(0)
-/** As much as a small group takes. */
-const probeBytes = 262_144
+const smallestProbe = 262_144
+const largestProbe = 8_388_608
 
 /** Makes groups durable, each whole or not at all. */
 export class Commits {
@@ -47,6 +47,7 @@ export class Commits {
   readonly #bytes: Statement
   /** What a full disk kept from being written; its appends were refused. */
   #held: Group | undefined
+  #probeBytes = smallestProbe
   #cursor: number
 
   constructor(database: Database, cursor: number, derived: Derived) {
@@ -90,18 +91,26 @@ export class Commits {
       this.#apply(group)
     } catch (error) {
       this.#held = { ...group, events: noEvents, payloads: noBytes }
+      this.#probeBytes = Math.min(largestProbe, Math.max(smallestProbe, group.payloads.byteLength))
       throw error
     }
   }
 
-  probe(): void {
-    if (this.#held !== undefined) {
-      this.#apply(this.#held)
-      this.#held = undefined
-      return
+  /**
+   * Throws where what was kept still cannot be written. Says whether there is room for as much as was refused, too: a log
+   * that is full has room for small writes in itself, and would be called well and full in turns.
+   */
+  probe(): boolean {
+    if (this.#held !== undefined) this.#apply(this.#held)
+    this.#held = undefined
+    try {
+      this.transaction(() => this.#bytes.run('probe', new Uint8Array(this.#probeBytes)))
+      this.transaction(() => this.#bytes.run('probe', null))
+      return true
+    } catch (error) {
+      if (isFull(error)) return false
+      throw error
     }
-    this.transaction(() => this.#bytes.run('probe', new Uint8Array(probeBytes)))
-    this.transaction(() => this.#bytes.run('probe', null))
   }
 
   /** All of `change`, or nothing. */

@@ -90,20 +90,21 @@ export class GroupCommit {
     this.#immediate = setImmediate(() => this.#start())
   }
 
-  /** Whether there is room again. What was held back is durable then. */
+  /** Whether there is room again. What was held back is durable then, or before. */
   async probe(): Promise<boolean> {
     const { thread, committed } = this.#parts
     try {
       const told = await thread.ask('probe', {})
       const held = this.#held ?? []
       this.#held = undefined
-      this.#isOnItsWay = false
       tellDurable(held)
       committed(told)
+      if (!told.hasRoom) return false
     } catch (error) {
       if (error instanceof ServiceError && error.code === 'STORE_FULL') return false
       throw error
     }
+    this.#isOnItsWay = false
     this.startSoon()
     return true
   }
@@ -204,7 +205,7 @@ export class GroupCommit {
   #takeSettles(): readonly PendingSettle[] {
     if (this.#settles.length > settlesPerGroup) return this.#settles.splice(0, settlesPerGroup)
     const all = this.#settles
-    if (all.length > 0) this.#settles = []
+    this.#settles = []
     return all
   }
 
@@ -218,8 +219,9 @@ export class GroupCommit {
       if (count > 0 && (events > eventsPerGroup || bytes > bytesPerGroup)) return this.#appends.splice(0, count)
       count += 1
     }
+    // A new list even for none: what comes while the group is on its way must not be taken for part of it.
     const all = this.#appends
-    if (count > 0) this.#appends = []
+    this.#appends = []
     return all
   }
 

@@ -104,19 +104,22 @@ export class MetaIds {
     return [...new Set(found)]
   }
 
-  /** Within a transaction: an event goes. To be undone by nobody: if that fails, a lookup just finds no event there. */
+  /** Within a transaction: an event goes. `forget` is to be called once that is durable. */
   remove(pos: number, hash: number): void {
     if (hash === 0) return
-    const spans = [...this.#spans, this.#current]
-    const inMemory = spans.find(({ first, length }) => pos >= first && pos < first + length)
-    if (inMemory !== undefined) {
-      inMemory.hashes[pos - inMemory.first] = 0
-      if (inMemory === this.#spans[0]) this.#delete.run(this.#nextRun, hash, pos)
-      return
-    }
+    if (isWithin(this.#spans[0], pos)) this.#delete.run(this.#nextRun, hash, pos)
     const run = this.#runOf.get(pos, pos)
     if (run !== undefined) this.#delete.run(int(run.run), hash, pos)
   }
+
+  forget(pos: number): void {
+    const holder = [...this.#spans, this.#current].find((candidate) => isWithin(candidate, pos))
+    if (holder !== undefined) holder.hashes[pos - holder.first] = 0
+  }
+}
+
+function isWithin(candidate: Span | undefined, pos: number): boolean {
+  return candidate !== undefined && pos >= candidate.first && pos < candidate.first + candidate.length
 }
 
 function span(first: number): Span {

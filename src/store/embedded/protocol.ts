@@ -156,7 +156,7 @@ export interface Retention {
 export interface Inputs {
   open: { readonly path: string; readonly now: number; readonly retention: Retention }
   commit: Group
-  /** Writes first what a full disk kept from being written; else something small, to see whether that is possible. */
+  /** Writes what a full disk kept from being written, and sees whether there is room for more. */
   probe: Record<string, never>
   read: { readonly after: number; readonly upTo: number; readonly limit: number; readonly withKnown: boolean }
   take: { readonly lane: number; readonly now: number; readonly limit: number }
@@ -180,7 +180,7 @@ export interface Inputs {
 export interface Outputs {
   open: Opened
   commit: Committed
-  probe: Committed
+  probe: Committed & { readonly hasRoom: boolean }
   read: RecordPage
   take: { readonly rows: readonly TakenRow[]; readonly nextUntil: number }
   find: readonly Found[]

@@ -74,9 +74,9 @@ export class RetentionSteps {
       return { sizes: this.sizes(), more: false, removed: 0 }
     }
     const live = new Set(this.#live.all(int(first.pos), int(last.pos)).map((row) => int(row.pos)))
-    const finished = old.filter((row) => !live.has(int(row.pos)))
-    const removed =
-      finished.length === 0 ? 0 : transaction(() => this.#remove(finished.map((row) => [int(row.pos), int(row.h)])))
+    const finished = old.filter((row) => !live.has(int(row.pos))).map((row) => [int(row.pos), int(row.h)] as const)
+    const removed = finished.length === 0 ? 0 : transaction(() => this.#remove(finished))
+    for (const [pos] of finished) this.#ids.forget(pos)
     this.#scanned = int(last.pos)
     return { sizes: this.sizes(), more: old.length === rowsAtOnce || (isOverSize && this.#isOverSize()), removed }
   }

@@ -11,7 +11,8 @@ export class Health {
   #sizes: Sizes = { bytes: 0, deadBytes: 0, parkedBytes: 0 }
   /** Why nothing can be written. */
   #diskTrouble: string | undefined
-  /** Live work takes all that is allowed. */
+  /** Retention found nothing more to remove, and still so much is taken. */
+  #isLiveTight = false
   #isLiveFull = false
   #ended: string | undefined
   #current: StoreHealth
@@ -30,12 +31,13 @@ export class Health {
     return this.#dead
   }
 
-  /** Bytes that count against the size: what dead letters and parked deliveries hold has a size of its own. */
+  /** Bytes that count against the size, finished history included: what dead letters and parked deliveries hold has a size of its own. */
   get liveBytes(): number {
     const { bytes, deadBytes, parkedBytes } = this.#sizes
     return Math.max(0, bytes - deadBytes - parkedBytes)
   }
 
+  /** Whether retention has to look for what may go. */
   get isTight(): boolean {
     return this.liveBytes >= this.#limits.sizeBytes * warnFrom
   }
@@ -43,12 +45,14 @@ export class Health {
   measured(sizes: Sizes): void {
     this.#sizes = sizes
     if (this.liveBytes < this.#limits.sizeBytes) this.#isLiveFull = false
+    if (!this.isTight) this.#isLiveTight = false
     this.#update()
   }
 
   /** Retention found nothing more to remove. */
   retained(): void {
     this.#isLiveFull = this.liveBytes >= this.#limits.sizeBytes
+    this.#isLiveTight = this.isTight
     this.#update()
   }
 
@@ -80,7 +84,7 @@ export class Health {
     const { sizeBytes, deadBytes: deadLimit } = this.#limits
     const { bytes, deadBytes } = this.#sizes
     const warnings: string[] = []
-    if (this.isTight) {
+    if (this.#isLiveTight) {
       warnings.push(
         `work that is not finished takes ${mib(this.liveBytes)} of the ${mib(sizeBytes)} that the store may have`,
       )

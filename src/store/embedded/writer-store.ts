@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Commits } from './commit.ts'
-import { blob, type Database, int, openDatabase, type Statement, single, text } from './database.ts'
+import { blob, type Database, int, openDatabase, type Statement } from './database.ts'
 import { DueRows } from './due.ts'
 import { MetaIds } from './ids.ts'
 import { Letters } from './letters.ts'
@@ -40,7 +40,13 @@ export class WriterStore {
   readonly answers: Answers = {
     open: (input) => this.#open(input),
     commit: (group) => this.#commit(group),
-    probe: () => this.#timed(({ commits }) => commits.probe()),
+    probe: () => {
+      let hasRoom = false
+      const told = this.#timed(({ commits }) => {
+        hasRoom = commits.probe()
+      })
+      return { ...told, hasRoom }
+    },
     read: (input) => this.#read(input),
     take: ({ lane, now, limit }) => this.#opened.due.take(lane, now, limit),
     find: ({ id }) => this.#opened.queries.find(id),

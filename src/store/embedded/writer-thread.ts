@@ -63,9 +63,11 @@ export class WriterThread {
   }
 }
 
-/** Built, the entry lies beside us. Run from the sources, as tests do, the thread needs the same loader. */
+/** Built, the entry lies beside us. Run from the sources, as tests do, the thread needs a loader of its own. */
 function startWorker(): Worker {
   if (!import.meta.url.endsWith('.ts')) return new Worker(new URL('./writer.js', import.meta.url))
-  const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href
-  return new Worker(new URL('./writer.ts', import.meta.url), { execArgv: ['--import', loader] })
+  const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx'))
+  // What the package is loaded by does nothing in a thread; and a module of this kind cannot import by a package's name.
+  const register = `data:text/javascript,import { register } from '${new URL('./esm/api/index.mjs', tsx).href}'; register()`
+  return new Worker(new URL('./writer.ts', import.meta.url), { execArgv: ['--import', register] })
 }

@@ -1,0 +1,144 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { symlink, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { expect, onTestFinished, test } from 'vitest'
+import { terminalWith } from './terminal.ts'
+
+/*
+ * The built command, started as npm starts it: through a symlink. `npm test` builds first.
+ */
+const built = fileURLToPath(new URL('../../dist/cli/cli.js', import.meta.url))
+
+interface Served {
+  readonly url: string
+  readonly readyLine: string
+  kill(signal: NodeJS.Signals): void
+  /** Resolves with the first line of the log that has this text. */
+  logged(text: string): Promise<string>
+  readonly exit: Promise<number | null>
+}
+
+/** Starts `changeprop serve` in a folder with these rules and waits until it says that it is ready. */
+async function serve(rules: string, folder?: string): Promise<Served & { folder: string }> {
+  if (!existsSync(built)) throw new Error('expected dist/cli/cli.js, found none: run npm run build')
+  const cwd = folder ?? (await terminalWith({ 'rules/a.yaml': rules })).folder
+  if (folder === undefined) await symlink(built, join(cwd, 'changeprop'))
+  const child = spawn(process.execPath, [join(cwd, 'changeprop'), 'serve', '--port', '0'], {
+    cwd,
+    env: {},
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  onTestFinished(() => {
+    child.kill('SIGKILL')
+  })
+  const exit = once(child, 'exit').then(([code]) => (typeof code === 'number' ? code : null))
+  const lines: string[] = []
+  const waiting: { text: string; tell: (line: string) => void }[] = []
+  createInterface({ input: child.stderr }).on('line', (line) => {
+    lines.push(line)
+    for (const { text, tell } of waiting) if (line.includes(text)) tell(line)
+  })
+  const ready = once(createInterface({ input: child.stdout }), 'line').then(([line]) => String(line))
+  const readyLine = await Promise.race([
+    ready,
+    exit.then((code) => Promise.reject(new Error(`exit code ${code}: ${lines.join('\n')}`))),
+  ])
+  return {
+    folder: cwd,
+    url: /http:\S+?(?=,)/.exec(readyLine)?.[0] ?? '',
+    readyLine,
+    kill: (signal) => child.kill(signal),
+    logged: (text) => {
+      const before = lines.find((line) => line.includes(text))
+      return before === undefined ? new Promise((tell) => waiting.push({ text, tell })) : Promise.resolve(before)
+    },
+    exit,
+  }
+}
+
+const oneRule = "one: { topic: t, exec: { uri: 'http://127.0.0.1:1/x' } }\n"
+
+test('serve says in one line where it listens, with which store and how many rules; SIGTERM ends it with 0', async () => {
+  const served = await serve(oneRule)
+  expect(served.readyLine).toMatch(
+    /^changeprop listens on http:\/\/127\.0\.0\.1:\d+, embedded store in \S*data, 1 rule$/,
+  )
+  expect((await fetch(`${served.url}/healthz`)).status).toBe(200)
+  served.kill('SIGTERM')
+  expect(await served.exit).toBe(0)
+})
+
+test('serve takes up changed rules at SIGHUP, and keeps the old ones where the new are wrong', async () => {
+  const served = await serve(oneRule)
+  const names = async () => {
+    const answer = await fetch(`${served.url}/v1/rules`)
+    return JSON.stringify(await answer.json())
+  }
+  await writeFile(join(served.folder, 'rules/a.yaml'), oneRule.replace('one', 'two'))
+  served.kill('SIGHUP')
+  await served.logged('loaded anew')
+  expect(await names()).toContain('"two"')
+  await writeFile(join(served.folder, 'rules/a.yaml'), 'three: { topc: t }')
+  served.kill('SIGHUP')
+  await served.logged('did you mean topic?')
+  await served.logged('stay in force')
+  expect(await names()).toContain('"two"')
+  served.kill('SIGINT')
+  expect(await served.exit).toBe(0)
+})
+
+test('serve starts with wrong rules, and says so; but a second process on its data does not start', async () => {
+  const served = await serve('one: { topc: t }')
+  expect(served.readyLine).toMatch(/, no rules in force: they have problems$/)
+  await expect(serve('', served.folder)).rejects.toThrow(/exit code 1: .*cannot start: .*STORE_LOCKED/s)
+  served.kill('SIGTERM')
+  expect(await served.exit).toBe(0)
+})
+
+test('serve that is asked twice to stop does not wait for running calls, and ends with 1', async () => {
+  let tellCalled: () => void = () => undefined
+  const calls = new Promise<void>((resolve) => {
+    tellCalled = resolve
+  })
+  // Takes the call and never answers.
+  const target = createServer(() => tellCalled())
+  target.listen(0, '127.0.0.1')
+  await once(target, 'listening')
+  onTestFinished(() => {
+    target.closeAllConnections()
+    target.close()
+  })
+  const address = target.address()
+  if (address === null || typeof address === 'string') throw new Error('no port')
+  const served = await serve(`slow: { topic: t, exec: { uri: 'http://127.0.0.1:${address.port}/x' } }`)
+  const event = { $schema: '/t/1.0.0', meta: { stream: 't' } }
+  const posted = await fetch(`${served.url}/v1/events`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(event),
+  })
+  expect(posted.status).toBe(201)
+  await calls
+  served.kill('SIGTERM')
+  served.kill('SIGINT')
+  expect(await served.exit).toBe(1)
+})
+
+test('the built command prints its help, and ends with 2 where it is used wrongly', async () => {
+  const { folder } = await terminalWith()
+  await symlink(built, join(folder, 'changeprop'))
+  for (const [argv, expected, part] of [
+    [['--help'], 0, 'Usage: changeprop'],
+    [['serv'], 2, 'Did you mean serve?'],
+  ] as const) {
+    const child = spawn(process.execPath, [join(folder, 'changeprop'), ...argv], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')])
+    expect([code, out + err]).toEqual([expected, expect.stringContaining(part)])
+  }
+})

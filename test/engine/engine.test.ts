@@ -1,0 +1,385 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { DeliveryView } from '../../src/api/contract.ts'
+import { hang, openTarget, respond, respondLate, type Script } from '../support/target.ts'
+import { anEvent, openWorld, until, type World } from '../support/world.ts'
+
+async function target(script?: Script | ReturnType<typeof respond>) {
+  const opened = await openTarget()
+  if (script !== undefined) opened.behave(script)
+  onTestFinished(() => opened.close())
+  return opened
+}
+
+async function deliveryOf(world: World, id: string, rule: string): Promise<DeliveryView | undefined> {
+  return (await world.event(id))?.rules.find((view) => view.rule === rule)?.delivery
+}
+
+function ended(world: World, id: string, rule: string): Promise<DeliveryView | undefined> {
+  return until(
+    () => deliveryOf(world, id, rule),
+    (delivery) => delivery?.state === 'done' || delivery?.state === 'dead',
+  )
+}
+
+describe('an event', () => {
+  test('meets each rule that matches it, and no other', async () => {
+    const there = await target()
+    const world = await openWorld(`
+first: { topic: page, exec: { uri: '${there.url}/first/{message.title}' } }
+second: { topic: '/^pa/', match: { title: A/B }, exec: { method: post, uri: '${there.url}/second', body: '{{globals.message}}' } }
+third: { topic: page, match: { title: other }, exec: { uri: '${there.url}/third' } }
+fourth: { topic: other, exec: { uri: '${there.url}/fourth' } }
+`)
+    const id = await world.post('page', { title: 'A/B' })
+    await ended(world, id, 'first')
+    await ended(world, id, 'second')
+    expect(there.requests.map(({ path }) => path).sort()).toEqual(['/first/A%2FB', '/second'])
+    const event = await world.event(id)
+    expect(event?.rules.find(({ rule }) => rule === 'third')).toMatchObject({
+      matched: false,
+      reason: { clause: 'match', path: 'title', wanted: 'other', found: 'A/B' },
+    })
+  })
+
+  test('is forwarded byte for byte where the whole message is the body', async () => {
+    const there = await target()
+    const world = await openWorld(`
+whole: { topic: page, exec: { method: post, uri: '${there.url}/', body: '{{globals.message}}' } }
+`)
+    const text =
+      '{ "$schema":"/t/1", "meta":{"stream":"page"}, "1":1e2, "0":12345678901234567890, "é":"\\u00e9\\/", "a":{} }'
+    const { request } = await import('undici')
+    const answer = await request(`${world.service.address}/v1/events`, {
+      method: 'POST',
+      body: `[ ${text} ]`,
+      headers: { 'content-type': 'application/json' },
+    })
+    expect(answer.statusCode).toBe(201)
+    await there.waitFor(1)
+    expect(there.requests[0]?.body.toString()).toBe(text)
+  })
+})
+
+describe('a delivery that fails', () => {
+  test('is tried again until it succeeds, and each attempt is on record', async () => {
+    let calls = 0
+    const there = await target(() => respond(++calls < 3 ? 500 : 200))
+    const world = await openWorld(`
+rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 3, delay: 10ms } }
+`)
+    const id = await world.post('page')
+    const delivery = await ended(world, id, 'rule')
+    expect(delivery).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(delivery?.attempts.map(({ status, outcome }) => [status, outcome])).toEqual([
+      [500, 'failed'],
+      [500, 'failed'],
+      [200, 'ok'],
+    ])
+  })
+
+  test('becomes a dead letter with the last answer when its retries are used up, and can be replayed', async () => {
+    const there = await target(respond(500, 'out of order'))
+    const world = await openWorld(`
+rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 1, delay: 10ms } }
+`)
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'dead', reason: 'exhausted' })
+    const { body } = await world.ask('GET', '/v1/dead?rule=rule')
+    expect(body).toMatchObject({
+      dead: [{ reason: 'exhausted', meta_id: id, answer: { status: 500, body: 'out of order' } }],
+    })
+
+    there.behave(respond(200))
+    expect(await world.ask('POST', '/v1/dead/replay', { rule: 'rule' })).toMatchObject({ body: { count: 1 } })
+    const replayed = await until(
+      () => deliveryOf(world, id, 'rule'),
+      (delivery) => delivery?.state === 'done',
+    )
+    expect(replayed?.attempts).toHaveLength(3)
+    expect(await world.rule('rule')).toMatchObject({ dead: 0, waiting: {} })
+  })
+
+  test('that is refused is dead at once, but the calls after it are made all the same, and a replay makes only the refused one', async () => {
+    let isMended = false
+    const there = await target(({ path }) => respond(path === '/b' && !isMended ? 404 : 200))
+    const world = await openWorld(`
+rule:
+  topic: page
+  exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }, { uri: '${there.url}/c' }]
+`)
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'dead', reason: 'refused' })
+    expect(there.requests.map(({ path }) => path)).toEqual(['/a', '/b', '/c'])
+    isMended = true
+    await world.ask('POST', '/v1/dead/replay', { rule: 'rule' })
+    await until(
+      () => deliveryOf(world, id, 'rule'),
+      (delivery) => delivery?.state === 'done',
+    )
+    expect(there.requests.map(({ path }) => path)).toEqual(['/a', '/b', '/c', '/b'])
+  })
+
+  test('in the middle of its calls goes on from there', async () => {
+    let isDown = true
+    const there = await target(({ path }) => {
+      const isFirst = path === '/b' && isDown
+      if (isFirst) isDown = false
+      return respond(isFirst ? 500 : 200)
+    })
+    const world = await openWorld(`
+rule:
+  topic: page
+  exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }, { uri: '${there.url}/c' }]
+  retry: { delay: 10ms }
+`)
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(there.requests.map(({ path }) => path)).toEqual(['/a', '/b', '/b', '/c'])
+  })
+
+  test('can be discarded, and is on record as that', async () => {
+    const there = await target(respond(404))
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' } }`)
+    const id = await world.post('page')
+    await ended(world, id, 'rule')
+    expect(await world.ask('POST', '/v1/dead/discard', { rule: 'rule' })).toMatchObject({ body: { count: 1 } })
+    expect(await deliveryOf(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'discarded' })
+  })
+})
+
+describe('waiting', () => {
+  test('for a retry holds no slot: with one slot, others go on at once', async () => {
+    const there = await target(({ path }) => respond(path === '/bad' ? 500 : 200))
+    const world = await openWorld(`
+rule: { topic: page, exec: { uri: '${there.url}/{message.title}' }, throttle: { concurrency: 1 }, retry: { delay: 1h, jitter: none } }
+`)
+    await world.postAll(Array.from({ length: 20 }, () => anEvent('page', { title: 'bad' })))
+    await there.waitFor(20)
+    const id = await world.post('page', { title: 'good' })
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done' })
+    expect((await world.rule('rule')).waiting).toEqual({ retry: 20 })
+  })
+
+  test('for a target that asked for time spends no attempt, and no call is made before that time', async () => {
+    const times: number[] = []
+    const there = await target(() => {
+      times.push(Date.now())
+      return times.length === 1 ? respond(429, '', { 'retry-after': '1' }) : respond(200)
+    })
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 0 } }`)
+    const first = await world.post('page')
+    await there.waitFor(1)
+    await until(
+      () => deliveryOf(world, first, 'rule'),
+      (delivery) => delivery?.reason === 'target',
+    )
+    const second = await world.post('page')
+    expect(await ended(world, first, 'rule')).toMatchObject({ state: 'done' })
+    expect(await ended(world, second, 'rule')).toMatchObject({ state: 'done' })
+    expect(times).toHaveLength(3)
+    expect((times[1] ?? 0) - (times[0] ?? 0)).toBeGreaterThanOrEqual(1_000)
+  })
+
+  test('for a dead target hides neither another target of the same rule nor another rule, and ends when it is back', async () => {
+    const gone = await openTarget()
+    const { port } = gone
+    await gone.close()
+    const there = await target()
+    const world = await openWorld(
+      `
+farm: { topic: page, exec: { uri: '{{wiki.url}}/purge' }, throttle: { concurrency: 5 }, retry: { limit: 2, delay: 50ms } }
+`,
+      {
+        wikis: [
+          { database: 'downwiki', url: `http://127.0.0.1:${port}`, maxPauseMs: 1_000 },
+          { database: 'upwiki', url: there.url, maxPauseMs: 1_000 },
+        ],
+      },
+    )
+    await world.postAll(Array.from({ length: 200 }, () => anEvent('page', { database: 'downwiki' })))
+    await until(
+      () => world.rule('farm'),
+      ({ waiting }) => (waiting.target ?? 0) > 100,
+    )
+    const id = await world.post('page', { database: 'upwiki' })
+    expect(await ended(world, id, 'farm')).toMatchObject({ state: 'done' })
+    expect(await world.rule('farm')).toMatchObject({ dead: 0 })
+
+    const back = await openTarget(undefined, port)
+    onTestFinished(() => back.close())
+    await back.waitFor(200)
+    await until(
+      () => world.rule('farm'),
+      ({ waiting, running }) => running === 0 && Object.keys(waiting).length === 0,
+    )
+    expect(await world.rule('farm')).toMatchObject({ done: 201, dead: 0 })
+  })
+})
+
+describe('the limits of a rule', () => {
+  test('never more than `concurrency` calls are in flight, and all are made', async () => {
+    const there = await target(respondLate(5))
+    const world = await openWorld(`
+rule: { topic: page, exec: { uri: '${there.url}/' }, throttle: { concurrency: 7 } }
+`)
+    for (let i = 0; i < 5; i++) await world.postAll(Array.from({ length: 100 }, () => anEvent('page')))
+    await there.waitFor(500)
+    await until(
+      () => world.rule('rule'),
+      ({ done }) => done === 500,
+    )
+    expect(there.maxInFlight).toBeLessThanOrEqual(7)
+    expect(there.requests).toHaveLength(500)
+  })
+
+  test('what finds no room in memory is called all the same, once', async () => {
+    const there = await target(respondLate(20))
+    const world = await openWorld(`
+slow: { topic: page, exec: { uri: '${there.url}/{message.n}' }, throttle: { concurrency: 200 } }
+`)
+    for (let i = 0; i < 8; i++) {
+      expect(await world.postAll(Array.from({ length: 1_000 }, (_, n) => anEvent('page', { n: i * 1_000 + n })))).toBe(
+        201,
+      )
+    }
+    await until(
+      () => world.rule('slow'),
+      ({ done }) => done === 8_000,
+    )
+    expect(new Set(there.requests.map(({ path }) => path)).size).toBe(8_000)
+    expect(there.requests).toHaveLength(8_000)
+    expect((await world.rule('slow')).waiting).toEqual({})
+  })
+})
+
+describe('retry: never', () => {
+  test('a call that is cut off is not repeated: it is a dead letter', async () => {
+    const there = await target(hang())
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/', timeout: 200ms }, retry: never }`)
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'dead', reason: 'interrupted' })
+    expect(there.requests).toHaveLength(1)
+  })
+
+  test('an answer that says "not now" postpones it', async () => {
+    let calls = 0
+    const there = await target(() => (++calls === 1 ? respond(429, '', { 'retry-after': '1' }) : respond(200)))
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' }, retry: never }`)
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done' })
+    expect(there.requests).toHaveLength(2)
+  })
+})
+
+describe('where a call may go', () => {
+  test('not to a host that only the event names', async () => {
+    const there = await target()
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '{{message.base}}/x' } }`, {
+      targets: { other: { url: 'http://127.0.0.1:1', maxPauseMs: 1_000 } },
+    })
+    const id = await world.post('page', { base: there.url })
+    const delivery = await ended(world, id, 'rule')
+    expect(delivery?.state).toBe('dead')
+    expect(there.requests).toHaveLength(0)
+  })
+
+  test('an event of a wiki that is not configured is a dead letter that says so', async () => {
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '{{wiki.url}}/api.php' } }`, {
+      wikis: [{ database: 'onewiki', url: 'http://127.0.0.1:1', maxPauseMs: 1_000 }],
+    })
+    const id = await world.post('page', { database: 'otherwiki' })
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'dead', reason: 'unknown_wiki' })
+  })
+
+  test('an event without what the address needs is a dead letter, not a call to /undefined', async () => {
+    const there = await target()
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/{{message.page.title}}' } }`)
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'dead', reason: 'template_failed' })
+    expect(there.requests).toHaveLength(0)
+  })
+})
+
+describe('other rules', () => {
+  test('what waits follows the revision in force when it starts', async () => {
+    const there = await target(({ path }) => respond(path === '/old' ? 500 : 200))
+    const world = await openWorld(`
+rule: { topic: page, exec: { uri: '${there.url}/old' }, retry: { delay: 1s, jitter: none } }
+`)
+    const kept = await world.post('page', { title: 'kept' })
+    const left = await world.post('page', { title: 'left' })
+    await there.waitFor(2)
+    await world.rewrite(`rule: { topic: page, match: { title: kept }, exec: { uri: '${there.url}/new' } }`)
+    expect(await ended(world, kept, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(await ended(world, left, 'rule')).toMatchObject({ state: 'done', reason: 'no_match' })
+    expect(there.requests.map(({ path }) => path).sort()).toEqual(['/new', '/old', '/old'])
+  })
+
+  test('deliveries of a rule that is gone wait for one of that name', async () => {
+    const there = await target(respond(500))
+    const rule = `rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 50, delay: 10ms } }`
+    const world = await openWorld(rule)
+    const id = await world.post('page')
+    await there.waitFor(1)
+    await world.rewrite('{}')
+    await until(
+      () => world.rule('rule'),
+      (view) => view.waiting?.rule_gone === 1,
+    )
+    there.behave(respond(200))
+    await world.rewrite(rule)
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+  })
+
+  test('that are wrong change nothing, and health says so', async () => {
+    const there = await target()
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' } }`)
+    await world.rewrite('rule: { topic: page, exce: { uri: x } }')
+    const { body } = await world.ask('GET', '/healthz')
+    expect(JSON.stringify(body)).toContain('the last reload found')
+    const id = await world.post('page')
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done' })
+  })
+})
+
+describe('a stop', () => {
+  test('waits for calls in flight, which are not repeated', async () => {
+    const there = await target(respondLate(300))
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' } }`)
+    const id = await world.post('page')
+    await there.waitFor(1)
+    await world.restart()
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(there.requests).toHaveLength(1)
+  })
+
+  test('cuts off at stop_timeout what still runs; that spends no attempt and is made again', async () => {
+    const there = await target(hang())
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 0 } }`, {
+      stopTimeoutMs: 100,
+    })
+    const id = await world.post('page')
+    await there.waitFor(1)
+    there.behave(respond(200))
+    await world.restart()
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(there.requests).toHaveLength(2)
+  })
+
+  test('loses nothing of what waits in memory or in rows', async () => {
+    const there = await target(respondLate(50))
+    const world = await openWorld(
+      `rule: { topic: page, exec: { uri: '${there.url}/{message.n}' }, throttle: { concurrency: 20 } }`,
+    )
+    await world.postAll(Array.from({ length: 300 }, (_, n) => anEvent('page', { n })))
+    await there.waitFor(50)
+    await world.restart()
+    await there.waitFor(300)
+    await until(
+      () => world.rule('rule'),
+      ({ running, waiting }) => running === 0 && Object.keys(waiting).length === 0,
+    )
+    expect(new Set(there.requests.map(({ path }) => path)).size).toBe(300)
+    expect(there.requests).toHaveLength(300)
+  })
+})

@@ -1,0 +1,228 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { openSmallDisk, smallDiskAbsent } from '../e2e/small-disk.ts'
+import { WoundClock } from '../support/clock.ts'
+import { until } from '../support/until.ts'
+import { openEmbedded, temporaryFolder } from './embedded.ts'
+import { manyBytes } from './limits.ts'
+import { anEvent, appendAndRoute, events, lane, route, settle, settleFirst, stream } from './world.ts'
+
+const noWait = Number.POSITIVE_INFINITY
+const dayMs = 86_400_000
+const mib = 2 ** 20
+
+/** Half a MiB that does not compress, live until it is settled. */
+function largeEvent() {
+  return anEvent({ text: 'x'.repeat(mib / 2) })
+}
+
+describe.skipIf(smallDiskAbsent)('on a full disk (mounting a small one needs root)', () => {
+  test('refuses events, keeps decisions and writes them first when there is room again', async () => {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const clock = new WoundClock()
+    const path = `${disk.folder}/data`
+    const { store, told } = await openEmbedded(path, clock)
+    onTestFinished(() => store.close())
+    const records = await appendAndRoute(store, 3)
+    await disk.fill()
+
+    let refusal: unknown
+    let stored = 0
+    while (refusal === undefined) {
+      await store.append([largeEvent()]).then(
+        () => {
+          stored += 1
+        },
+        (error: unknown) => {
+          refusal = error
+        },
+      )
+    }
+    expect(refusal).toMatchObject({ code: 'STORE_FULL' })
+    expect(store.health()).toMatchObject({ accepting: false, writable: false })
+    expect(store.health().trouble).toMatch(/full/)
+    let durable = 0
+    const settled = records.map((record) =>
+      settleFirst(store, record).then(() => {
+        durable += 1
+      }),
+    )
+    await expect(store.append(events(1))).rejects.toMatchObject({ code: 'STORE_FULL' })
+    clock.wind(5_000)
+    expect(store.health().writable).toBe(false)
+    expect(durable).toBe(0)
+
+    await disk.free()
+    await until('the store writes again', () => {
+      clock.wind(1_000)
+      return store.health().writable
+    })
+    await Promise.all(settled)
+    await store.append(events(1))
+    expect(told.changes.map(({ writable }) => writable)).toEqual([false, true])
+    expect(told.broken).toEqual([])
+    await store.close()
+
+    const again = await openEmbedded(path, clock)
+    onTestFinished(() => again.store.close())
+    const left = await route(again.store, stored + 1, 0)
+    expect(left).toHaveLength(stored + 1)
+    expect((await again.store.deliveries({ limit: 10 })).items).toHaveLength(3)
+    await again.store.close()
+  })
+
+  test('writes decisions that were on their way when the disk filled up', async () => {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const clock = new WoundClock()
+    const { store } = await openEmbedded(`${disk.folder}/data`, clock)
+    onTestFinished(() => store.close())
+    const records = await appendAndRoute(store, 2_000)
+    await disk.fill()
+    const settled = Promise.all(records.map((record) => settleFirst(store, record)))
+    const appends = Promise.allSettled(Array.from({ length: 30 }, () => store.append([largeEvent()])))
+    expect((await appends).some(({ status }) => status === 'rejected')).toBe(true)
+
+    await disk.free()
+    await until('the store writes again', () => {
+      clock.wind(1_000)
+      return store.health().writable
+    })
+
+    await settled
+    expect((await store.deliveries({ state: 'done', limit: 3_000 })).items).toHaveLength(2_000)
+    await store.close()
+  })
+})
+
+test('removes what is older than its age, and nothing of which a delivery is waiting, running, dead or not routed', async () => {
+  const clock = new WoundClock()
+  const { store } = await openEmbedded(await temporaryFolder(), clock, { ...manyBytes, ageMs: dayMs })
+  onTestFinished(() => store.close())
+  const done = await appendAndRoute(store, 1_200)
+  const [waiting, running, dead, both] = await appendAndRoute(store, 4)
+  if (waiting === undefined || running === undefined || dead === undefined || both === undefined)
+    throw new Error('four were appended')
+  await settleFirst(store, waiting, { state: 'waiting', reason: 'parked', until: noWait })
+  await settleFirst(store, running, { state: 'running', reason: '' })
+  await settleFirst(store, dead, { state: 'dead', reason: 'refused' })
+  await settleFirst(store, both, { state: 'waiting', reason: 'retry', until: clock.now() + 9 * dayMs })
+  await settle(store, both, { lane: { rule: 'other', key: '' } })
+  const [last] = await appendAndRoute(store, 1, 0)
+  await store.append(events(1))
+  const [inMemory] = await route(store, 1)
+  await Promise.all(done.map((record) => settleFirst(store, record)))
+  clock.wind(dayMs / 2)
+  const [young] = await appendAndRoute(store, 1, 0)
+  const isThere = async (record = done[0]) => record !== undefined && (await store.find(record.id)).length === 1
+  expect(await isThere()).toBe(true)
+
+  await until('the old are gone', async () => {
+    clock.wind(dayMs / 100)
+    return (
+      clock.now() > 1_700_000_000_000 + dayMs &&
+      !(await isThere()) &&
+      !(await isThere(done.at(-1))) &&
+      !(await isThere(last))
+    )
+  })
+
+  for (const record of [waiting, running, dead, both, inMemory, young]) expect(await isThere(record)).toBe(true)
+  const { items } = await store.deliveries({ limit: 10 })
+  expect(items.map(({ rule, state }) => `${rule} ${state}`).sort()).toEqual([
+    'call dead',
+    'call running',
+    'call waiting',
+    'call waiting',
+    'other done',
+  ])
+
+  await settle(store, dead, { reason: 'discarded' })
+  await until('what ended later goes later', async () => {
+    clock.wind(600_000)
+    return !(await isThere(dead))
+  })
+  expect(await isThere(waiting)).toBe(true)
+})
+
+test('removes the oldest finished events beyond its size', async () => {
+  const clock = new WoundClock()
+  const { store } = await openEmbedded(await temporaryFolder(), clock, { ...manyBytes, sizeBytes: 8 * mib })
+  onTestFinished(() => store.close())
+  const made: string[] = []
+  for (let index = 0; index < 40; index += 1) {
+    await until('there is room', async () => {
+      clock.wind(1_000)
+      return store.append([largeEvent()]).then(
+        () => true,
+        () => false,
+      )
+    })
+    const [record] = await route(store, 1)
+    if (record === undefined) throw new Error('one was appended')
+    made.push(record.id)
+    await settleFirst(store, record)
+  }
+
+  await until('the size is kept', () => {
+    clock.wind(1_000)
+    return store.health().bytes < 8 * mib
+  })
+  expect(await store.find(made[0] ?? '')).toEqual([])
+  expect(await store.find(made.at(-1) ?? '')).toHaveLength(1)
+})
+
+test('takes no more than its size of live work, says so, and goes on when there is room', async () => {
+  const clock = new WoundClock()
+  const { store, told } = await openEmbedded(await temporaryFolder(), clock, { ...manyBytes, sizeBytes: 8 * mib })
+  onTestFinished(() => store.close())
+  let stored = 0
+  await until('the store is full', async () => {
+    clock.wind(1_000)
+    if (!store.health().accepting) return true
+    await store.append([largeEvent()])
+    stored += 1
+    return false
+  })
+  expect(stored).toBeLessThan(60)
+  await expect(store.append(events(1))).rejects.toMatchObject({
+    code: 'STORE_FULL',
+    message: expect.stringMatching(/not finished/),
+  })
+  expect(store.health()).toMatchObject({ accepting: false, writable: true })
+  expect(store.health().warnings).toHaveLength(1)
+
+  const records = await route(store, stored)
+  await Promise.all(records.map((record) => settleFirst(store, record)))
+
+  await until('there is room', () => {
+    clock.wind(1_000)
+    return store.health().accepting
+  })
+  await store.append([{ stream, bytes: Buffer.from('{}'), message: {} }])
+  expect(told.changes.map(({ accepting }) => accepting)).toEqual([false, true])
+})
+
+test('does not count what dead letters hold against the size of live work, but warns of it', async () => {
+  const clock = new WoundClock()
+  const { store } = await openEmbedded(await temporaryFolder(), clock, {
+    ...manyBytes,
+    sizeBytes: 8 * mib,
+    deadBytes: 10 * mib,
+  })
+  onTestFinished(() => store.close())
+  for (let index = 0; index < 24; index += 1) {
+    await store.append([largeEvent()])
+    const [record] = await route(store, 1)
+    if (record === undefined) throw new Error('one was appended')
+    await settleFirst(store, record, { state: 'dead', reason: 'exhausted' })
+    clock.wind(1_000)
+  }
+
+  const { accepting, deadBytes, warnings } = store.health()
+  expect(accepting).toBe(true)
+  expect(deadBytes).toBeGreaterThan(10 * mib)
+  expect(warnings.join()).toMatch(/dead letters/)
+  const taken = await store.take(lane, clock.now(), 1)
+  expect(taken.deliveries).toEqual([])
+})
