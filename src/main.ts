@@ -89,10 +89,14 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     const invalid =
       loaded.rules === undefined ? [`${countErrors(loaded.problems)} problems in the rules: nothing is dispatched`] : []
     const stale = reloadTrouble === undefined ? [] : [reloadTrouble]
+    const gone = engine.ruleNames().flatMap((name) => {
+      const waiting = engine.counts(name).waiting.rule_gone ?? 0
+      return waiting === 0 ? [] : [`${waiting} deliveries wait for the rule ${name}, which is gone`]
+    })
     return {
       ready: accepting,
       reasons: trouble === undefined ? [] : [trouble],
-      warnings: [...warnings, ...invalid, ...stale],
+      warnings: [...warnings, ...invalid, ...stale, ...gone],
     }
   }
   const registry = createRegistry(config.schemas)

@@ -135,10 +135,13 @@ function commands(io: Io, exit: (code: number) => void): Command {
 
   program
     .command('schema')
-    .description('JSON Schema of the YAML files, for editors')
+    .description('JSON Schema of the YAML files, for editors; or the reference made from it')
     .addArgument(new Command().createArgument('<which>', 'of which files').choices(['rules', 'config']))
+    .addOption(new Option('--format <format>', 'how it is written').choices(['json', 'markdown']).default('json'))
     .addHelpText('after', example('changeprop schema rules > rules.schema.json'))
-    .action(async (which: 'rules' | 'config') => exit(await (await import('./schema.ts')).printSchema(which, io)))
+    .action(async (which: 'rules' | 'config', { format }: { format: 'json' | 'markdown' }) =>
+      exit(await (await import('./schema.ts')).printSchema(which, format, io)),
+    )
 
   return program
 }

@@ -1,4 +1,5 @@
 import { formatPath, type Path } from '../base/document.ts'
+import { runaway } from '../base/regex-safety.ts'
 
 /** Something wrong at a path, in words. */
 export interface Objection {
@@ -101,7 +102,8 @@ function readRegex(name: string): Regex | undefined {
   if (name.length < 3 || !name.endsWith('/')) return { error: 'it does not end with a slash' }
   const source = name.slice(1, -1)
   try {
-    new RegExp(source)
+    const danger = runaway(new RegExp(source))
+    if (danger !== undefined) return { error: `its time is not bounded: ${danger}` }
     // With an empty alternative it matches anything, and so tells its groups.
     const groups = new RegExp(`(?:${source})|`).exec('')?.groups ?? {}
     return { captures: Object.keys(groups), anchored: source.startsWith('^') && source.endsWith('$') }

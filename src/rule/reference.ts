@@ -1,4 +1,5 @@
-import { describeSchema, isObject, type SchemaObject } from '../base/schema-words.ts'
+import { schemaTables } from '../base/schema-tables.ts'
+import { isObject } from '../base/schema-words.ts'
 import { templateFunctions } from './functions.ts'
 import { laterKeys, laterThrottleKeys } from './later-keys.ts'
 import { ruleSchema } from './schema.ts'
@@ -9,9 +10,12 @@ export function renderRuleReference(): string {
   return [
     '# Rules',
     '',
+    'Made from the schema by `npm run docs`; not edited by hand.',
+    '',
     'A file of rules is a mapping from names to rules. A rule needs `topic` or `topics`, and `exec` or `cases`.',
     '',
-    ...(isObject(ruleSchema) ? sections('', ruleSchema) : []),
+    // A case says what a rule says.
+    ...(isObject(ruleSchema) ? schemaTables('Keys of a rule', ruleSchema, ['cases']) : []),
     '## Templates',
     '',
     'Texts in `uri`, `headers`, `query` and `body` may contain `{{expression}}`. A value that is nothing but one of these keeps its type, and its key is left out where the event has nothing there; within text, nothing there is an error and the delivery is dead (`template_failed`). `{expression}` percent-encodes, `{+expression}` does not, `{/expression}` puts a slash before; the last two may find nothing. A single brace begins a template only before a root that is followed by a path, or before a function; any other is text.',
@@ -29,38 +33,6 @@ export function renderRuleReference(): string {
   ].join('\n')
 }
 
-/** A table of a mapping's keys, then the same for the mappings within. */
-function sections(path: string, schema: SchemaObject): readonly string[] {
-  const properties = isObject(schema.properties) ? Object.entries(schema.properties) : []
-  const title = path === '' ? 'Keys of a rule' : `Keys of \`${path}\``
-  const rows = properties.map(([key, inner]) => rowOf(key, inner))
-  const below = properties.flatMap(([key, inner]) =>
-    // A case says what a rule says.
-    (key === 'cases' ? [] : mappingsIn(inner)).flatMap((mapping) =>
-      sections(path === '' ? key : `${path}.${key}`, mapping),
-    ),
-  )
-  return [`## ${title}`, '', '| key | value | meaning | default |', '|---|---|---|---|', ...rows, '', ...below]
-}
-
-function rowOf(key: string, schema: unknown): string {
-  const { description = '', default: fallback } = isObject(schema) ? schema : {}
-  return `| ${[code(key), describeSchema(schema), String(description), fallback === undefined ? '' : code(String(fallback))].map(cell).join(' | ')} |`
-}
-
-/** The first mapping with keys of its own, at once or in a union or list. */
-function mappingsIn(schema: unknown): readonly SchemaObject[] {
-  if (!isObject(schema)) return []
-  if (isObject(schema.properties)) return [schema]
-  const inner = Array.isArray(schema.anyOf) ? schema.anyOf : [schema.items]
-  const found = inner.flatMap(mappingsIn)
-  return found.slice(0, 1)
-}
-
 function code(text: string): string {
   return `\`${text}\``
-}
-
-function cell(text: string): string {
-  return text.replaceAll('|', '\\|')
 }

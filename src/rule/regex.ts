@@ -1,4 +1,4 @@
-import { runaway } from './regex-safety.ts'
+import { runaway } from '../base/regex-safety.ts'
 
 /** A `/regex/flags` of a rule, compiled. */
 export interface Pattern {

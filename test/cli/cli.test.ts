@@ -163,10 +163,14 @@ describe('schema', () => {
     expect(JSON.parse(stdout)).toMatchObject({ $schema: 'http://json-schema.org/draft-07/schema#', type: 'object' })
   })
 
-  test('config is what the shipped file for editors says (else: changeprop schema config > config/schemas/config.schema.json)', async () => {
-    const { stdout } = await (await terminalWith()).run(['schema', 'config'])
-    const shipped = new URL('../../config/schemas/config.schema.json', import.meta.url)
-    expect(JSON.parse(await readFile(shipped, 'utf8'))).toEqual(JSON.parse(stdout))
+  test.each([
+    ['rules', 'json', 'config/rules.schema.json'],
+    ['config', 'json', 'config/config.schema.json'],
+    ['rules', 'markdown', 'rules/README.md'],
+    ['config', 'markdown', 'config/README.md'],
+  ])('the shipped %s page (%s) is what the command prints; else: npm run docs', async (which, format, file) => {
+    const { stdout } = await (await terminalWith()).run(['schema', which, '--format', format])
+    expect(await readFile(new URL(`../../${file}`, import.meta.url), 'utf8')).toBe(stdout)
   })
 
   test('config describes every key', async () => {

@@ -323,8 +323,8 @@ rule: { topic: page, exec: { uri: '${there.url}/old' }, retry: { delay: 1s, jitt
     await there.waitFor(1)
     await world.rewrite('{}')
     await until(
-      () => world.rule('rule'),
-      (view) => view.waiting?.rule_gone === 1,
+      () => world.ask('GET', '/healthz'),
+      ({ body }) => JSON.stringify(body).includes('1 deliveries wait for the rule rule, which is gone'),
     )
     there.behave(respond(200))
     await world.rewrite(rule)

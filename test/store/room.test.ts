@@ -4,7 +4,7 @@ import { WoundClock } from '../support/clock.ts'
 import { until } from '../support/until.ts'
 import { openEmbedded, temporaryFolder } from './embedded.ts'
 import { manyBytes } from './limits.ts'
-import { anEvent, appendAndRoute, events, lane, route, settle, settleFirst, stream } from './world.ts'
+import { anEvent, appendAndRoute, aSettlement, events, lane, route, settle, settleFirst, stream } from './world.ts'
 
 const noWait = Number.POSITIVE_INFINITY
 const dayMs = 86_400_000
@@ -92,6 +92,37 @@ describe.skipIf(smallDiskAbsent)('on a full disk (mounting a small one needs roo
     await settled
     expect((await store.deliveries({ state: 'done', limit: 3_000 })).items).toHaveLength(2_000)
     await store.close()
+  })
+})
+
+describe.skipIf(smallDiskAbsent)('closing on a full disk', () => {
+  test('ends, and loses nothing that was acknowledged', async () => {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const path = `${disk.folder}/data`
+    const { store } = await openEmbedded(path, new WoundClock())
+    const [record] = await appendAndRoute(store, 1)
+    if (record === undefined) throw new Error('one was appended')
+    await disk.fill()
+    let stored = 0
+    for (let full = false; !full; ) {
+      full = await store.append([largeEvent()]).then(
+        () => {
+          stored += 1
+          return false
+        },
+        () => true,
+      )
+    }
+    store.settle(aSettlement(record, { releasesCursor: true }))
+
+    await store.close()
+
+    await disk.free()
+    const again = await openEmbedded(path)
+    expect(await route(again.store, stored)).toHaveLength(stored)
+    expect(await again.store.find(record.id)).toHaveLength(1)
+    await again.store.close()
   })
 })
 

@@ -6,6 +6,7 @@ import { formatEventId, hashId, parseEventId } from '../../src/store/embedded/ev
 import { MetaIds } from '../../src/store/embedded/ids.ts'
 import { migrate } from '../../src/store/embedded/schema.ts'
 import { openEmbedded, temporaryFolder } from './embedded.ts'
+import { events, take } from './world.ts'
 
 async function setup() {
   const file = join(await temporaryFolder(), 'changeprop.db')
@@ -46,6 +47,25 @@ test('a file that is no database is refused', async () => {
   await writeFile(join(path, 'changeprop.db'), Buffer.alloc(8192, 'not a database '))
 
   await expect(openEmbedded(path)).rejects.toMatchObject({ code: 'STORE_BROKEN' })
+})
+
+test('a store that cannot write for a reason other than room is broken: it says so once, and takes nothing more', async () => {
+  const path = await temporaryFolder()
+  const { store, told } = await openEmbedded(path)
+  onTestFinished(() => store.close())
+  await store.append(events(1))
+  const next = take(store, 2)
+  const other = await openDatabase(join(path, 'changeprop.db'))
+  other.exec('DROP TABLE events')
+  other.close()
+
+  await expect(store.append(events(1))).rejects.toMatchObject({ code: 'STORE_BROKEN' })
+
+  await expect(store.append(events(1))).rejects.toMatchObject({ code: 'STORE_BROKEN' })
+  await expect(store.find('event')).rejects.toMatchObject({ code: 'STORE_BROKEN' })
+  expect(await next).toHaveLength(1)
+  expect(told.broken).toHaveLength(1)
+  expect(store.health()).toMatchObject({ accepting: false, writable: false })
 })
 
 test('no question of the service scans what is stored', async () => {

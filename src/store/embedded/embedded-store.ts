@@ -78,7 +78,7 @@ class EmbeddedStore implements Store {
     const opened = await thread
       .ask('open', { path: this.#path, now: this.#clock.now(), retention: this.#limits })
       .catch(async (error: unknown) => {
-        await thread.end()
+        await thread.end(new ServiceError('STORE_CLOSED', 'the store could not be opened'))
         throw error
       })
     this.#listener = listener
@@ -109,17 +109,23 @@ class EmbeddedStore implements Store {
   async close(): Promise<void> {
     const parts = this.#parts
     if (parts === undefined || this.#ended !== undefined) return
-    this.#end(new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored'))
+    const closed = new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored')
+    const wasWritable = this.#health.current.writable
+    this.#end(closed)
     const { thread, reader, commits, cursor } = parts
     reader.close()
-    // On a full disk this is the last try; what cannot be written is as if the process had died now.
-    const isWritable = this.#health.current.writable || (await commits.probe())
-    if (isWritable) {
-      await commits.drained()
-      await thread.ask('close', { cursor: cursor.cursor })
+    try {
+      // On a full disk this is the last try; what cannot be written is as if the process had died now.
+      if (wasWritable || (await commits.probe())) {
+        await commits.drained()
+        await thread.ask('close', { cursor: cursor.cursor })
+      }
+    } catch (error) {
+      if (!isFullDisk(error)) throw error
+    } finally {
+      commits.stop(closed)
+      await thread.end(closed)
     }
-    commits.stop(this.#ended ?? new ServiceError('STORE_CLOSED', 'the store is closed'))
-    await thread.end()
   }
 
   health(): StoreHealth {
@@ -242,6 +248,7 @@ class EmbeddedStore implements Store {
   }
 
   #filledUp(message: string): void {
+    if (this.#isOver) return
     this.#health.disk(message)
     this.#probeLater()
   }
@@ -276,7 +283,7 @@ class EmbeddedStore implements Store {
       (error: unknown) => {
         this.#isRetaining = false
         // A full disk has no room for the log of a removal either; what is written next says so.
-        if (!(error instanceof ServiceError && error.code === 'STORE_FULL')) this.#break(error)
+        if (!isFullDisk(error)) this.#break(error)
       },
     )
   }
@@ -297,7 +304,7 @@ class EmbeddedStore implements Store {
     this.#end(broken)
     this.#parts?.commits.stop(broken)
     this.#parts?.reader.close()
-    void this.#parts?.thread.end()
+    void this.#parts?.thread.end(broken)
     this.#listener?.broken(broken)
   }
 
@@ -319,4 +326,8 @@ function positionOf(record: StreamRecord, mark: number): number {
   const parsed = parseEventId(mark, record.id)
   if (parsed === undefined) throw new Error(`the record ${record.id} is not of this store`)
   return parsed.pos
+}
+
+function isFullDisk(error: unknown): boolean {
+  return error instanceof ServiceError && error.code === 'STORE_FULL'
 }

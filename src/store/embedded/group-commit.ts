@@ -109,7 +109,7 @@ export class GroupCommit {
     return true
   }
 
-  /** Resolves when nothing waits to be written any more. */
+  /** Resolves when nothing waits to be written any more, or the disk is full. */
   async drained(): Promise<void> {
     if (this.isIdle) return
     this.startSoon()
@@ -200,6 +200,7 @@ export class GroupCommit {
     )
     this.#refuse(appends, refusal)
     this.refuseAppends(refusal)
+    this.#whenIdle?.()
   }
 
   #takeSettles(): readonly PendingSettle[] {

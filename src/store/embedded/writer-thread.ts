@@ -46,11 +46,11 @@ export class WriterThread {
     })
   }
 
-  /** What was asked is not answered any more. */
-  async end(): Promise<void> {
-    this.#ended ??= new ServiceError('STORE_CLOSED', 'the store is closed')
+  /** What was asked, and what still will be, is refused for this reason. */
+  async end(reason: ServiceError): Promise<void> {
+    this.#ended ??= reason
     await this.#worker.terminate()
-    for (const { failed } of this.#waiting.values()) failed(this.#ended)
+    for (const { failed } of this.#waiting.values()) failed(reason)
     this.#waiting.clear()
   }
 
