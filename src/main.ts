@@ -65,7 +65,6 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   tellProblems(log, loaded.problems)
 
   const backlog = await store.open({
-    woken: (lane) => engine.woken(lane),
     committed: (ms) => metrics.committed(ms),
     changed: ({ trouble }) => {
       if (trouble === undefined) {

@@ -2,10 +2,10 @@ import type { Clock } from '../base/clock.ts'
 import type { Send } from '../http/send.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
-import type { DeadLetter, DeliveryState, Lane, LaneBacklog, Store, WaitReason } from '../store/store.ts'
+import { type DeadLetter, type DeliveryState, type LaneBacklog, noProgress, type Store, type WaitReason } from '../store/store.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Router } from './router.ts'
-import { Settler } from './settler.ts'
+import { Settler, type Verdict } from './settler.ts'
 import { Works } from './works.ts'
 
 /** What the engine tells as it happens, for metrics. */
@@ -108,12 +108,6 @@ export class Engine {
     }
   }
 
-  /** The store moved a row of this lane. */
-  woken(lane: Lane): void {
-    const work = this.#works.of(lane.rule)
-    this.#works.lane(work, lane.key).rowAt(this.#parts.clock.now())
-  }
-
   /** Starts no further call and waits for those in flight, at most `timeoutMs`. The store can be closed then. */
   async stop(timeoutMs: number): Promise<{ readonly cutOff: number }> {
     this.#cancelSweep?.()
@@ -149,23 +143,24 @@ export class Engine {
     return { waiting, running, done, dead, oldestEligibleAgeMs }
   }
 
-  /** Gives a dead letter or a parked delivery another life: id and history are kept, attempts and age begin anew. */
+  /**
+   * Gives a dead letter or a parked delivery another life: id and history are kept, attempts and age begin anew. Calls that
+   * succeeded are not made again.
+   */
   replay(letter: DeadLetter, at: number): Promise<void> {
-    return this.#settleLetter(letter, (settle) => settle({ state: 'waiting', reason: 'due', until: at }))
+    const progress = { ...noProgress, finished: letter.progress.finished }
+    return this.#settleLetter(letter, { state: 'waiting', reason: 'due', until: at, progress })
   }
 
   /** Ends a dead letter or a parked delivery for good. */
   discard(letter: DeadLetter): Promise<void> {
-    return this.#settleLetter(letter, (settle) => settle({ state: 'done', reason: 'discarded' }))
+    return this.#settleLetter(letter, { state: 'done', reason: 'discarded', progress: letter.progress })
   }
 
-  #settleLetter(
-    letter: DeadLetter,
-    decide: (settle: (verdict: Parameters<Settler['settle']>[2]) => void) => void,
-  ): Promise<void> {
+  #settleLetter(letter: DeadLetter, verdict: Verdict): Promise<void> {
     const work = this.#works.of(letter.lane.rule)
     if (letter.state === 'waiting') work.count('parked', -1)
-    return new Promise((resolve) => decide((verdict) => this.#settler.settle(work, letter, verdict, resolve)))
+    return new Promise((resolve) => this.#settler.settle(work, letter, verdict, resolve))
   }
 
   #sweepLater(): void {

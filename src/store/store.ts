@@ -192,6 +192,7 @@ export interface EventEntry {
 export interface DeadLetter extends DeliveryEntry {
   readonly lane: Lane
   readonly record: StreamRecord
+  readonly progress: Progress
   readonly answer: LastAnswer | undefined
 }
 
@@ -224,8 +225,6 @@ export interface StoreHealth {
 
 /** What the store tells on its own. */
 export interface StoreListener {
-  /** A lane may have work sooner than thought (rows moved by an operator). */
-  woken(lane: Lane): void
   /** One durable commit took this long, in ms. */
   committed(ms: number): void
   /** Health changed: the disk filled up or has room again. */
@@ -237,7 +236,7 @@ export interface StoreListener {
 export interface Store {
   /** E.g. `embedded store in ./data`. */
   readonly description: string
-  /** Recovers what is durable. Rejects with STORE_LOCKED or STORE_BROKEN. Lanes with rows, as they stand, come back. */
+  /** Recovers what is durable. Rejects with STORE_LOCKED, STORE_BROKEN, or STORE_FULL where the disk has no room for recovery. Lanes with rows, as they stand, come back. */
   open(listener: StoreListener): Promise<readonly LaneBacklog[]>
   /** Finishes what was handed in, then lets go of the data. `next` answers with an empty list from then on. */
   close(): Promise<void>

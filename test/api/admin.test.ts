@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { StreamRecord } from '../../src/event/event.ts'
 import type { Rule } from '../../src/rule/rule.ts'
-import type { DeadLetter, DeliveryEntry, EventEntry } from '../../src/store/store.ts'
+import { type DeadLetter, type DeliveryEntry, type EventEntry, noProgress } from '../../src/store/store.ts'
 import { anEvent, aRule, openWorld } from './world.ts'
 
 const metaId = '0a16dce9-7e5b-4a41-bd86-c0cee60b235c'
@@ -41,6 +41,7 @@ const letter: DeadLetter = {
   ...aDelivery({ state: 'dead', reason: 'refused', next: null }),
   lane: { rule: 'purge', key: '' },
   record,
+  progress: noProgress,
   answer: { status: 404, headers: {}, body: 'no such page', truncated: false, request: 'GET http://a.example/' },
 }
 

@@ -61,7 +61,7 @@ async function killInRounds(world: World): Promise<void> {
     const moment = random.between(0, eventsPerRound * 2)
     const progress = () => feed.acknowledged.size + target.started - before
     const posting = feed.post(eventsPerRound)
-    await until('the service stores and calls', () => progress() >= moment, limitMs)
+    await until('the service stores and calls', () => mustRun(service) && progress() >= moment, limitMs)
     await pause(random.between(0, 30))
     await kill(world)
     if (random.chance(0.25)) {
@@ -73,6 +73,12 @@ async function killInRounds(world: World): Promise<void> {
     feed.up()
     await posting
   }
+}
+
+/** Whoever waits for a service that ended on its own waits for ever. */
+function mustRun(service: Service): true {
+  if (!service.isRunning) throw new Error(`the service ended on its own:\n${service.output.slice(-4_000)}`)
+  return true
 }
 
 async function kill({ service, target, feed, toll }: World): Promise<void> {
@@ -88,14 +94,14 @@ async function kill({ service, target, feed, toll }: World): Promise<void> {
 }
 
 /** Waits until nothing more can come of what was acknowledged. */
-async function settled({ target, feed }: World, given: () => Promise<ReadonlySet<string>>): Promise<string[]> {
+async function settled({ service, target, feed }: World, given: () => Promise<ReadonlySet<string>>): Promise<string[]> {
   let missing = [...feed.acknowledged]
   await until(
     'every acknowledged event was called, or given up',
     async () => {
       const dead = await given()
       missing = missing.filter((id) => (target.calls.get(id)?.succeeded ?? 0) === 0 && !dead.has(id))
-      return missing.length === 0
+      return mustRun(service) && missing.length === 0
     },
     limitMs,
   ).catch((error: unknown) => console.log(String(error)))

@@ -54,7 +54,6 @@ async function takeForEver(): Promise<void> {
 }
 
 await store.open({
-  woken: () => undefined,
   committed: () => undefined,
   changed: () => undefined,
   broken: (error) => {

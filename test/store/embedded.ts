@@ -23,7 +23,6 @@ export async function openEmbedded(path: string, clock?: Clock, retention = many
   const broken: Error[] = []
   const told = { changes, broken, commits: 0 }
   const backlog = await store.open({
-    woken: () => undefined,
     committed: () => {
       told.commits += 1
     },

@@ -199,8 +199,8 @@ class EmbeddedStore implements Store {
   }): Promise<Page<DeadLetter>> {
     const { rule, ids, limit, cursor } = filter
     const page = await this.#opened.thread.ask('deadLetters', { rule, ids, limit, cursor })
-    const items = page.items.map(({ entry, event, lane, answer }): DeadLetter => {
-      return { ...entry, lane, record: this.#record(event), answer }
+    const items = page.items.map(({ entry, event, lane, progress, answer }): DeadLetter => {
+      return { ...entry, lane, record: this.#record(event), progress, answer }
     })
     return { items, cursor: page.cursor }
   }

@@ -131,6 +131,7 @@ export interface DeadRow {
   readonly entry: DeliveryEntry
   readonly event: StoredRecord
   readonly lane: Lane
+  readonly progress: Progress
   readonly answer: LastAnswer | undefined
 }
 

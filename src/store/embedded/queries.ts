@@ -106,7 +106,13 @@ export class Queries {
     if (entry === undefined) return undefined
     const answer = this.#answer.get(key.pos, key.rule)?.answer
     const lane = parseLane(this.#words.of('lane', int(row.lane)))
-    return { entry, event, lane, answer: typeof answer === 'string' ? readAnswer(answer) : undefined }
+    const progress = {
+      failures: int(row.failures),
+      firstAttemptAt: int(row.first_at),
+      finished: int(row.finished),
+      refused: int(row.refused),
+    }
+    return { entry, event, lane, progress, answer: typeof answer === 'string' ? readAnswer(answer) : undefined }
   }
 
   #newestFirst(rule: string | undefined, state: number | undefined, limit: number, before: Key | undefined): Key[] {
