@@ -13,8 +13,12 @@ export const systemClock: Clock = {
   at(time, wake) {
     let timer: NodeJS.Timeout
     const arm = () => {
-      const rest = time - Date.now()
-      timer = rest > longestTimerMs ? setTimeout(arm, longestTimerMs) : setTimeout(wake, Math.max(0, rest))
+      timer = setTimeout(ring, Math.min(longestTimerMs, Math.max(0, Math.ceil(time - Date.now()))))
+    }
+    // Node's timers run by another clock than Date, and may ring a little before their time by that one.
+    const ring = () => {
+      if (Date.now() < time) arm()
+      else wake()
     }
     arm()
     return () => clearTimeout(timer)

@@ -59,21 +59,20 @@ export class Dispatcher {
     if (queue.health.isOpen && !queue.hasBacklog && work.inMemory < works.room) {
       delivery.holdsCursor = true
       queue.push(delivery)
+      if (work.inMemory * 2 > works.room) work.owe(1)
       work.giveTurn(queue)
       if (work.hasSlot) this.pump(work)
       return true
     }
-    settler.settle(work, delivery, {
-      state: 'waiting',
-      reason: queue.health.isOpen ? 'slot' : 'target',
-      until: clock.now(),
-    })
+    const reason = queue.health.isOpen ? 'slot' : 'target'
+    if (reason === 'slot') work.owe(2)
+    settler.settle(work, delivery, { state: 'waiting', reason, until: clock.now() })
     return false
   }
 
   /** Starts what may start. */
   pump(work: RuleWork): void {
-    const { store, clock } = this.#parts
+    const { store } = this.#parts
     while (work.hasSlot && !this.#isStopping && store.health().writable) {
       const queue = work.nextInTurn()
       if (queue === undefined) return
@@ -81,7 +80,7 @@ export class Dispatcher {
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)
       if (item === undefined) continue
-      work.started(clock.now())
+      work.started()
       const delivery = item instanceof Delivery ? this.#current(work, item) : this.#revive(work, item)
       if (delivery !== undefined) this.#askGates(work, delivery)
     }

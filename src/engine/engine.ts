@@ -2,7 +2,14 @@ import type { Clock } from '../base/clock.ts'
 import type { Send } from '../http/send.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
-import { type DeadLetter, type DeliveryState, type LaneBacklog, noProgress, type Store, type WaitReason } from '../store/store.ts'
+import {
+  type DeadLetter,
+  type DeliveryState,
+  type LaneBacklog,
+  noProgress,
+  type Store,
+  type WaitReason,
+} from '../store/store.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Router } from './router.ts'
 import { Settler, type Verdict } from './settler.ts'

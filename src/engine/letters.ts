@@ -24,7 +24,9 @@ export class Letters {
    */
   async replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }> {
     const begun = this.#now()
-    return this.#each(selection, (letter, index) => this.#engine.replay(letter, begun + (index * 1000) / ratePerSecond))
+    return this.#each(selection, (letter, index) =>
+      this.#engine.replay(letter, Math.ceil(begun + (index * 1000) / ratePerSecond)),
+    )
   }
 
   /** Ends them for good. Resolves with their number when that is durable. */

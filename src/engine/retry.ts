@@ -15,7 +15,7 @@ export function nextRetry(policy: RetryPolicy, progress: Progress, now: number, 
   const delay = Math.min(policy.delayMs * policy.factor ** (progress.failures - 1), policy.maxDelayMs)
   return {
     kind: 'retry',
-    at: now + (policy.jitter === 'full' ? delay * random() : delay),
+    at: Math.ceil(now + (policy.jitter === 'full' ? delay * random() : delay)),
   }
 }
 

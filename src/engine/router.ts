@@ -3,14 +3,12 @@ import type { Routable, Store } from '../store/store.ts'
 import { noAnswer } from './attempt.ts'
 import { Delivery } from './delivery.ts'
 import type { Dispatcher } from './dispatcher.ts'
-import type { RuleWork } from './rule-work.ts'
+import { patienceMs, type RuleWork } from './rule-work.ts'
 import type { Settler } from './settler.ts'
 import type { Works } from './works.ts'
 
 /** Records asked of the store at once. */
 const pageSize = 500
-/** How long to wait for room in the queue of a fast rule, in ms; beyond it, rows. */
-const patienceMs = 100
 
 export interface RouterParts {
   readonly store: Store
@@ -56,19 +54,19 @@ export class Router {
       for (const routable of page) {
         // What is not routed before the stop comes out of the log again at the next start.
         if (this.#isStopping) return
-        const crowded = this.#route(routable)
-        if (crowded?.isFast(this.#parts.clock.now())) await this.#roomIn(crowded)
+        const owing = this.#route(routable)
+        if (owing !== undefined) await this.#paid(owing)
         while (works.rules === undefined && !this.#isStopping) await this.#resumed()
       }
     }
   }
 
-  /** Routes one record; a rule whose queue is full with it comes back. */
+  /** Routes one record; comes back with a rule that is worth waiting for. */
   #route({ record, known }: Routable): RuleWork | undefined {
     const { store, works, dispatcher, settler, clock } = this.#parts
     const { message } = record
     let inMemory = 0
-    let crowded: RuleWork | undefined
+    let owing: RuleWork | undefined
     for (const rule of works.rules?.forTopic(record.stream) ?? []) {
       if (known?.has(rule.name)) continue
       const settled = { lane: { rule: rule.name, key: '' }, record }
@@ -95,12 +93,11 @@ export class Router {
         })
         continue
       }
-      if (!dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) continue
-      inMemory += 1
-      if (work.inMemory >= works.room) crowded = work
+      if (dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) inMemory += 1
+      if (work.isOwing(clock.now())) owing = work
     }
     store.routed(record, inMemory)
-    return crowded
+    return owing
   }
 
   #resumed(): Promise<void> {
@@ -112,18 +109,19 @@ export class Router {
     })
   }
 
-  #roomIn(work: RuleWork): Promise<void> {
-    const { clock, works } = this.#parts
+  #paid(work: RuleWork): Promise<void> {
+    const { clock } = this.#parts
     return new Promise((resolve) => {
       const done = () => {
         cancel()
-        work.whenStarted = undefined
+        work.whenPaid = undefined
         resolve()
       }
-      const cancel = clock.at(clock.now() + patienceMs, done)
-      work.whenStarted = () => {
-        if (work.inMemory * 2 <= works.room) done()
-      }
+      const cancel = clock.at(clock.now() + patienceMs, () => {
+        work.isSlow(clock.now())
+        done()
+      })
+      work.whenPaid = done
     })
   }
 }

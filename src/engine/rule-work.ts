@@ -4,11 +4,13 @@ import { Fifo } from './fifo.ts'
 import type { LaneQueue } from './lane.ts'
 
 /**
- * The router never waits for a slow rule: what finds no room becomes a row. A row costs about as much as a call to a quick
- * target, though, so for a rule that starts more deliveries per second than this, waiting for room is quicker, and holds up
- * the other rules no more than this speed does.
+ * The router never waits for a slow rule: what finds no room becomes a row. But a row costs about as much as a call to a
+ * quick target, so for a rule that starts this many deliveries within `patienceMs`, waiting is quicker, and holds up the other
+ * rules no more than that speed does. A rule that fails the test is not waited for again for a while.
  */
-const fastPerSecond = 5_000
+const debtAtMost = 256
+export const patienceMs = 100
+const slowForMs = 500
 
 /**
  * The work of one rule: its lanes, which take turns, and its slots. It outlives the rule: rows of a rule that is gone wait
@@ -29,12 +31,12 @@ export class RuleWork {
   /** Rows by reason; what is in hand, but not running, counts still. */
   readonly waiting = new Map<WaitReason, number>()
   readonly lanes = new Map<string, LaneQueue>()
-  /** Called when something was started. */
-  whenStarted: (() => void) | undefined
+  /** Called when the router need not wait any longer. */
+  whenPaid: (() => void) | undefined
   readonly #turn = new Fifo<LaneQueue>()
-  #startedNow = 0
-  #startedBefore = 0
-  #second = 0
+  /** Starts that are owed for what was routed while there was hardly room. */
+  #debt = 0
+  #slowUntil = 0
 
   constructor(name: string) {
     this.name = name
@@ -46,9 +48,20 @@ export class RuleWork {
     return rule !== undefined && this.running < rule.concurrency && this.unsettled < rule.concurrency
   }
 
-  isFast(now: number): boolean {
-    this.#tick(now)
-    return Math.max(this.#startedNow, this.#startedBefore) >= fastPerSecond
+  /** Whether the router had better wait until `whenPaid`. */
+  isOwing(now: number): boolean {
+    return this.#debt >= debtAtMost && now >= this.#slowUntil
+  }
+
+  /** A delivery was routed that found hardly any room in memory, or none: a row is owed twice, so that rows get fewer. */
+  owe(starts: 1 | 2): void {
+    this.#debt += starts
+  }
+
+  /** The router has waited in vain. */
+  isSlow(now: number): void {
+    this.#slowUntil = now + slowForMs
+    this.#debt = 0
   }
 
   /** This lane may have something to start. */
@@ -67,23 +80,15 @@ export class RuleWork {
     return undefined
   }
 
-  started(now: number): void {
-    this.#tick(now)
-    this.#startedNow += 1
-    this.whenStarted?.()
+  started(): void {
+    if (this.#debt === 0) return
+    this.#debt -= 1
+    if (this.#debt === 0) this.whenPaid?.()
   }
 
   count(reason: WaitReason, by: 1 | -1): void {
     const sum = (this.waiting.get(reason) ?? 0) + by
     if (sum > 0) this.waiting.set(reason, sum)
     else this.waiting.delete(reason)
-  }
-
-  #tick(now: number): void {
-    const second = Math.floor(now / 1000)
-    if (second === this.#second) return
-    this.#startedBefore = second === this.#second + 1 ? this.#startedNow : 0
-    this.#startedNow = 0
-    this.#second = second
   }
 }

@@ -114,7 +114,7 @@ export interface Settlement {
   readonly revision: string
   /** When it was decided, in ms. */
   readonly at: number
-  /** `waiting`: not before this time, in ms. Infinity: not until somebody says so (`parked`, `rule_gone`). */
+  /** `waiting`: not before this time, in whole ms. Infinity: not until somebody says so (`parked`, `rule_gone`). */
   readonly until: number
   readonly progress: Progress
   /** `running` of a rule with `retry: never`: a crash from here on ends it (`interrupted`). */

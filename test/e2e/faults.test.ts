@@ -38,6 +38,8 @@ ${rule}:
   ${more}
 `
 
+const health = async (running: Service) => JSON.stringify((await running.get('/healthz')).body)
+
 /** The events that were called, in order of arrival. */
 const called = ({ requests }: ScriptedTarget) => requests.map(({ path }) => path.slice(1))
 
@@ -193,16 +195,15 @@ describe('the process', () => {
 
     await running.writeRules('call:\n  topik: test.fault\n  exec: 17\n')
     running.signal('SIGHUP')
-    await until('/healthz tells of the wrong rule', async () =>
-      /topik/.test(JSON.stringify((await running.get('/healthz')).body)),
-    )
+    await until('/healthz tells of the wrong rules', async () => /reload found \d+ problem/.test(await health(running)))
+    expect(running.output).toMatch(/rules\.yaml:2:\d+.*topik/)
     const first = anEvent(stream)
     await running.post(first)
     await until('the old rule calls', async () => (await fate(running, first.meta.id, 'call')) === 'done ok')
 
     await running.writeRules(calling('call', mended.url))
     running.signal('SIGHUP')
-    await until('/healthz is content', async () => !/topik/.test(JSON.stringify((await running.get('/healthz')).body)))
+    await until('/healthz is content', async () => !/problem/.test(await health(running)))
     const second = anEvent(stream)
     await running.post(second)
     await until('the new rule calls', async () => (await fate(running, second.meta.id, 'call')) === 'done ok')
@@ -218,7 +219,8 @@ describe('the process', () => {
 
     expect((await running.post(event)).status).toBe(201)
     expect((await running.get('/readyz')).status).toBe(200)
-    expect(JSON.stringify((await running.get('/healthz')).body)).toMatch(/topik/)
+    expect(await health(running)).toMatch(/problems? in the rules/)
+    expect(running.output).toMatch(/rules\.yaml:2:\d+.*topik/)
     expect(called(good)).toEqual([])
 
     await running.writeRules(calling('call', good.url))

@@ -22,7 +22,7 @@ export function createFeed(service: Service, stream: string, random: Random): Fe
   const acknowledged = new Set<string>()
   let unacknowledged = 0
   let open = Promise.resolve()
-  let reopen = () => {}
+  let reopen: (() => void) | undefined
 
   const postOne = async (ids: readonly string[]): Promise<void> => {
     const events = ids.map((id) => ({
@@ -61,12 +61,14 @@ export function createFeed(service: Service, stream: string, random: Random): Fe
       await Promise.all(Array.from({ length: posters }, poster))
     },
     down() {
+      if (reopen !== undefined) return
       open = new Promise((resolve) => {
         reopen = resolve
       })
     },
     up() {
-      reopen()
+      reopen?.()
+      reopen = undefined
     },
   }
 }

@@ -7,7 +7,7 @@ import type { WriterThread } from './writer-thread.ts'
 /** A settlement alone waits so long for company: it costs a sync of the disk. */
 const settleLingerMs = 3
 /** So many are not kept waiting. */
-const settlesAtOnce = 500
+const settlesAtOnce = 32
 const settlesPerGroup = 2_000
 const eventsPerGroup = 2_000
 const bytesPerGroup = 8_388_608
