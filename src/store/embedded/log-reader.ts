@@ -6,7 +6,7 @@ import { type RecordPage, recordWidth } from './protocol.ts'
 import { LogRecord } from './record.ts'
 import type { WriterThread } from './writer-thread.ts'
 
-const tailRecords = 4_000
+const tailRecords = 1_000
 const tailBytes = 33_554_432
 const readAtOnce = 500
 const nothing: readonly Routable[] = []
