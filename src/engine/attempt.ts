@@ -20,11 +20,19 @@ export interface AttemptResult {
   readonly answer: LastAnswer | undefined
 }
 
+/** Made once, used by every attempt. */
 export interface AttemptTools {
   readonly send: Send
+  /** The one in force. */
   readonly directory: Directory
   readonly userAgent: string
+  /** Cuts off whatever is under way. */
+  readonly signal: AbortSignal
   now(): number
+  /** Asked before each further request of a list: its target may be another than the last, and paused. */
+  mayGoOn(call: Call): boolean
+  /** Told each reply and what it seems to come to; says what it comes to. */
+  heard(call: Call, reply: Reply, verdict: Verdict): Verdict
 }
 
 /** How much of an answer a dead letter keeps, in bytes. */
@@ -88,17 +96,9 @@ function callOf(delivery: Delivery, index: number, directory: Directory): Call {
 /**
  * One attempt at one delivery: its remaining requests, in order. `failed`, `throttled` and `unavailable` end it, to be tried
  * again from there; a refused request is noted and the list goes on. Whatever the target does is a result; this rejects
- * only if we are broken. `mayGoOn` is asked before each further request: its target may be another, and paused. `heard` is
- * told each reply, and says what to make of it.
+ * only if we are broken.
  */
-export async function attempt(
-  delivery: Delivery,
-  first: Call,
-  mayGoOn: (call: Call) => boolean,
-  heard: (call: Call, reply: Reply, verdict: Verdict) => Verdict,
-  tools: AttemptTools,
-  signal: AbortSignal | undefined,
-): Promise<AttemptResult> {
+export async function attempt(delivery: Delivery, first: Call, tools: AttemptTools): Promise<AttemptResult> {
   const { rule, record } = delivery
   const begun = tools.now()
   let progress =
@@ -110,16 +110,15 @@ export async function attempt(
   let refusal: LastAnswer | undefined
   while (call !== undefined) {
     const at = entries.length === 0 ? begun : tools.now()
-    const request = {
-      ...call.request,
-      headers: headersOf(call, record, tools.userAgent),
-    }
-    const reply = await tools.send(request, signal)
-    verdict = heard(call, reply, reply.kind === 'answer' ? judge(rule, call, reply, tools.now()) : readNoAnswer(reply))
+    const { method, origin, path, body, timeoutMs } = call.request
+    const headers = headersOf(call, record, tools.userAgent)
+    const reply = await tools.send({ method, origin, path, headers, body, timeoutMs }, tools.signal)
+    const now = tools.now()
+    verdict = tools.heard(call, reply, reply.kind === 'answer' ? judge(rule, call, reply, now) : readNoAnswer(reply))
     const status = reply.kind === 'answer' ? reply.status : 0
     entries.push({
       at,
-      ms: tools.now() - at,
+      ms: now - at,
       status,
       outcome: verdict.outcome,
       request: call.index,
@@ -159,7 +158,7 @@ export async function attempt(
         answer: told,
       }
     }
-    if (call !== undefined && !mayGoOn(call)) {
+    if (call !== undefined && !tools.mayGoOn(call)) {
       return {
         outcome: 'unavailable',
         progress,

@@ -4,7 +4,7 @@ import type { Verdict as ReplyVerdict } from '../mediawiki/answers.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome } from '../rule/rule.ts'
 import type { Store, StoredDelivery, WaitReason } from '../store/store.ts'
-import { attempt, CallError, nextCall, noAnswer } from './attempt.ts'
+import { type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
 import type { LaneQueue } from './lane.ts'
 import type { RuleWork } from './rule-work.ts'
@@ -38,6 +38,7 @@ export class Dispatcher {
   directory: Directory
   readonly #parts: DispatcherParts
   readonly #abort = new AbortController()
+  readonly #tools: AttemptTools
   readonly #suspects: Delivery[] = []
   #isSuspectRunning = false
   #isStopping = false
@@ -46,6 +47,19 @@ export class Dispatcher {
   constructor(parts: DispatcherParts, directory: Directory) {
     this.#parts = parts
     this.directory = directory
+    const { send, userAgent, clock } = parts
+    const inForce = () => this.directory
+    this.#tools = {
+      send,
+      userAgent,
+      signal: this.#abort.signal,
+      get directory() {
+        return inForce()
+      },
+      now: clock.now,
+      mayGoOn: (call) => this.#mayGoOn(call),
+      heard: (call, reply, verdict) => this.#hear(call, reply, verdict),
+    }
   }
 
   /**
@@ -207,24 +221,11 @@ export class Dispatcher {
   }
 
   async #run(work: RuleWork, delivery: Delivery): Promise<void> {
-    const { send, clock, userAgent, settler, works, attempted } = this.#parts
+    const { clock, settler, attempted } = this.#parts
     const call = delivery.call ?? nextCall(delivery, this.directory)
     if (call === undefined) throw new Error(`a delivery of ${work.name} began without a call`)
     delivery.call = undefined
-    const mayGoOn = (next: Call) => {
-      const health = works.health(next.target.name)
-      if (!health.isOpen) return false
-      health.started()
-      return true
-    }
-    const heard = (made: Call, reply: Reply, verdict: ReplyVerdict) => this.#hear(made, reply, verdict)
-    const tools = {
-      send,
-      directory: this.directory,
-      userAgent,
-      now: clock.now,
-    }
-    const result = await attempt(delivery, call, mayGoOn, heard, tools, this.#abort.signal)
+    const result = await attempt(delivery, call, this.#tools)
     for (const { outcome, ms } of result.entries) attempted(work.name, outcome, ms)
     const verdict = decide(delivery.rule.retry, result, clock.now())
     delivery.progress = verdict.progress ?? delivery.progress
@@ -242,10 +243,17 @@ export class Dispatcher {
     if (delivery.uncleanStops >= suspectAfter) {
       this.#isSuspectRunning = false
       const next = this.#suspects.shift()
-      if (next !== undefined) this.#askGates(this.#parts.works.of(next.rule.name), next)
+      if (next !== undefined && !this.#isStopping) this.#askGates(this.#parts.works.of(next.rule.name), next)
     }
     if (this.running.size === 0) this.#whenIdle?.()
     this.pump(work)
+  }
+
+  #mayGoOn(call: Call): boolean {
+    const health = this.#parts.works.health(call.target.name)
+    if (!health.isOpen) return false
+    health.started()
+    return true
   }
 
   /** What a reply says of its target, and whether the target's state explains it: then it spends no attempt. */

@@ -9,7 +9,9 @@ import { createRandom, type Random } from './random.ts'
 const rounds = Number(process.env.ROUNDS ?? 3)
 const eventsPerRound = 2_000
 const concurrency = 50
-const limitMs = 120_000 + rounds * 30_000
+const limitMs = 60_000 + rounds * 5_000
+/** Generous: a machine that is busy with other tests takes its time for rounds, but not for ever. */
+const testLimitMs = 3 * limitMs + rounds * 20_000
 
 /** What kills came to, for the table at the end. */
 interface Toll {
@@ -172,7 +174,7 @@ describe('a service that is killed at random moments', () => {
       expect(sum(repeated.values())).toBeLessThanOrEqual(world.toll.inFlight)
       expect([...repeated.keys()].filter((id) => !world.toll.suspects.has(id))).toEqual([])
     },
-    limitMs * 2,
+    testLimitMs,
   )
 
   test(
@@ -202,7 +204,7 @@ describe('a service that is killed at random moments', () => {
       expect(sum(repeated.values())).toBeLessThanOrEqual(world.toll.inFlight)
       expect([...repeated.keys()].filter((id) => !world.toll.suspects.has(id))).toEqual([])
     },
-    limitMs * 2,
+    testLimitMs,
   )
 
   test(
@@ -224,6 +226,6 @@ describe('a service that is killed at random moments', () => {
       expect(new Set(dead.map(({ reason }) => reason))).toEqual(new Set(dead.length > 0 ? ['interrupted'] : []))
       expect(dead.length).toBeLessThanOrEqual(world.toll.inFlight + world.toll.kills * concurrency)
     },
-    limitMs * 2,
+    testLimitMs,
   )
 })

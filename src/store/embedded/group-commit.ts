@@ -172,6 +172,8 @@ export class GroupCommit {
     this.#cursorWritten = cursor
     // In one step with the durable position: a reader that sees the position finds the records.
     this.#parts.stored(first, appends)
+    // The next group goes first: the writer is at it while this thread does what follows from the last one.
+    if (this.#appends.length > 0 || this.#settles.length > 0) this.#start()
     for (const append of appends) {
       this.#eventsWaiting -= append.events.length
       this.#bytesWaiting -= append.bytes
@@ -179,8 +181,7 @@ export class GroupCommit {
     }
     tellDurable(settled)
     this.#parts.committed(told)
-    if (this.#appends.length > 0 || this.#settles.length > 0) this.startSoon()
-    else this.#whenIdle?.()
+    if (this.isIdle) this.#whenIdle?.()
   }
 
   #failed(error: unknown, { appends, settled }: Sent): void {
