@@ -1,7 +1,9 @@
+import { request } from 'undici'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DeliveryView } from '../../src/api/contract.ts'
 import { hang, openTarget, respond, respondLate, type Script } from '../support/target.ts'
-import { anEvent, openWorld, until, type World } from '../support/world.ts'
+import { becomes } from '../support/until.ts'
+import { anEvent, openWorld, type World } from '../support/world.ts'
 
 async function target(script?: Script | ReturnType<typeof respond>) {
   const opened = await openTarget()
@@ -15,7 +17,7 @@ async function deliveryOf(world: World, id: string, rule: string): Promise<Deliv
 }
 
 function ended(world: World, id: string, rule: string): Promise<DeliveryView | undefined> {
-  return until(
+  return becomes(
     () => deliveryOf(world, id, rule),
     (delivery) => delivery?.state === 'done' || delivery?.state === 'dead',
   )
@@ -48,7 +50,6 @@ whole: { topic: page, exec: { method: post, uri: '${there.url}/', body: '{{globa
 `)
     const text =
       '{ "$schema":"/t/1", "meta":{"stream":"page"}, "1":1e2, "0":12345678901234567890, "é":"\\u00e9\\/", "a":{} }'
-    const { request } = await import('undici')
     const answer = await request(`${world.service.address}/v1/events`, {
       method: 'POST',
       body: `[ ${text} ]`,
@@ -91,7 +92,7 @@ rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 1, delay: 1
 
     there.behave(respond(200))
     expect(await world.ask('POST', '/v1/dead/replay', { rule: 'rule' })).toMatchObject({ body: { count: 1 } })
-    const replayed = await until(
+    const replayed = await becomes(
       () => deliveryOf(world, id, 'rule'),
       (delivery) => delivery?.state === 'done',
     )
@@ -112,7 +113,7 @@ rule:
     expect(there.requests.map(({ path }) => path)).toEqual(['/a', '/b', '/c'])
     isMended = true
     await world.ask('POST', '/v1/dead/replay', { rule: 'rule' })
-    await until(
+    await becomes(
       () => deliveryOf(world, id, 'rule'),
       (delivery) => delivery?.state === 'done',
     )
@@ -169,7 +170,7 @@ rule: { topic: page, exec: { uri: '${there.url}/{message.title}' }, throttle: { 
     const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 0 } }`)
     const first = await world.post('page')
     await there.waitFor(1)
-    await until(
+    await becomes(
       () => deliveryOf(world, first, 'rule'),
       (delivery) => delivery?.reason === 'target',
     )
@@ -197,7 +198,7 @@ farm: { topic: page, exec: { uri: '{{wiki.url}}/purge' }, throttle: { concurrenc
       },
     )
     await world.postAll(Array.from({ length: 200 }, () => anEvent('page', { database: 'downwiki' })))
-    await until(
+    await becomes(
       () => world.rule('farm'),
       ({ waiting }) => (waiting.target ?? 0) > 100,
     )
@@ -208,7 +209,7 @@ farm: { topic: page, exec: { uri: '{{wiki.url}}/purge' }, throttle: { concurrenc
     const back = await openTarget(undefined, port)
     onTestFinished(() => back.close())
     await back.waitFor(200)
-    await until(
+    await becomes(
       () => world.rule('farm'),
       ({ waiting, running }) => running === 0 && Object.keys(waiting).length === 0,
     )
@@ -224,7 +225,7 @@ rule: { topic: page, exec: { uri: '${there.url}/' }, throttle: { concurrency: 7 
 `)
     for (let i = 0; i < 5; i++) await world.postAll(Array.from({ length: 100 }, () => anEvent('page')))
     await there.waitFor(500)
-    await until(
+    await becomes(
       () => world.rule('rule'),
       ({ done }) => done === 500,
     )
@@ -242,7 +243,7 @@ slow: { topic: page, exec: { uri: '${there.url}/{message.n}' }, throttle: { conc
         201,
       )
     }
-    await until(
+    await becomes(
       () => world.rule('slow'),
       ({ done }) => done === 8_000,
     )
@@ -322,7 +323,7 @@ rule: { topic: page, exec: { uri: '${there.url}/old' }, retry: { delay: 1s, jitt
     const id = await world.post('page')
     await there.waitFor(1)
     await world.rewrite('{}')
-    await until(
+    await becomes(
       () => world.ask('GET', '/healthz'),
       ({ body }) => JSON.stringify(body).includes('1 deliveries wait for the rule rule, which is gone'),
     )
@@ -375,7 +376,7 @@ describe('a stop', () => {
     await there.waitFor(50)
     await world.restart()
     await there.waitFor(300)
-    await until(
+    await becomes(
       () => world.rule('rule'),
       ({ running, waiting }) => running === 0 && Object.keys(waiting).length === 0,
     )

@@ -17,3 +17,18 @@ export async function until<Value>(
     await pause(20)
   }
 }
+
+/** Asks again and again until the answer is as wanted, and gives it back. */
+export async function becomes<Value>(
+  ask: () => Promise<Value> | Value,
+  wanted: (value: Value) => boolean,
+): Promise<Value> {
+  let last: Value | undefined
+  const { value } = await until('the answer is as wanted', async () => {
+    last = await ask()
+    return wanted(last) && { value: last }
+  }).catch((error: unknown) => {
+    throw new Error(`${String(error)}; the last answer was ${JSON.stringify(last)}`)
+  })
+  return value
+}

@@ -103,15 +103,3 @@ export async function openWorld(rules: string, options: WorldOptions = {}): Prom
     },
   }
 }
-
-/** Asks again until the answer is what is waited for; the test's own time limit is the only one. */
-export async function until<Value>(
-  ask: () => Promise<Value> | Value,
-  wanted: (value: Value) => boolean,
-): Promise<Value> {
-  for (;;) {
-    const value = await ask()
-    if (wanted(value)) return value
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
