@@ -101,6 +101,29 @@ export function promisesOfAStore(name: string, openWorld: () => Promise<StoreWor
     expect(ids(await take(again.store, 150))).toEqual(ids(before))
   })
 
+  test(
+    of('acknowledges an event only with the commit that holds it, also while another commit is on its way'),
+    async () => {
+      const { store } = await setup()
+      const records = await appendAndRoute(store, 200)
+      const promised: Promise<void>[] = []
+
+      // Each claim starts a commit of its own; an event comes one, two, … turns later, while that one is on its way.
+      for (const [index, record] of records.entries()) {
+        promised.push(settleFirst(store, record, { state: 'running', reason: '', claimed: true }))
+        for (let turn = 0; turn <= index % 4; turn += 1) await new Promise(setImmediate)
+        promised.push(store.append(events(1)))
+        if (index % 3 === 0) await Promise.all(promised)
+      }
+      await Promise.all(promised)
+
+      const taken = ids(await take(store, 200))
+      expect(new Set(taken).size).toBe(200)
+      await store.append(events(1))
+      expect(await store.next(10)).toHaveLength(1)
+    },
+  )
+
   test(of('gives out again what has no row, and not what has one'), async () => {
     const { store, reopenAfterKill } = await setup()
     const [first, second, third] = await appendAndRoute(store, 3)
