@@ -148,6 +148,41 @@ rule:
   })
 })
 
+describe('dead letters that fill their share', () => {
+  test('have new deliveries of their rule set aside, untried, until an operator acts; other rules go on', async () => {
+    let isMended = false
+    const there = await target(({ path }) => respond(path === '/bad' && !isMended ? 404 : 200))
+    const world = await openWorld(
+      `
+bad: { topic: page, exec: { uri: '${there.url}/bad' } }
+good: { topic: page, exec: { uri: '${there.url}/good' } }
+`,
+      { deadBytes: 2_000 },
+    )
+    await world.postAll(Array.from({ length: 20 }, () => anEvent('page')))
+    await becomes(
+      () => world.rule('bad'),
+      ({ dead }) => dead === 20,
+    )
+    const parked = await becomes(
+      async () => {
+        const id = await world.post('page')
+        await ended(world, id, 'good')
+        return deliveryOf(world, id, 'bad')
+      },
+      (delivery) => delivery?.reason === 'parked',
+    )
+    expect(parked).toMatchObject({ state: 'waiting', attempts: [], next: null })
+
+    isMended = true
+    await world.ask('POST', '/v1/dead/replay', { rule: 'bad', rate: '1000/s' })
+    await becomes(
+      () => world.rule('bad'),
+      ({ dead, running, waiting }) => dead === 0 && running === 0 && Object.keys(waiting).length === 0,
+    )
+  })
+})
+
 describe('waiting', () => {
   test('for a retry holds no slot: with one slot, others go on at once', async () => {
     const there = await target(({ path }) => respond(path === '/bad' ? 500 : 200))

@@ -27,6 +27,8 @@ export interface World {
 
 export interface WorldOptions {
   readonly stopTimeoutMs?: number
+  /** How much dead letters may take. */
+  readonly deadBytes?: number
   readonly wikis?: Config['wikis']
   readonly targets?: Config['targets']
 }
@@ -44,7 +46,7 @@ export async function openWorld(rules: string, options: WorldOptions = {}): Prom
     store: {
       embedded: {
         path: join(folder, 'data'),
-        retention: { ageMs: 86_400_000, sizeBytes: 2 ** 30, deadBytes: 2 ** 29 },
+        retention: { ageMs: 86_400_000, sizeBytes: 2 ** 30, deadBytes: options.deadBytes ?? 2 ** 29 },
       },
     },
     rules: [file],
