@@ -73,7 +73,7 @@ export class Dispatcher {
     if (queue.health.isOpen && !queue.hasBacklog && work.inMemory < works.room) {
       delivery.holdsCursor = true
       queue.push(delivery)
-      if (work.inMemory * 2 > works.room) work.owe(1)
+      if (work.inMemory > Math.min(works.room / 2, 2 * delivery.rule.concurrency)) work.owe(1)
       work.giveTurn(queue)
       if (work.hasSlot) this.pump(work)
       return true
