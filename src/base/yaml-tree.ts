@@ -1,7 +1,16 @@
 import type { AliasEvent, MappingEvent, ScalarEvent, SequenceEvent, Event as YamlEvent } from 'js-yaml'
 import {
-  boolCoreTag, EVENT_ID, floatCoreTag, getScalarValue, intCoreTag, NOT_RESOLVED, nullCoreTag, parseEvents, SCALAR_STYLE, YAMLException,
-} from 'js-yaml' // biome-ignore format: a list
+  boolCoreTag,
+  EVENT_ID,
+  floatCoreTag,
+  getScalarValue,
+  intCoreTag,
+  NOT_RESOLVED,
+  nullCoreTag,
+  parseEvents,
+  SCALAR_STYLE,
+  YAMLException,
+} from 'js-yaml'
 
 /** A YAML value and where in the text it stands. Aliases share what they name. */
 export interface Tree {

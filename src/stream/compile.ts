@@ -4,7 +4,7 @@ import { Ajv2019 } from 'ajv/dist/2019.js'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import ajvFormats from 'ajv-formats'
 import type { Json, JsonObject } from '../event/event.ts'
-import { isJsonObject } from './common.ts'
+import { isJsonObject } from './common-fields.ts'
 
 /**
  * Nothing that changes an event: no defaults, no coercion. One error is enough: an event of 10 MiB could hold millions.

@@ -1,7 +1,7 @@
 import type { ValidateFunction } from 'ajv'
 import type { Json, JsonObject } from '../event/event.ts'
 import type { Admission } from './admission.ts'
-import { type CommonFields, checkCommonFields, invalid, isSchemaPath, isVersioned } from './common.ts'
+import { type CommonFields, checkCommonFields, invalid, isSchemaPath, isVersioned } from './common-fields.ts'
 import { compileSchema } from './compile.ts'
 import { openSource, type SchemaSource } from './source.ts'
 

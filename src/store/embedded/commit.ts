@@ -175,10 +175,23 @@ export class Commits {
       const state = s[at + 3] ?? 0
       const flags = s[at + 12] ?? 0
       upsert.run(
-        pos, rule, s[at + 2] ?? 0, state, s[at + 4] ?? 0, orNull(s[at + 5]), s[at + 6] ?? 0, s[at + 7] ?? 0,
-        s[at + 8] ?? 0, s[at + 9] ?? 0, s[at + 10] ?? 0, s[at + 11] ?? 0, flags & flagClaimed, orNull(s[at + 13]),
-        orNull(s[at + 14]), orNull(s[at + 15]),
-      ) // biome-ignore format: a row
+        pos,
+        rule,
+        s[at + 2] ?? 0,
+        state,
+        s[at + 4] ?? 0,
+        orNull(s[at + 5]),
+        s[at + 6] ?? 0,
+        s[at + 7] ?? 0,
+        s[at + 8] ?? 0,
+        s[at + 9] ?? 0,
+        s[at + 10] ?? 0,
+        s[at + 11] ?? 0,
+        flags & flagClaimed,
+        orNull(s[at + 13]),
+        orNull(s[at + 14]),
+        orNull(s[at + 15]),
+      )
       letters.remove(pos, rule)
       if (state === done || state === dead || (flags & flagAttempted) !== 0) suspects.clear(pos, rule)
       const extra = extras[nextExtra]

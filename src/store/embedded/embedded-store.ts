@@ -2,9 +2,21 @@ import { type Clock, systemClock } from '../../base/clock.ts'
 import { type ErrorCode, ServiceError } from '../../base/errors.ts'
 import type { NewEvent, StreamRecord } from '../../event/event.ts'
 import type {
-  DeadLetter, DeliveryEntry, DeliveryFilter, EventEntry, Lane, LaneBacklog, Page, Routable, Settlement, Store, StoredDelivery,
-  StoreHealth, StoreListener, Taken,
-} from '../store.ts' // biome-ignore format: a table
+  DeadLetter,
+  DeliveryEntry,
+  DeliveryFilter,
+  EventEntry,
+  Lane,
+  LaneBacklog,
+  Page,
+  Routable,
+  Settlement,
+  Store,
+  StoredDelivery,
+  StoreHealth,
+  StoreListener,
+  Taken,
+} from '../store.ts'
 import { deliveryStates } from '../store.ts'
 import { parseEventId } from './event-id.ts'
 import { packRunning } from './group.ts'

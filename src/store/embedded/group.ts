@@ -3,8 +3,19 @@ import type { Lane, Settlement } from '../store.ts'
 import { hashId } from './event-id.ts'
 import type { Numbers } from './numbers.ts'
 import {
-  absent, dead, done, type Extra, eventWidth, flagAttempted, flagClaimed, never, parked, running, settleWidth, waiting,
-} from './protocol.ts' // biome-ignore format: a table
+  absent,
+  dead,
+  done,
+  type Extra,
+  eventWidth,
+  flagAttempted,
+  flagClaimed,
+  never,
+  parked,
+  running,
+  settleWidth,
+  waiting,
+} from './protocol.ts'
 
 /** Events handed in together; stored all or none. */
 export interface PendingAppend {
