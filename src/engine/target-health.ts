@@ -50,11 +50,8 @@ export class TargetHealth {
   /** Nobody listens there. Says whether that is the target's known state, so that it spends nobody's attempt. */
   refused(): boolean {
     this.#refusedInARow += 1
-    const isKnown = this.#refusedInARow > refusedToTrip
-    if (this.#refusedInARow === refusedToTrip || (isKnown && (this.#isProbing || !this.#isTripped))) {
-      this.pause(this.#nextPauseMs)
-      this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
-    }
+    const isKnown = this.#isTripped || this.#refusedInARow > refusedToTrip
+    if (this.#isProbing || (!this.#isTripped && this.#refusedInARow >= refusedToTrip)) this.#pauseAgain()
     return isKnown
   }
 
@@ -71,9 +68,7 @@ export class TargetHealth {
 
   /** A call ended without an answer, though somebody listens there. */
   fellSilent(): void {
-    if (!this.#isProbing) return
-    this.pause(this.#nextPauseMs)
-    this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
+    if (this.#isProbing) this.#pauseAgain()
   }
 
   /** `resumed` is called each time calls may start again. */
@@ -83,6 +78,11 @@ export class TargetHealth {
 
   close(): void {
     this.#cancelTimer?.()
+  }
+
+  #pauseAgain(): void {
+    this.pause(this.#nextPauseMs)
+    this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
   }
 
   #callBack(): void {

@@ -67,6 +67,8 @@ export class Runs {
     this.targetPort = targetPort
     this.#driver = driver
     this.#profiles = profiles
+    // Also where a run failed: what it stored may be gigabytes.
+    process.once('exit', () => rmSync(this.#folder, { recursive: true, force: true }))
   }
 
   static async open(profiles: string | undefined): Promise<Runs> {
@@ -78,7 +80,6 @@ export class Runs {
 
   async close(): Promise<void> {
     await Promise.all([this.#target.stop(), this.#driver.stop()])
-    rmSync(this.#folder, { recursive: true, force: true })
   }
 
   /** A folder for a service's configuration and data, empty, on the disk that all runs use. */

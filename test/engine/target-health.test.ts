@@ -85,6 +85,17 @@ describe('the health of a target', () => {
     expect(health.isOpen).toBe(true)
   })
 
+  test('a target that asked for time and is gone afterwards is probed again, and spends no attempt', () => {
+    const { health, clock } = setup()
+    health.pause(1_000)
+    clock.wind(1_000)
+    health.started()
+    expect(health.refused()).toBe(true)
+    expect(health.isOpen).toBe(false)
+    clock.wind(100)
+    expect(health.isOpen).toBe(true)
+  })
+
   test('a probe that falls silent lets the next one try after a pause', () => {
     const { health, clock } = setup()
     for (let i = 0; i < 5; i++) health.refused()
