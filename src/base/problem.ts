@@ -19,6 +19,14 @@ export function formatProblem(problem: Problem): string {
   return `${file}:${line}:${column} ${severity === 'warning' ? 'warning: ' : ''}${where}${message}; ${remedy}`
 }
 
+/** In the order in which a person meets them: within a file from top to bottom. */
+export function inReadingOrder(problems: readonly Problem[]): readonly Problem[] {
+  const files = [...new Set(problems.map(({ file }) => file))]
+  return problems.toSorted(
+    (a, b) => files.indexOf(a.file) - files.indexOf(b.file) || a.line - b.line || a.column - b.column,
+  )
+}
+
 export function hasErrors(problems: readonly Problem[]): boolean {
   return problems.some((problem) => problem.severity === 'error')
 }

@@ -1,3 +1,4 @@
+import { inReadingOrder } from '../base/problem.ts'
 import { loadConfig } from '../config/load.ts'
 import { loadRules } from '../rule/load.ts'
 import { counted, countProblems, exitCodeOf, type Format, type Io, writeJson, writeProblems } from './io.ts'
@@ -18,7 +19,7 @@ export async function check(options: CheckOptions, io: Io): Promise<number> {
   const { rules, problems } = hostsInDoubt
     ? { rules: undefined, problems: [] }
     : await loadRules(loaded.draft.rules, loaded.draft)
-  const all = [...loaded.problems, ...problems]
+  const all = inReadingOrder([...loaded.problems, ...problems])
   const judged = hostsInDoubt
     ? 'rules not checked: correct the configuration first'
     : rules === undefined
