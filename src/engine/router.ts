@@ -56,7 +56,7 @@ export class Router {
         if (this.#isStopping) return
         const owing = this.#route(routable)
         if (owing !== undefined) await this.#paid(owing)
-        while (works.rules === undefined && !this.#isStopping) await this.#resumed()
+        while ((works.rules === undefined || settler.isCrowded) && !this.#isStopping) await this.#resumed()
       }
     }
   }
