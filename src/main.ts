@@ -66,11 +66,10 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
 
   const backlog = await store.open({
     committed: (ms) => metrics.committed(ms),
-    changed: ({ trouble }) => {
-      if (trouble === undefined) {
-        log.info('the store takes events again')
-        engine.resume()
-      } else log.error({ trouble }, 'the store takes no events')
+    changed: ({ trouble, writable }) => {
+      if (trouble === undefined) log.info('the store takes events again')
+      else log.error({ trouble }, 'the store takes no events')
+      if (writable) engine.resume()
     },
     broken: tellBroken,
   })
@@ -113,7 +112,14 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     },
   )
 
-  async function reload(): Promise<void> {
+  let reloading = Promise.resolve()
+  /** One after another: the files as they were read last are in force. */
+  function reload(): Promise<void> {
+    reloading = reloading.then(reloadNow, reloadNow)
+    return reloading
+  }
+
+  async function reloadNow(): Promise<void> {
     const read = await readConfig()
     const next = read.config === undefined ? undefined : await loadRules(read.config.rules, read.config)
     const problems = [...read.problems, ...(next?.problems ?? [])]
@@ -123,9 +129,10 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
       log.error(reloadTrouble)
       return
     }
+    const directory = createDirectory(read.config)
     reloadTrouble = undefined
     loaded = next
-    engine.reload(next.rules, createDirectory(read.config))
+    engine.reload(next.rules, directory)
     log.info({ rules: next.rules.rules.length }, 'rules, wikis and targets were loaded anew')
   }
 

@@ -16,7 +16,7 @@ export interface AttemptResult {
   /** The delivery cannot go on, whatever its retries. */
   readonly fatal: DeadReason | undefined
   /** How far the last request got: what `retry: never` needs to know. */
-  readonly reached: 'answered' | 'cut_off' | 'not_sent' | 'aborted'
+  readonly reached: 'answered' | 'cut_off' | 'not_sent' | 'aborted' | 'called_off'
   readonly answer: LastAnswer | undefined
 }
 
@@ -183,8 +183,9 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
 
 function reachOf(reply: Reply): AttemptResult['reached'] {
   if (reply.kind === 'answer') return 'answered'
-  if (!reply.sent) return 'not_sent'
-  return reply.error === 'aborted' ? 'aborted' : 'cut_off'
+  // A stop is no fault of the call, whether it was on its way or not yet.
+  if (reply.error === 'aborted') return reply.sent ? 'aborted' : 'called_off'
+  return reply.sent ? 'cut_off' : 'not_sent'
 }
 
 function judge(rule: Rule, call: Call, reply: Answer, now: number): Verdict {

@@ -38,4 +38,8 @@ export class Delivery {
     this.since = since
     this.lane = { rule: rule.name, key: '' }
   }
+
+  get revision(): string {
+    return this.rule.revision
+  }
 }

@@ -15,6 +15,8 @@ import type { Works } from './works.ts'
 /** A delivery that was running when the process died so often runs alone, and then not at all. */
 const suspectAfter = 3
 const poisonAfter = 6
+/** How long calls that were cut off may take to end, in ms. */
+const cutOffMs = 1_000
 /** How long a target is left alone that asked for time without saying how much. */
 const defaultPauseMs = 5_000
 
@@ -90,7 +92,7 @@ export class Dispatcher {
     while (work.hasSlot && !this.#isStopping && store.health().writable) {
       const queue = work.nextInTurn()
       if (queue === undefined) return
-      queue.refill(work.rule?.concurrency ?? 1)
+      queue.refill(Math.ceil((work.rule?.concurrency ?? 1) / (work.lanesInTurn + 1)))
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)
       if (item === undefined) continue
@@ -119,14 +121,19 @@ export class Dispatcher {
     if (this.running.size === 0) return { cutOff: 0 }
     const { clock } = this.#parts
     let cutOff = 0
-    const cancel = clock.at(clock.now() + timeoutMs, () => {
-      cutOff = this.running.size
-      this.#abort.abort()
-    })
     await new Promise<void>((resolve) => {
-      this.#whenIdle = resolve
+      // What was cut off is told at once; what still is not waits for a claim that the disk does not take.
+      const giveUp = () => {
+        cutOff = this.running.size
+        this.#abort.abort()
+        cancel = clock.at(clock.now() + cutOffMs, resolve)
+      }
+      let cancel = clock.at(clock.now() + timeoutMs, giveUp)
+      this.#whenIdle = () => {
+        cancel()
+        resolve()
+      }
     })
-    cancel()
     return { cutOff }
   }
 
@@ -217,7 +224,14 @@ export class Dispatcher {
       reason: '',
       claimed: true,
     }
-    this.#parts.settler.settle(work, delivery, claim, () => void this.#run(work, delivery))
+    this.#parts.settler.settle(work, delivery, claim, () => {
+      if (!this.#isStopping) {
+        void this.#run(work, delivery)
+        return
+      }
+      this.shelve(work, delivery)
+      this.#end(work, delivery)
+    })
   }
 
   async #run(work: RuleWork, delivery: Delivery): Promise<void> {
@@ -242,11 +256,25 @@ export class Dispatcher {
     work.running -= 1
     if (delivery.uncleanStops >= suspectAfter) {
       this.#isSuspectRunning = false
-      const next = this.#suspects.shift()
-      if (next !== undefined && !this.#isStopping) this.#askGates(this.#parts.works.of(next.rule.name), next)
+      this.#nextSuspect()
     }
     if (this.running.size === 0) this.#whenIdle?.()
     this.pump(work)
+  }
+
+  /** Starts the next suspect that may start; those that may not go back to their lanes. */
+  #nextSuspect(): void {
+    while (!this.#isSuspectRunning && !this.#isStopping) {
+      const next = this.#suspects.shift()
+      if (next === undefined) return
+      const work = this.#parts.works.of(next.rule.name)
+      if (!work.hasSlot || !this.#parts.store.health().writable) {
+        this.shelve(work, next)
+        continue
+      }
+      const delivery = this.#current(work, next)
+      if (delivery !== undefined) this.#askGates(work, delivery)
+    }
   }
 
   #mayGoOn(call: Call): boolean {

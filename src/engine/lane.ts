@@ -5,8 +5,8 @@ import { Fifo } from './fifo.ts'
 import type { RuleWork } from './rule-work.ts'
 import type { TargetHealth } from './target-health.ts'
 
-/** Rows are fetched so many at a time: enough to keep slots busy for the time of a commit. */
-const smallestPage = 64
+/** Rows are fetched ahead for so many starts of each that may run: enough to keep slots busy for the time of a commit. */
+const pagePerWanted = 4
 const largestPage = 500
 
 /**
@@ -85,7 +85,7 @@ export class LaneQueue {
   refill(wanted: number): void {
     if (this.#isTaking || this.#stored.length >= wanted || this.#nextUntil > this.#clock.now()) return
     this.#isTaking = true
-    const limit = Math.min(largestPage, Math.max(smallestPage, wanted * 4))
+    const limit = Math.min(largestPage, wanted * pagePerWanted)
     void this.#store.take(this.lane, this.#clock.now(), limit).then(
       (taken) => {
         for (const delivery of taken.deliveries) this.#stored.push(delivery)

@@ -1,3 +1,4 @@
+import { ServiceError } from '../base/errors.ts'
 import type { DeadLetter, Store } from '../store/store.ts'
 import type { Engine } from './engine.ts'
 
@@ -11,6 +12,8 @@ export class Letters {
   readonly #store: Store
   readonly #engine: Engine
   readonly #now: () => number
+  /** One operation at a time: two that overlap would reopen one letter twice. */
+  #last: Promise<unknown> = Promise.resolve()
 
   constructor(store: Store, engine: Engine, now: () => number) {
     this.#store = store
@@ -23,15 +26,23 @@ export class Letters {
    * with their number when all have it.
    */
   async replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }> {
-    const begun = this.#now()
-    return this.#each(selection, (letter, index) =>
-      this.#engine.replay(letter, Math.ceil(begun + (index * 1000) / ratePerSecond)),
-    )
+    return this.#inTurn(() => {
+      const begun = this.#now()
+      return this.#each(selection, (letter, index) =>
+        this.#engine.replay(letter, Math.ceil(begun + (index * 1000) / ratePerSecond)),
+      )
+    })
   }
 
   /** Ends them for good. Resolves with their number when that is durable. */
   async discard(selection: Selection): Promise<{ count: number }> {
-    return this.#each(selection, (letter) => this.#engine.discard(letter))
+    return this.#inTurn(() => this.#each(selection, (letter) => this.#engine.discard(letter)))
+  }
+
+  #inTurn(operate: () => Promise<{ count: number }>): Promise<{ count: number }> {
+    const turn = this.#last.then(operate, operate)
+    this.#last = turn
+    return turn
   }
 
   async #each(
@@ -42,6 +53,8 @@ export class Letters {
     let count = 0
     let cursor: string | undefined
     do {
+      const { writable, trouble } = this.#store.health()
+      if (!writable) throw new ServiceError('STORE_FULL', trouble ?? 'the store cannot be written to')
       const page = await this.#store.deadLetters({
         ...filter,
         limit: pageSize,

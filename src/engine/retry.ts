@@ -12,7 +12,9 @@ export type RetryDecision =
 export function nextRetry(policy: RetryPolicy, progress: Progress, now: number, random = Math.random): RetryDecision {
   if (progress.failures > policy.limit) return { kind: 'give-up', reason: 'exhausted' }
   if (isTooOld(policy, progress, now)) return { kind: 'give-up', reason: 'too_old' }
-  const delay = Math.min(policy.delayMs * policy.factor ** (progress.failures - 1), policy.maxDelayMs)
+  // A factor to a high power may be infinite, and 0 times that is no number.
+  const grown = policy.delayMs === 0 ? 0 : policy.delayMs * policy.factor ** (progress.failures - 1)
+  const delay = Math.min(grown, policy.maxDelayMs)
   return {
     kind: 'retry',
     at: Math.ceil(now + (policy.jitter === 'full' ? delay * random() : delay)),

@@ -3,12 +3,15 @@ import type { Routable, Store } from '../store/store.ts'
 import { noAnswer } from './attempt.ts'
 import { Delivery } from './delivery.ts'
 import type { Dispatcher } from './dispatcher.ts'
-import { patienceMs, type RuleWork } from './rule-work.ts'
+import type { RuleWork } from './rule-work.ts'
 import type { Settler } from './settler.ts'
 import type { Works } from './works.ts'
 
 /** Records asked of the store at once. */
 const pageSize = 500
+/** How long a rule is waited for; and after a wait in vain none is for so long, so that all slow rules together cost a tenth. */
+const patienceMs = 100
+const impatientForMs = 900
 
 export interface RouterParts {
   readonly store: Store
@@ -24,6 +27,8 @@ export class Router {
   parkedRule: string | undefined
   readonly #parts: RouterParts
   #isStopping = false
+  /** No rule is waited for before this time, in ms. */
+  #patientFrom = 0
   #wake: (() => void) | undefined
 
   constructor(parts: RouterParts) {
@@ -55,7 +60,7 @@ export class Router {
         // What is not routed before the stop comes out of the log again at the next start.
         if (this.#isStopping) return
         const owing = this.#route(routable)
-        if (owing !== undefined) await this.#paid(owing)
+        if (owing !== undefined && this.#parts.clock.now() >= this.#patientFrom) await this.#paid(owing)
         while ((works.rules === undefined || settler.isCrowded) && !this.#isStopping) await this.#resumed()
       }
     }
@@ -94,7 +99,7 @@ export class Router {
         continue
       }
       if (dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) inMemory += 1
-      if (work.isOwing(clock.now())) owing = work
+      if (work.isOwing) owing = work
     }
     store.routed(record, inMemory)
     return owing
@@ -118,7 +123,8 @@ export class Router {
         resolve()
       }
       const cancel = clock.at(clock.now() + patienceMs, () => {
-        work.isSlow(clock.now())
+        work.isSlow()
+        this.#patientFrom = clock.now() + impatientForMs
         done()
       })
       work.whenPaid = done

@@ -5,12 +5,10 @@ import type { LaneQueue } from './lane.ts'
 
 /**
  * The router never waits for a slow rule: what finds no room becomes a row. But a row costs about as much as a call to a
- * quick target, so for a rule that starts this many deliveries within `patienceMs`, waiting is quicker, and holds up the other
- * rules no more than that speed does. A rule that fails the test is not waited for again for a while.
+ * quick target, so for a rule that makes up for this many starts within the router's patience, waiting is quicker, and holds
+ * up the other rules no more than that speed does.
  */
 const debtAtMost = 256
-export const patienceMs = 100
-const slowForMs = 500
 
 /**
  * The work of one rule: its lanes, which take turns, and its slots. It outlives the rule: rows of a rule that is gone wait
@@ -36,7 +34,6 @@ export class RuleWork {
   readonly #turn = new Fifo<LaneQueue>()
   /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
-  #slowUntil = 0
 
   constructor(name: string) {
     this.name = name
@@ -49,8 +46,8 @@ export class RuleWork {
   }
 
   /** Whether the router had better wait until `whenPaid`. */
-  isOwing(now: number): boolean {
-    return this.#debt >= debtAtMost && now >= this.#slowUntil
+  get isOwing(): boolean {
+    return this.#debt >= debtAtMost
   }
 
   /** A delivery was routed that found hardly any room in memory, or none: a row is owed twice, so that rows get fewer. */
@@ -59,9 +56,12 @@ export class RuleWork {
   }
 
   /** The router has waited in vain. */
-  isSlow(now: number): void {
-    this.#slowUntil = now + slowForMs
+  isSlow(): void {
     this.#debt = 0
+  }
+
+  get lanesInTurn(): number {
+    return this.#turn.length
   }
 
   /** This lane may have something to start. */

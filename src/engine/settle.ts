@@ -27,7 +27,9 @@ export function decide(
       return { ...told, state: 'dead', reason: 'refused' }
     case 'throttled':
     case 'unavailable':
-      if (policy !== 'never' && isTooOld(policy, progress, now)) return { ...told, state: 'dead', reason: 'too_old' }
+      if (policy === 'never' ? !provesNothingRan(result) : isTooOld(policy, progress, now)) {
+        return { ...told, state: 'dead', reason: policy === 'never' ? 'exhausted' : 'too_old' }
+      }
       return { ...told, state: 'waiting', reason: 'target', until: now }
     case 'failed':
       if (policy === 'never') {
@@ -44,10 +46,21 @@ export function decide(
           reason: reached === 'answered' ? 'exhausted' : 'interrupted',
         }
       }
-      if (reached === 'aborted') return { ...told, state: 'waiting', reason: 'retry', until: now }
+      if (reached === 'aborted' || reached === 'called_off')
+        return { ...told, state: 'waiting', reason: 'retry', until: now }
       return afterFailure(policy, result, now, random)
   }
 }
+
+/** A proxy may say 503 after the call ran; these answers come before anything runs. */
+function provesNothingRan({ reached, entries }: AttemptResult): boolean {
+  const last = entries.at(-1)
+  if (last === undefined || reached !== 'answered') return true
+  return last.status === 429 || last.status === 423 || refusals.has(last.note)
+}
+
+/** Codes of MediaWiki's action API. */
+const refusals = new Set(['maxlag', 'readonly', 'ratelimited'])
 
 function afterFailure(policy: RetryPolicy, result: AttemptResult, now: number, random: () => number): Verdict {
   const progress = {

@@ -26,6 +26,8 @@ export interface Settled {
   readonly lane: Lane
   readonly record: StreamRecord
   holdsCursor?: boolean
+  /** Of the rule that decided; by default the one in force. */
+  readonly revision?: string
 }
 
 /** What has been decided about it. `until`: not before this time, in ms. `progress`: none where it never began. */
@@ -91,7 +93,7 @@ export class Settler {
       record,
       state,
       reason,
-      revision: work.rule?.revision ?? '',
+      revision: settled.revision ?? work.rule?.revision ?? '',
       at,
       until,
       progress: verdict.progress ?? noProgress,

@@ -179,7 +179,13 @@ class EmbeddedStore implements Store {
 
   async take(lane: Lane, now: number, limit: number): Promise<Taken> {
     const { thread, numbers } = this.#opened
-    const { rows, nextUntil } = await thread.ask('take', { lane: numbers.ofLane(lane), now, limit })
+    const { rows, nextUntil } = await thread
+      .ask('take', { lane: numbers.ofLane(lane), now, limit })
+      .catch((error: unknown) => {
+        // Rows that cannot be read would wait for ever, and nobody would know.
+        this.#break(error)
+        throw error
+      })
     const deliveries = rows.map((row): StoredDelivery => {
       const { progress, reason, uncleanStops } = row
       return { lane, record: this.#record(row.event), progress, reason, uncleanStops }

@@ -80,6 +80,8 @@ function settleRunning(database: Database, words: Words, now: number): void {
 function countUncleanStop(database: Database, words: Words, cursor: number, now: number): void {
   const stored = database.prepare("SELECT bytes FROM meta WHERE key = 'running'").get()?.bytes
   if (stored === undefined || stored === null) return
+  // Counted once: whoever dies again before the next commit was not running anything.
+  database.exec("DELETE FROM meta WHERE key = 'running'")
   const bytes = blob(stored)
   const pairs = new Float64Array(bytes.slice().buffer)
   const event = database.prepare('SELECT 1 FROM events WHERE pos = ?')
