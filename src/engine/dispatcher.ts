@@ -3,7 +3,7 @@ import type { Reply, Send } from '../http/send.ts'
 import type { Verdict as ReplyVerdict } from '../mediawiki/answers.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome } from '../rule/rule.ts'
-import type { Store, StoredDelivery, WaitReason } from '../store/store.ts'
+import type { Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
 import { type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
 import type { LaneQueue } from './lane.ts'
@@ -152,7 +152,7 @@ export class Dispatcher {
       return undefined
     }
     const delivery = new Delivery(record, rule, match, this.#parts.clock.now())
-    delivery.progress = progress
+    delivery.progress = rule.retry === 'never' ? progress : underRevision(rule.revision, stored)
     delivery.hasRow = true
     delivery.uncleanStops = stored.uncleanStops
     return delivery
@@ -346,4 +346,12 @@ export class Dispatcher {
 
 function sofar({ progress }: Delivery): Pick<Verdict, 'progress'> {
   return { progress }
+}
+
+/**
+ * What is finished is known by its place in `exec`, and another revision may have other requests there: then all are made
+ * again. Not so where no call may be repeated.
+ */
+function underRevision(revision: string, { revision: before, progress }: StoredDelivery): Progress {
+  return before === revision || before === '' ? progress : { ...progress, finished: 0, refused: 0 }
 }

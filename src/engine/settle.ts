@@ -33,13 +33,7 @@ export function decide(
       return { ...told, state: 'waiting', reason: 'target', until: now }
     case 'failed':
       if (policy === 'never') {
-        if (reached === 'not_sent')
-          return {
-            ...told,
-            state: 'waiting',
-            reason: 'retry',
-            until: now + notSentPauseMs,
-          }
+        if (isUnsent(result)) return { ...told, state: 'waiting', reason: 'retry', until: now + notSentPauseMs }
         return {
           ...told,
           state: 'dead',
@@ -52,10 +46,14 @@ export function decide(
   }
 }
 
+function isUnsent({ reached }: AttemptResult): boolean {
+  return reached === 'not_sent' || reached === 'called_off'
+}
+
 /** A proxy may say 503 after the call ran; these answers come before anything runs. */
-function provesNothingRan({ reached, entries }: AttemptResult): boolean {
-  const last = entries.at(-1)
-  if (last === undefined || reached !== 'answered') return true
+function provesNothingRan(result: AttemptResult): boolean {
+  const last = result.entries.at(-1)
+  if (last === undefined || isUnsent(result)) return true
   return last.status === 429 || last.status === 423 || refusals.has(last.note)
 }
 

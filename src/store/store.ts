@@ -138,6 +138,8 @@ export interface StoredDelivery {
   readonly lane: Lane
   readonly record: StreamRecord
   readonly progress: Progress
+  /** Of the rule that decided that it waits. */
+  readonly revision: string
   readonly reason: WaitReason
   /**
    * How often the process died while this ran. From 3 on the engine runs it alone among suspects; from 6 on it is poison.

@@ -138,6 +138,22 @@ rule:
     expect(there.requests.map(({ path }) => path)).toEqual(['/a', '/b', '/b', '/c'])
   })
 
+  test('is reopened once, however many ask for it at one time', async () => {
+    const there = await target(respond(404))
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' } }`)
+    const id = await world.post('page')
+    await ended(world, id, 'rule')
+    there.behave(respond(200))
+    const answers = await Promise.all([1, 2, 3].map(() => world.ask('POST', '/v1/dead/replay', { rule: 'rule' })))
+    expect(answers.map(({ body }) => (body as { count: number }).count).sort()).toEqual([0, 0, 1])
+    await becomes(
+      () => deliveryOf(world, id, 'rule'),
+      (delivery) => delivery?.state === 'done',
+    )
+    expect(there.requests).toHaveLength(2)
+    expect((await world.rule('rule')).waiting).toEqual({})
+  })
+
   test('can be discarded, and is on record as that', async () => {
     const there = await target(respond(404))
     const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' } }`)
@@ -145,6 +161,27 @@ rule:
     await ended(world, id, 'rule')
     expect(await world.ask('POST', '/v1/dead/discard', { rule: 'rule' })).toMatchObject({ body: { count: 1 } })
     expect(await deliveryOf(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'discarded' })
+  })
+})
+
+describe('slow rules', () => {
+  test('twenty of them on one stream do not keep a rule on another from its events', async () => {
+    const slow = await target(hang())
+    const quick = await target()
+    const rules = Array.from(
+      { length: 20 },
+      (_, n) => `slow${n}: { topic: slow, exec: { uri: '${slow.url}/' }, throttle: { concurrency: 2 } }`,
+    )
+    const world = await openWorld(`${rules.join('\n')}\nquick: { topic: quick, exec: { uri: '${quick.url}/' } }`, {
+      stopTimeoutMs: 100,
+    })
+    const events = Array.from({ length: 1_000 }, () => anEvent('slow'))
+    await world.postAll([...events, anEvent('quick')])
+    await world.postAll([...events, anEvent('quick')])
+    await quick.waitFor(2)
+    const waiting = await world.rule('slow0')
+    // Most of what the slow rules have to do is still there: the quick one was not served after them.
+    expect((waiting.waiting.slot ?? 0) + waiting.running).toBeGreaterThan(1_900)
   })
 })
 
@@ -349,6 +386,18 @@ rule: { topic: page, exec: { uri: '${there.url}/old' }, retry: { delay: 1s, jitt
     expect(await ended(world, kept, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
     expect(await ended(world, left, 'rule')).toMatchObject({ state: 'done', reason: 'no_match' })
     expect(there.requests.map(({ path }) => path).sort()).toEqual(['/new', '/old', '/old'])
+  })
+
+  test('a list of requests that changed is made whole: places in it say nothing any more', async () => {
+    const there = await target(({ path }) => respond(path === '/b' ? 500 : 200))
+    const world = await openWorld(`
+rule: { topic: page, exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }], retry: { delay: 1s, jitter: none } }
+`)
+    const id = await world.post('page')
+    await there.waitFor(2)
+    await world.rewrite(`rule: { topic: page, exec: [{ uri: '${there.url}/new' }] }`)
+    expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(there.requests.map(({ path }) => path)).toEqual(['/a', '/b', '/new'])
   })
 
   test('deliveries of a rule that is gone wait for one of that name', async () => {

@@ -64,6 +64,23 @@ describe('what follows from an attempt', () => {
     expect(decide('never', aResult({ outcome: 'failed', ...result }), now)).toMatchObject(expected)
   })
 
+  test.each([
+    [{ status: 429, note: '' }, 'waiting'],
+    [{ status: 423, note: '' }, 'waiting'],
+    [{ status: 200, note: 'maxlag' }, 'waiting'],
+    [{ status: 503, note: '503 with Retry-After' }, 'dead'],
+    [{ status: 404, note: '' }, 'dead'],
+  ])('retry: never, told to wait by %o: %s, for only some answers prove that nothing ran', (said, state) => {
+    const entry = { at: now, ms: 1, outcome: 'throttled', request: 0, ...said } as const
+    expect(decide('never', aResult({ outcome: 'throttled', entries: [entry] }), now)).toMatchObject({ state })
+  })
+
+  test('a stop before the connection was up spends no attempt, and ends nothing', () => {
+    const calledOff = aResult({ outcome: 'failed', reached: 'called_off' })
+    expect(decide({ ...policy, limit: 0 }, calledOff, now)).toMatchObject({ state: 'waiting', reason: 'retry' })
+    expect(decide('never', calledOff, now)).toMatchObject({ state: 'waiting', reason: 'retry' })
+  })
+
   test('what cannot be rendered is dead whatever its retries', () => {
     expect(decide(policy, aResult({ outcome: 'refused', fatal: 'host_not_allowed' }), now)).toMatchObject({
       state: 'dead',
@@ -87,6 +104,12 @@ describe('the time of a retry', () => {
       kind: 'retry',
       at: now + ms / 2,
     })
+  })
+
+  test('no delay stays none, however often it is multiplied', () => {
+    const progress = { ...noProgress, failures: 900, firstAttemptAt: now }
+    const eager = { ...policy, limit: 1_000, delayMs: 0, factor: 100 }
+    expect(nextRetry(eager, progress, now)).toEqual({ kind: 'retry', at: now })
   })
 
   test('a factor that overflows stays at the longest delay', () => {

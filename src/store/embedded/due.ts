@@ -36,7 +36,7 @@ export class DueRows {
       WHERE state = 0 AND lane = ? AND (until, pos) > (?, ?) ORDER BY until, pos LIMIT ${keysAtOnce}
     `)
     this.#row = database.prepare(`
-      SELECT reason, failures, first_at, finished, refused, stream, accepted, payload
+      SELECT reason, revision, failures, first_at, finished, refused, stream, accepted, payload
       FROM deliveries JOIN events USING (pos) WHERE deliveries.pos = ? AND rule = ?
     `)
   }
@@ -104,6 +104,7 @@ export class DueRows {
       refused: int(row.refused),
     }
     const reason = this.#words.waitReason(int(row.reason))
-    return { event, progress, reason, uncleanStops: this.#suspects.stopsOf(pos, rule) }
+    const revision = this.#words.of('revision', int(row.revision))
+    return { event, progress, revision, reason, uncleanStops: this.#suspects.stopsOf(pos, rule) }
   }
 }

@@ -187,8 +187,8 @@ class EmbeddedStore implements Store {
         throw error
       })
     const deliveries = rows.map((row): StoredDelivery => {
-      const { progress, reason, uncleanStops } = row
-      return { lane, record: this.#record(row.event), progress, reason, uncleanStops }
+      const { progress, revision, reason, uncleanStops } = row
+      return { lane, record: this.#record(row.event), progress, revision, reason, uncleanStops }
     })
     return { deliveries, nextUntil }
   }

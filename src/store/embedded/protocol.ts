@@ -117,6 +117,7 @@ export interface StoredRecord {
 export interface TakenRow {
   readonly event: StoredRecord
   readonly progress: Progress
+  readonly revision: string
   readonly reason: WaitReason
   readonly uncleanStops: number
 }
