@@ -153,3 +153,7 @@ test('events are found by hash across runs, moved and unmoved, after a start, an
     expect(ids.lookup(hashOf(pos))).not.toContain(pos)
   }
 })
+
+test('a folder that cannot be made is refused at once, and not tried for ever', async () => {
+  await expect(openEmbedded('/proc/no/such/folder')).rejects.toMatchObject({ code: 'STORE_BROKEN' })
+})

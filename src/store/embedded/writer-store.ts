@@ -1,5 +1,5 @@
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import { Commits } from './commit.ts'
 import { blob, type Database, int, openDatabase, type Statement } from './database.ts'
 import { DueRows } from './due.ts'
@@ -65,7 +65,7 @@ export class WriterStore {
   }
 
   async #open(input: Inputs['open']): Promise<Opened> {
-    mkdirSync(input.path, { recursive: true })
+    makeFolder(resolve(input.path))
     const unlock = await lockFolder(input.path)
     try {
       const file = join(input.path, 'changeprop.db')
@@ -183,4 +183,12 @@ export class WriterStore {
       unlock()
     }
   }
+}
+
+/** Node's own recursive mkdir never returns where a parent exists and takes no folders, as /proc. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return
+  const parent = dirname(path)
+  if (parent !== path) makeFolder(parent)
+  mkdirSync(path)
 }
