@@ -64,6 +64,10 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   let reloadTrouble: string | undefined
   tellProblems(log, loaded.problems)
 
+  if (config.admin.token === undefined) {
+    log.info('admin.token is not set: the operator routes answer on loopback only')
+  }
+
   const backlog = await store.open({
     committed: (ms) => metrics.committed(ms),
     changed: ({ trouble, writable }) => {

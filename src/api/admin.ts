@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import Type, { type Static } from 'typebox'
 import { ServiceError } from '../base/errors.ts'
+import { withoutSecrets } from '../base/secret-name.ts'
 import { parseRate, ratePattern } from '../base/units.ts'
 import type { RuleSet } from '../rule/rule.ts'
 import { deliveryStates, type Store } from '../store/store.ts'
@@ -89,7 +90,7 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     async (request): Promise<RuleSummary & { readonly written: unknown }> => {
       const rule = rules().get(request.params.name)
       if (rule === undefined) throw new ServiceError('NOT_FOUND', `There is no rule named ${request.params.name}.`)
-      return { ...summarizeRule(rule, operations), written: rule.written }
+      return { ...summarizeRule(rule, operations), written: withoutSecrets(rule.written) }
     },
   )
 

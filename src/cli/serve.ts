@@ -53,11 +53,18 @@ export async function serve(options: ServeOptions, io: Io): Promise<number> {
   }
 }
 
+/** Signals that come so close together are one, in ms. */
+const echoMs = 500
+
 /** SIGTERM and SIGINT, counted from when this was made: one that comes while the service starts is not lost. */
 class StopSignals {
   #count = 0
   readonly #waiting: { readonly number: number; readonly wake: () => void }[] = []
+  #last = 0
   readonly #onSignal = () => {
+    // npm passes on what a terminal has sent already, and `timeout` signals twice.
+    if (Date.now() - this.#last < echoMs) return
+    this.#last = Date.now()
     this.#count++
     for (const { number, wake } of this.#waiting) if (number <= this.#count) wake()
   }

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { buffer } from 'node:stream/consumers'
+import { isSecretName } from '../base/secret-name.ts'
 import { loadConfig } from '../config/load.ts'
 import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
 import { splitEvents } from '../event/split.ts'
@@ -132,9 +133,8 @@ function tryRequest(template: RequestTemplate, context: TemplateContext, directo
 }
 
 function masked(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
-  const isSecret = (name: string) => /authorization|cookie|token|secret|password|api-?key/.test(name)
   return Object.fromEntries(
-    Object.entries(headers).map(([name, value]) => [name.toLowerCase(), isSecret(name.toLowerCase()) ? '***' : value]),
+    Object.entries(headers).map(([name, value]) => [name.toLowerCase(), isSecretName(name) ? '***' : value]),
   )
 }
 

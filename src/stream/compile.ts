@@ -3,6 +3,7 @@ import { Ajv } from 'ajv'
 import { Ajv2019 } from 'ajv/dist/2019.js'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import ajvFormats from 'ajv-formats'
+import { runaway } from '../base/regex-safety.ts'
 import type { Json, JsonObject } from '../event/event.ts'
 import { isJsonObject } from './common-fields.ts'
 
@@ -32,12 +33,27 @@ export async function compileSchema(
     const path = uri.replace(/#.*$/s, '')
     const found = await find(path)
     if (found === undefined) throw new Error(`it refers to ${path}, which is nowhere`)
-    return withoutDialect(found)
+    return bounded(withoutDialect(found))
   }
   // A validator of its own for each: equal ids in different schemas do no harm.
   const ajv = ajvFor(schema.$schema, { ...options, loadSchema })
   ajvFormats.default(ajv, { mode: 'fast', keywords: false })
-  return ajv.compileAsync(withoutDialect(schema))
+  return ajv.compileAsync(bounded(withoutDialect(schema)))
+}
+
+/** Refuses patterns whose time may run away: one event that fits them badly would hold up all others. */
+function bounded(schema: JsonObject): JsonObject {
+  for (const [key, value] of Object.entries(schema)) {
+    if (key === 'pattern' && typeof value === 'string') refuseRunaway(value)
+    if (key === 'patternProperties' && isJsonObject(value)) Object.keys(value).forEach(refuseRunaway)
+    for (const inner of Array.isArray(value) ? value : [value]) if (isJsonObject(inner)) bounded(inner)
+  }
+  return schema
+}
+
+function refuseRunaway(pattern: string): void {
+  const danger = runaway(new RegExp(pattern))
+  if (danger !== undefined) throw new Error(`the time of its pattern ${pattern} is not bounded: ${danger}`)
 }
 
 function ajvFor(dialect: Json | undefined, options: Options): Ajv {

@@ -190,6 +190,15 @@ describe('rules', () => {
     expect(await json(await world.get('/v1/rules/purge'))).toEqual({ ...summary, written: { topic: 'page.edited' } })
     expect((await world.get('/v1/rules/nobody')).status).toBe(404)
   })
+
+  test('are shown without the secrets in them', async () => {
+    const written = { exec: [{ uri: 'http://a.example/', headers: { Authorization: 'Bearer x', accept: 'y' } }] }
+    const world = await openWorld({ rules: [aRule({ written })] })
+    const { name } = aRule({})
+    expect(await json(await world.get(`/v1/rules/${name}`))).toMatchObject({
+      written: { exec: [{ uri: 'http://a.example/', headers: { Authorization: '***', accept: 'y' } }] },
+    })
+  })
 })
 
 describe('deliveries', () => {

@@ -125,6 +125,14 @@ describe("an event's own schema", () => {
     expect(registry.admit(event({ a: '5' }))).toMatchObject({ kind: 'invalid', text: '/a must be number' })
   })
 
+  test('with a pattern whose time may run away is refused before an event meets it, and the operator told why', async () => {
+    const nested = { type: 'object', properties: { list: { items: [{ anyOf: [{ pattern: '^(a+)+$' }] }] } } }
+    const schema = JSON.stringify(nested)
+    const registry = createRegistry({ from: [await folderOf({ 'page/edited/1.0.0': schema })], unknown: 'accept' })
+    const admission = await registry.admit(event({ list: [`${'a'.repeat(40)}b`] }))
+    expect(admission).toMatchObject({ kind: 'error', ours: true, message: expect.stringContaining('^(a+)+$') })
+  })
+
   test('comes from the first place that has it', async () => {
     const strict = await folderOf({ 'page/edited/1.0.0': wantsTitle })
     const lenient = await folderOf({ 'page/edited/1.0.0': '{}' })
