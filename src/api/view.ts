@@ -26,9 +26,14 @@ export function viewEvent(entry: EventEntry, rules: RuleSet, withBytes: boolean)
     ...(withBytes ? { bytes: asText(record.bytes) } : {}),
     rules: [
       ...current.map((rule) => viewOfRule(rule, entry)),
-      ...gone.map((delivery): RuleView => onRecord(delivery, null)),
+      ...gone.map((delivery): RuleView => onRecord(rules.get(delivery.rule) ? delivery : held(delivery), null)),
     ],
   }
+}
+
+/** Whatever it waited for, it now waits for a rule of that name. */
+function held(delivery: DeliveryEntry): DeliveryEntry {
+  return delivery.state === 'waiting' ? { ...delivery, reason: 'rule_gone', next: null } : delivery
 }
 
 function viewOfRule(rule: Rule, { record, deliveries }: EventEntry): RuleView {

@@ -82,12 +82,14 @@ function topicsOf(
   if (text.topic !== undefined && text.topics !== undefined) {
     findings.error([...at, 'topics'], 'expected topic or topics, found both', 'put all of them under topics', 'key')
   }
-  const compile = (key: 'topic' | 'topics' | 'exclude_topics', excluded?: Topics) => {
+  const compile = (key: 'topic' | 'topics' | 'exclude_topics', excluded?: Topics, isAgain = false) => {
     const entries = [text[key] ?? []].flat()
     const place = (index: number) => (Array.isArray(text[key]) ? [...at, key, index] : [...at, key])
     return compileTopics(
       entries,
-      (index, { message, remedy }) => findings.error(place(index), message, remedy),
+      (index, { message, remedy }) => {
+        if (!isAgain) findings.error(place(index), message, remedy)
+      },
       excluded,
     )
   }
@@ -95,7 +97,7 @@ function topicsOf(
   const written = [text[key] ?? []].flat()
   const compiled = compile(key, excluded)
   if (written.length === 0) return undefined
-  if (isWhole) lintTopics(written, excluded, compile(key), at, findings)
+  if (isWhole) lintTopics(written, excluded, compile(key, undefined, true), at, findings)
   return { written, compiled }
 }
 

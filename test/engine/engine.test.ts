@@ -411,6 +411,7 @@ rule: { topic: page, exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }
       () => world.ask('GET', '/healthz'),
       ({ body }) => JSON.stringify(body).includes('1 deliveries wait for the rule rule, which is gone'),
     )
+    expect(await deliveryOf(world, id, 'rule')).toMatchObject({ state: 'waiting', reason: 'rule_gone', next: null })
     there.behave(respond(200))
     await world.rewrite(rule)
     expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
