@@ -411,7 +411,11 @@ rule: { topic: page, exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }
       () => world.ask('GET', '/healthz'),
       ({ body }) => JSON.stringify(body).includes('1 deliveries wait for the rule rule, which is gone'),
     )
-    expect(await deliveryOf(world, id, 'rule')).toMatchObject({ state: 'waiting', reason: 'rule_gone', next: null })
+    const held = await becomes(
+      () => deliveryOf(world, id, 'rule'),
+      (delivery) => delivery?.reason === 'rule_gone',
+    )
+    expect(held).toMatchObject({ state: 'waiting', next: null })
     there.behave(respond(200))
     await world.rewrite(rule)
     expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
