@@ -46,6 +46,7 @@ class Run {
   /** With a pace: when those became due that are still to be sent. */
   readonly #late: number[] = []
   readonly first = monotonicMs()
+  #connections: readonly Connection[] = []
   turnedAway = 0
   #begun = 0
   #answered = 0
@@ -57,6 +58,7 @@ class Run {
   }
 
   start(connections: readonly Connection[]): void {
+    this.#connections = connections
     if (this.#command.perSecond === undefined) for (const connection of connections) this.free(connection)
     else {
       this.#idle.push(...connections)
@@ -74,6 +76,7 @@ class Run {
     this.#took[this.#answered++] = ms
     if (this.#answered < this.#requests) return
     const last = monotonicMs()
+    for (const connection of this.#connections) connection.close()
     this.#took.sort()
     const at = (share: number) => this.#took[Math.floor(share * (this.#requests - 1))] ?? Number.NaN
     const { first, turnedAway } = this
@@ -154,15 +157,12 @@ class Connection {
   }
 }
 
-let open: readonly Connection[] = []
-
 async function drive(command: DriverCommand): Promise<void> {
-  for (const connection of open) connection.close()
-  open = Array.from({ length: command.connections }, () => new Connection(command.port, command.batch))
-  await Promise.all(open.map((connection) => connection.opened()))
+  const connections = Array.from({ length: command.connections }, () => new Connection(command.port, command.batch))
+  await Promise.all(connections.map((connection) => connection.opened()))
   const run = new Run(command)
-  for (const connection of open) connection.run = run
-  run.start(open)
+  for (const connection of connections) connection.run = run
+  run.start(connections)
 }
 
 serveCommands<DriverCommand>((command) => {
