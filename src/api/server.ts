@@ -1,4 +1,5 @@
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
 import { buildApp, type ServerParts } from './app.ts'
 
 export interface Server {
@@ -19,6 +20,13 @@ const sweepEveryMs = 50
 export async function openServer(parts: ServerParts): Promise<Server> {
   let stopping = false
   const app = buildApp(parts, () => stopping)
+  // Node takes a connection on which nothing was ever asked for one that is busy, and would wait for it.
+  const silent = new Set<Socket>()
+  app.server.on('connection', (socket: Socket) => {
+    silent.add(socket)
+    socket.once('close', () => silent.delete(socket))
+  })
+  app.server.on('request', ({ socket }: IncomingMessage) => silent.delete(socket))
   const { host, port } = parts.config.listen
   await app.listen({ host, port })
   return {
@@ -28,7 +36,10 @@ export async function openServer(parts: ServerParts): Promise<Server> {
     },
     async close() {
       stopping = true
-      const sweep = setInterval(() => app.server.closeIdleConnections(), sweepEveryMs)
+      const sweep = setInterval(() => {
+        app.server.closeIdleConnections()
+        for (const socket of silent) if (socket.bytesRead === 0) socket.destroy()
+      }, sweepEveryMs)
       const cut = setTimeout(() => app.server.closeAllConnections(), parts.config.stopTimeoutMs)
       try {
         await app.close()

@@ -123,7 +123,7 @@ export class Router {
         resolve()
       }
       const cancel = clock.at(clock.now() + patienceMs, () => {
-        work.isSlow()
+        work.cancelDebt()
         this.#patientFrom = clock.now() + impatientForMs
         done()
       })

@@ -56,7 +56,7 @@ export class RuleWork {
   }
 
   /** The router has waited in vain. */
-  isSlow(): void {
+  cancelDebt(): void {
     this.#debt = 0
   }
 

@@ -119,6 +119,12 @@ describe('a server that closes', () => {
     await Promise.all([once(socket, 'close'), world.server.close()])
   })
 
+  test('does not wait for connections on which nothing was ever asked', async () => {
+    const world = await openWorld()
+    const socket = await connectTo(world)
+    await Promise.all([once(socket, 'close'), world.server.close()])
+  })
+
   test('goes on answering everything but posted events once it stops accepting', async () => {
     const world = await openWorld()
     world.server.stopAccepting()

@@ -46,7 +46,7 @@ export async function openWorld(options: WorldOptions = {}): Promise<World> {
       listen: { host: options.host ?? '127.0.0.1', port: 0 },
       intake: { maxBodyBytes: options.maxBodyBytes ?? 10 * 1024 * 1024, allow: options.allow },
       admin: { token: options.token },
-      stopTimeoutMs: 10_000,
+      stopTimeoutMs: 600_000,
     },
     store,
     metrics,
