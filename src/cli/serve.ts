@@ -1,19 +1,25 @@
+import { setFlagsFromString } from 'node:v8'
 import { ServiceError } from '../base/errors.ts'
-import { type Flags, loadConfig } from '../config/load.ts'
+import type { Flags } from '../config/load.ts'
 import { createLogger } from '../observability/log.ts'
+import { readConfiguration } from './configuration.ts'
 import { CommandFailure, counted, type Io, writeProblems } from './io.ts'
 
 export interface ServeOptions extends Flags {
   readonly config?: string | undefined
 }
 
+/** On a large machine V8 lets garbage pile up to four times what is alive; this halves the memory for a few percent of speed. */
+const heapGrowth = '--heap-growing-percent=100'
+
 /** Runs until a signal, or until the service is broken. A wrong configuration ends it at once; wrong rules do not. */
 export async function serve(options: ServeOptions, io: Io): Promise<number> {
-  const load = () => loadConfig({ file: options.config, env: io.env, flags: options, cwd: io.cwd })
+  const load = () => readConfiguration(options.config, options, io)
   const { config, problems } = await load()
   writeProblems(io, problems)
   if (config === undefined) return 1
 
+  setFlagsFromString(heapGrowth)
   const { startService } = await import('../main.ts')
   const log = createLogger(config.log.level)
   const signals = new StopSignals()

@@ -1,7 +1,7 @@
 import type { Clock } from '../base/clock.ts'
+import { Fifo } from '../base/fifo.ts'
 import type { Lane, Store, StoredDelivery } from '../store/store.ts'
 import type { Delivery } from './delivery.ts'
-import { Fifo } from './fifo.ts'
 import type { RuleWork } from './rule-work.ts'
 import type { TargetHealth } from './target-health.ts'
 

@@ -1,6 +1,6 @@
+import { Fifo } from '../base/fifo.ts'
 import type { Rule } from '../rule/rule.ts'
 import type { WaitReason } from '../store/store.ts'
-import { Fifo } from './fifo.ts'
 import type { LaneQueue } from './lane.ts'
 
 /**

@@ -145,14 +145,17 @@ class EmbeddedStore implements Store {
   }
 
   append(events: readonly NewEvent[]): Promise<void> {
-    const { commits } = this.#opened
+    const { commits, reader } = this.#opened
     const refusal = this.#refusal(commits)
     if (refusal !== undefined) return Promise.reject(refusal)
     if (events.length === 0) return Promise.resolve()
     let bytes = 0
     for (const event of events) bytes += event.bytes.length
     const accepted = this.#clock.now()
-    return new Promise((stored, refused) => commits.append({ events, accepted, bytes, stored, refused }))
+    return new Promise((resolve, refused) => {
+      const stored = () => reader.whenNear(resolve)
+      commits.append({ events, accepted, bytes, stored, refused })
+    })
   }
 
   next(limit: number): Promise<readonly Routable[]> {

@@ -1,3 +1,4 @@
+import { Fifo } from '../../base/fifo.ts'
 import type { Routable } from '../store.ts'
 import type { PendingAppend } from './group.ts'
 import type { LowWaterMark } from './low-water.ts'
@@ -6,8 +7,13 @@ import { type RecordPage, recordWidth } from './protocol.ts'
 import { LogRecord } from './record.ts'
 import type { WriterThread } from './writer-thread.ts'
 
-const tailRecords = 1_000
+const tailRecords = 4_000
 const tailBytes = 33_554_432
+/** A reader further behind than this is waited for before an append is answered: what it finds in the tail costs half. */
+const followsWithin = 1_000
+/** How long; and after a wait in vain none is for so long, so that a reader that stands still costs a tenth. */
+const patienceMs = 100
+const impatientForMs = 900
 const readAtOnce = 500
 const nothing: readonly Routable[] = []
 
@@ -33,6 +39,10 @@ export class LogReader {
   #tailBytes = 0
   #isClosed = false
   #waiting: (() => void)[] = []
+  /** To be answered when the reader has come to `pos`. */
+  readonly #unanswered = new Fifo<{ readonly pos: number; readonly since: number; readonly answer: () => void }>()
+  #patience: NodeJS.Timeout | undefined
+  #patientFrom = 0
 
   constructor(parts: LogReaderParts) {
     this.#parts = parts
@@ -63,6 +73,20 @@ export class LogReader {
     this.#wake()
   }
 
+  /**
+   * Calls `answer` when the reader has come near to the last of what is durable, or time is up: whoever posts more than is
+   * read slows down by that, instead of having it all read from the disk and parsed again.
+   */
+  whenNear(answer: () => void): void {
+    const isNear = this.#durable - this.#given <= followsWithin
+    if (this.#isClosed || isNear || performance.now() < this.#patientFrom) {
+      answer()
+      return
+    }
+    this.#unanswered.push({ pos: this.#durable - followsWithin, since: performance.now(), answer })
+    this.#patience ??= setTimeout(() => this.#losePatience(), patienceMs)
+  }
+
   async next(limit: number): Promise<readonly Routable[]> {
     for (;;) {
       if (this.#isClosed) return nothing
@@ -79,7 +103,32 @@ export class LogReader {
   close(): void {
     this.#isClosed = true
     this.#tail = []
+    this.#answerUpTo(Number.POSITIVE_INFINITY)
     this.#wake()
+  }
+
+  #answerUpTo(pos: number): void {
+    const unanswered = this.#unanswered
+    for (let first = unanswered.peek(); first !== undefined && first.pos <= pos; first = unanswered.peek()) {
+      unanswered.shift()
+      first.answer()
+    }
+    if (unanswered.length > 0) return
+    clearTimeout(this.#patience)
+    this.#patience = undefined
+  }
+
+  #losePatience(): void {
+    const now = performance.now()
+    const first = this.#unanswered.peek()
+    if (first === undefined) return
+    const waited = now - first.since
+    if (waited < patienceMs) {
+      this.#patience = setTimeout(() => this.#losePatience(), patienceMs - waited)
+      return
+    }
+    this.#patientFrom = now + impatientForMs
+    this.#answerUpTo(Number.POSITIVE_INFINITY)
   }
 
   /** A tail that the reader cannot reach soon would only take memory. */
@@ -105,10 +154,11 @@ export class LogReader {
     if (end === this.#tail.length) {
       this.#tail = []
       this.#tailHead = 0
-    } else if (end >= tailRecords) {
+    } else if (end >= 1_000) {
       this.#tail = this.#tail.slice(end)
       this.#tailHead = 0
     }
+    this.#answerUpTo(this.#given)
     return page
   }
 
@@ -122,6 +172,7 @@ export class LogReader {
     const records = this.#unpack(page)
     // Nothing lies there any more: retention has been there before the last stop.
     if (records.length === 0) this.#given = upTo
+    this.#answerUpTo(this.#given)
     return records
   }
 
