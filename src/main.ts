@@ -39,7 +39,9 @@ export interface RunningService {
 
 const noRules: RuleSet = { rules: [], get: () => undefined, forTopic: () => [] }
 
-export const version: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
+const { version, homepage: home }: { readonly version: string; readonly homepage?: string } = JSON.parse(
+  readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
+)
 
 /** Puts the service together and starts it. Rejects with a ServiceError where it cannot. */
 export async function startService({ config, log, readConfig }: ServiceOptions): Promise<RunningService> {
@@ -103,18 +105,29 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   }
   const registry = createRegistry(config.schemas)
   const operations = {
+    // Of a rule that is gone, dead letters may be all that is left, and the engine knows nothing of those.
+    ruleNames: () => [...new Set([...engine.ruleNames(), ...store.deadCounts().keys()])],
     ruleStats,
     replay: letters.replay.bind(letters),
     discard: letters.discard.bind(letters),
   }
-  const server = await openServer({ config, store, registry, rules, operations, status, metrics, log, version }).catch(
-    async (error: unknown) => {
-      await engine.stop(0)
-      await store.close()
-      await sender.close()
-      throw error
-    },
-  )
+  const server = await openServer({
+    config,
+    store,
+    registry,
+    rules,
+    operations,
+    status,
+    metrics,
+    log,
+    version,
+    home,
+  }).catch(async (error: unknown) => {
+    await engine.stop(0)
+    await store.close()
+    await sender.close()
+    throw error
+  })
 
   let reloading = Promise.resolve()
   /** One after another: the files as they were read last are in force. */

@@ -10,13 +10,14 @@ import type {
   DeadAnswer,
   DeliveriesAnswer,
   EventsAnswer,
+  GoneRuleSummary,
   Operations,
   RuleSummary,
   RulesAnswer,
   Selection,
 } from './contract.ts'
 import { compileOperatorCheck } from './operator.ts'
-import { listDelivery, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
+import { listDelivery, summarizeGone, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
 
 export interface AdminParts {
   readonly store: Pick<Store, 'find' | 'deliveries' | 'deadLetters'>
@@ -49,10 +50,13 @@ const SelectionFields = {
   rule: Type.Optional(name),
   all: Type.Optional(Type.Literal(true)),
 }
-const ReplayBody = Type.Object(
-  { ...SelectionFields, rate: Type.String({ pattern: ratePattern, default: '10/s' }) },
-  exact,
-)
+const rate = Type.String({
+  title: 'a rate such as 10/s or 30/min',
+  pattern: ratePattern,
+  default: '10/s',
+  examples: ['10/s'],
+})
+const ReplayBody = Type.Object({ ...SelectionFields, rate }, exact)
 const DiscardBody = Type.Object(SelectionFields, exact)
 
 /** The operator's routes. Errors are for the enclosing server to answer. */
@@ -78,19 +82,24 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
 
   app.get(
     '/v1/rules',
-    { config: { about: about('The rules in force, and how they stand') } },
+    { config: { about: about('The rules in force, and those that are gone but have deliveries left') } },
     async (): Promise<RulesAnswer> => {
-      return { rules: rules().rules.map((rule) => summarizeRule(rule, operations)) }
+      const inForce = rules()
+      const known = inForce.rules.map((rule) => summarizeRule(rule, operations))
+      return { rules: [...known, ...summarizeGone(inForce, operations)] }
     },
   )
 
   app.get<{ Params: Static<typeof RuleParams> }>(
     '/v1/rules/:name',
     { schema: { params: RuleParams }, config: { about: about('One rule, with what it says', { 404: 'Unknown' }) } },
-    async (request): Promise<RuleSummary & { readonly written: unknown }> => {
-      const rule = rules().get(request.params.name)
-      if (rule === undefined) throw new ServiceError('NOT_FOUND', `There is no rule named ${request.params.name}.`)
-      return { ...summarizeRule(rule, operations), written: withoutSecrets(rule.written) }
+    async (request): Promise<(RuleSummary & { readonly written: unknown }) | GoneRuleSummary> => {
+      const { name } = request.params
+      const rule = rules().get(name)
+      if (rule !== undefined) return { ...summarizeRule(rule, operations), written: withoutSecrets(rule.written) }
+      const gone = summarizeGone(rules(), operations).find((one) => one.name === name)
+      if (gone === undefined) throw new ServiceError('NOT_FOUND', `There is no rule named ${name}.`)
+      return gone
     },
   )
 
@@ -123,10 +132,12 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
       config: { about: about('Try dead letters again: `ids`, those of a `rule`, or `all`; no faster than `rate`') },
     },
     async (request): Promise<CountAnswer> => {
-      const rate = parseRate(request.body.rate)
-      if (rate === undefined || rate === 0)
-        throw new ServiceError('BAD_REQUEST', 'rate: expected more than 0, as in 10/s.')
-      return operations.replay(selectionOf(request.body), rate)
+      const perSecond = parseRate(request.body.rate)
+      if (perSecond === undefined || perSecond === 0) {
+        const found = JSON.stringify(request.body.rate)
+        throw new ServiceError('BAD_REQUEST', `rate: expected a rate above 0, found ${found}; write for instance 10/s`)
+      }
+      return operations.replay(selectionOf(request.body), perSecond)
     },
   )
 
@@ -147,7 +158,11 @@ function selectionOf({ ids, rule, all }: Static<typeof DiscardBody>): Selection 
   if (all !== undefined) selections.push({ all })
   const [selection] = selections
   if (selection === undefined || selections.length > 1) {
-    throw new ServiceError('BAD_REQUEST', 'Expected exactly one of ids, rule and all: which dead letters are meant.')
+    const found = selections.flatMap((one) => Object.keys(one)).join(' and ') || 'none'
+    throw new ServiceError(
+      'BAD_REQUEST',
+      `the body: expected one of ids, rule and all, found ${found}; say which dead letters are meant`,
+    )
   }
   return selection
 }

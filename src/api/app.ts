@@ -26,6 +26,8 @@ export interface ServerParts {
   readonly metrics: Metrics
   readonly log: Logger
   readonly version: string
+  /** The project's page, where it has one. */
+  readonly home?: string | undefined
   readonly limits?: Partial<ServerLimits>
 }
 
@@ -56,7 +58,7 @@ const adminBodyBytes = 8 * 1024 * 1024
 
 /** Composes the interface. It does not listen yet. `isStopping`: whether events are still taken. */
 export function buildApp(parts: ServerParts, isStopping: () => boolean): FastifyInstance {
-  const { config, store, registry, rules, operations, status, metrics, log, version } = parts
+  const { config, store, registry, rules, operations, status, metrics, log, version, home } = parts
   const isAllowed = config.intake.allow === undefined ? () => true : compileNetworks(config.intake.allow)
   const limits = { ...usualLimits, ...parts.limits }
   const app = fastify({
@@ -107,7 +109,7 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
     done()
   })
   app.register((scope, _options, done) => {
-    addHealth(scope, { status, store, metrics, version, isStopping, routes })
+    addHealth(scope, { status, store, metrics, version, home, isStopping, routes })
     done()
   })
   return app

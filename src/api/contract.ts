@@ -21,6 +21,8 @@ export type Selection = { readonly ids: readonly string[] } | { readonly rule: s
 
 /** What an operator can ask of the running engine. */
 export interface Operations {
+  /** Rules in force, and those that are gone but may have deliveries left. */
+  ruleNames(): readonly string[]
   ruleStats(rule: string): RuleStats
   /** Reopens deliveries, no faster than `ratePerSecond`. Resolves with how many will be, not when they are. */
   replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }>
@@ -69,6 +71,9 @@ export interface ListedDelivery extends DeliveryView {
   readonly accepted: string
 }
 
+/** `found` is null where the event has nothing there. */
+export type ReasonView = Required<Reason>
+
 /** What one rule made of an event. */
 export interface RuleView {
   readonly rule: string
@@ -76,7 +81,7 @@ export interface RuleView {
   readonly matched: boolean
   readonly case: number | null
   /** The first clause that said no; null where the rule matched. */
-  readonly reason: Reason | null
+  readonly reason: ReasonView | null
   /** True where the rule as it is now was asked for this answer; false where the delivery on record says so. */
   readonly computed_now: boolean
   readonly delivery?: DeliveryView
@@ -97,8 +102,18 @@ export interface EventsAnswer {
   readonly events: readonly EventView[]
 }
 
-export interface RuleSummary {
+/** How deliveries of a rule stand. */
+interface RuleCounts {
+  readonly waiting: Readonly<Partial<Record<WaitReason, number>>>
+  readonly running: number
+  readonly done: number
+  readonly dead: number
+  readonly oldest_eligible_age_ms: number
+}
+
+export interface RuleSummary extends RuleCounts {
   readonly name: string
+  readonly gone: false
   readonly revision: string
   readonly file: string
   readonly line: number
@@ -109,11 +124,12 @@ export interface RuleSummary {
     /** Null: as the wiki or target says. */
     readonly answers: AnswersPreset | null
   }
-  readonly waiting: Readonly<Partial<Record<WaitReason, number>>>
-  readonly running: number
-  readonly done: number
-  readonly dead: number
-  readonly oldest_eligible_age_ms: number
+}
+
+/** No rule of this name is in force, but there are deliveries of one. */
+export interface GoneRuleSummary extends RuleCounts {
+  readonly name: string
+  readonly gone: true
 }
 
 export interface RetryPolicyView {
@@ -126,7 +142,7 @@ export interface RetryPolicyView {
 }
 
 export interface RulesAnswer {
-  readonly rules: readonly RuleSummary[]
+  readonly rules: readonly (RuleSummary | GoneRuleSummary)[]
 }
 
 export interface DeliveriesAnswer {

@@ -9,6 +9,8 @@ export interface HealthParts {
   readonly store: Pick<Store, 'health'>
   readonly metrics: Metrics
   readonly version: string
+  /** The project's page; undefined where it has none. */
+  readonly home: string | undefined
   readonly isStopping: () => boolean
   /** All of the server's routes, these included, once it listens. */
   readonly routes: readonly RouteOptions[]
@@ -19,7 +21,7 @@ const description = 'Change propagation for wikis: events in, rules decide, HTTP
 
 /** What anybody may ask: whether the service lives, is ready, what it counts, and what it is. */
 export function addHealth(app: FastifyInstance, parts: HealthParts): void {
-  const { status, store, metrics, version, isStopping, routes } = parts
+  const { status, store, metrics, version, home, isStopping, routes } = parts
 
   app.get('/healthz', { config: { about: about('Alive, with what will need the operator') } }, async () => {
     return { status: 'alive', warnings: distinct([...status().warnings, ...store.health().warnings]) }
@@ -53,10 +55,14 @@ export function addHealth(app: FastifyInstance, parts: HealthParts): void {
     describeRoutes(routes, version),
   )
   app.get('/_info', { config: { about: about('Name and version') } }, async () => {
-    return { name: serviceName, version, description }
+    return { name: serviceName, version, description, ...(home === undefined ? {} : { home }) }
   })
   app.get('/_info/name', { config: { about: about('Name') } }, async () => ({ name: serviceName }))
   app.get('/_info/version', { config: { about: about('Version') } }, async () => ({ version }))
+  if (home !== undefined) {
+    const about = { summary: "The project's page", answers: { 301: 'It is there' }, access: 'public' } as const
+    app.get('/_info/home', { config: { about } }, async (_request, reply) => reply.redirect(home, 301))
+  }
   app.get('/robots.txt', { config: { about: about('Nothing here is for robots') } }, async (_request, reply) => {
     reply.type('text/plain; charset=utf-8')
     return 'User-agent: *\nDisallow: /\n'

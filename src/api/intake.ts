@@ -6,6 +6,7 @@ import type { NewEvent } from '../event/event.ts'
 import { splitEvents } from '../event/split.ts'
 import type { Metrics } from '../observability/metrics.ts'
 import type { Store } from '../store/store.ts'
+import type { Admission } from '../stream/admission.ts'
 import type { Registry } from '../stream/registry.ts'
 import { BodyBudget, discard, readBody } from './body.ts'
 import {
@@ -111,7 +112,7 @@ class Intake {
     const accepted: NewEvent[] = []
     const failures: Failure[] = []
     for (const event of split.events) {
-      const admission = this.#parts.registry.admit(event.message)
+      const admission = event.flaw === undefined ? this.#parts.registry.admit(event.message) : unreadable(event.flaw)
       const why = admission instanceof Promise ? await admission : admission
       if (why.kind === 'admitted') accepted.push({ stream: why.stream, bytes: event.bytes, message: why.message })
       else failures.push({ event, why })
@@ -177,6 +178,10 @@ function isReadable(contentType: string | undefined): boolean {
 
 function isPlain(contentEncoding: string | undefined): boolean {
   return contentEncoding === undefined || contentEncoding.toLowerCase() === 'identity'
+}
+
+function unreadable(message: string): Admission {
+  return { kind: 'error', stream: undefined, message, ours: false }
 }
 
 /** Any value but none: `hasty=false` too, as with EventGate. */

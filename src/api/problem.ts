@@ -1,6 +1,8 @@
 import { STATUS_CODES } from 'node:http'
-import type { FastifyReply } from 'fastify'
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+import { formatPath } from '../base/document.ts'
 import { type ErrorCode, errorCodes, ServiceError } from '../base/errors.ts'
+import { explainErrors } from '../base/schema-errors.ts'
 import type { ProblemAnswer } from './contract.ts'
 
 /** Answers with a problem of RFC 9457; the status is that of the code unless another is given. */
@@ -16,6 +18,10 @@ export function sendError(reply: FastifyReply, error: unknown): { readonly isOur
   if (error instanceof ServiceError) {
     if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer')
     sendProblem(reply, error.code, error.message)
+    return { isOurs: false }
+  }
+  if (isMisfit(error)) {
+    sendProblem(reply, 'BAD_REQUEST', explain(error, reply.request))
     return { isOurs: false }
   }
   const status = statusOf(error)
@@ -36,6 +42,29 @@ function send(reply: FastifyReply, status: number, code: ErrorCode | undefined, 
     detail,
   }
   return reply.code(status).type('application/problem+json').send(JSON.stringify(problem))
+}
+
+/** A request that does not fit the schema of its route. */
+type Misfit = FastifyError & Required<Pick<FastifyError, 'validation' | 'validationContext'>>
+
+function isMisfit(error: unknown): error is Misfit {
+  return error instanceof Error && 'validation' in error && 'validationContext' in error
+}
+
+function explain(
+  { validation, validationContext }: Misfit,
+  { routeOptions, body, params, query }: FastifyRequest,
+): string {
+  const schemas = routeOptions.schema ?? {}
+  const [schema, value] =
+    validationContext === 'body'
+      ? [schemas.body, body]
+      : validationContext === 'params'
+        ? [schemas.params, params]
+        : [schemas.querystring, query]
+  return explainErrors(validation, schema, value)
+    .map(({ path, message, remedy }) => `${formatPath(path) || 'the body'}: ${message}; ${remedy}`)
+    .join('. ')
 }
 
 function statusOf(error: unknown): number {

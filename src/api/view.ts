@@ -1,12 +1,14 @@
 import { metaOf } from '../event/event.ts'
-import type { Rule, RuleSet } from '../rule/rule.ts'
+import type { Reason, Rule, RuleSet } from '../rule/rule.ts'
 import type { DeadLetter, DeliveryEntry, EventEntry } from '../store/store.ts'
 import type {
   DeadLetterView,
   DeliveryView,
   EventView,
+  GoneRuleSummary,
   ListedDelivery,
   Operations,
+  ReasonView,
   RuleSummary,
   RuleView,
 } from './contract.ts'
@@ -45,15 +47,19 @@ function viewOfRule(rule: Rule, { record, deliveries }: EventEntry): RuleView {
   const reason =
     record.message === undefined
       ? ({ clause: 'match', path: '', wanted: 'a JSON object' } as const)
-      : (rule.explain(record.stream, record.message) ?? null)
+      : rule.explain(record.stream, record.message)
   return {
     rule: rule.name,
     revision: rule.revision,
     matched: match !== undefined,
     case: match?.case ?? null,
-    reason: match === undefined ? reason : null,
+    reason: match === undefined && reason !== undefined ? viewReason(reason) : null,
     computed_now: true,
   }
+}
+
+export function viewReason(reason: Reason): ReasonView {
+  return { ...reason, found: reason.found ?? null }
 }
 
 function onRecord(delivery: DeliveryEntry, matchedCase: number | null): RuleView {
@@ -111,9 +117,9 @@ export function viewDeadLetter(letter: DeadLetter): DeadLetterView {
 }
 
 export function summarizeRule(rule: Rule, operations: Operations): RuleSummary {
-  const { waiting, running, done, dead, oldestEligibleAgeMs } = operations.ruleStats(rule.name)
   return {
     name: rule.name,
+    gone: false,
     revision: rule.revision,
     file: rule.file,
     line: rule.line,
@@ -123,12 +129,22 @@ export function summarizeRule(rule: Rule, operations: Operations): RuleSummary {
       throttle: { concurrency: rule.concurrency },
       answers: rule.answers.preset ?? null,
     },
-    waiting,
-    running,
-    done,
-    dead,
-    oldest_eligible_age_ms: oldestEligibleAgeMs,
+    ...countsOf(rule.name, operations),
   }
+}
+
+/** Rules that are not in force any more, as long as they have deliveries that an operator may want to see. */
+export function summarizeGone(rules: RuleSet, operations: Operations): readonly GoneRuleSummary[] {
+  return operations
+    .ruleNames()
+    .filter((name) => rules.get(name) === undefined)
+    .map((name) => ({ name, gone: true as const, ...countsOf(name, operations) }))
+    .filter(({ waiting, running, dead }) => running + dead > 0 || Object.values(waiting).some((count) => count > 0))
+}
+
+function countsOf(name: string, operations: Operations) {
+  const { waiting, running, done, dead, oldestEligibleAgeMs } = operations.ruleStats(name)
+  return { waiting, running, done, dead, oldest_eligible_age_ms: oldestEligibleAgeMs }
 }
 
 function viewRetry(retry: Rule['retry']): RuleSummary['policies']['retry'] {

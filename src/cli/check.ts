@@ -1,6 +1,6 @@
 import { inReadingOrder } from '../base/problem.ts'
-import { loadConfig } from '../config/load.ts'
 import { loadRules } from '../rule/load.ts'
+import { readConfiguration } from './configuration.ts'
 import { counted, countProblems, exitCodeOf, type Format, type Io, writeJson, writeProblems } from './io.ts'
 
 export interface CheckOptions {
@@ -11,8 +11,7 @@ export interface CheckOptions {
 
 /** Rules are judged by the hosts of the configuration; where its hosts are in doubt, rules wait for that to be put right. */
 export async function check(options: CheckOptions, io: Io): Promise<number> {
-  const { env, cwd } = io
-  const loaded = await loadConfig({ file: options.config, env, flags: { rules: options.paths }, cwd })
+  const loaded = await readConfiguration(options.config, { rules: options.paths }, io)
   const hostsInDoubt =
     loaded.config === undefined &&
     loaded.problems.some(({ path, severity }) => severity === 'error' && isAboutHosts(path))

@@ -1,5 +1,6 @@
-import { type Flags, loadConfig } from '../config/load.ts'
+import type { Flags } from '../config/load.ts'
 import { printConfig, showConfig } from '../config/print.ts'
+import { readConfiguration } from './configuration.ts'
 import { type Format, type Io, writeJson, writeProblems } from './io.ts'
 
 export interface ConfigOptions extends Flags {
@@ -8,12 +9,7 @@ export interface ConfigOptions extends Flags {
 }
 
 export async function printConfiguration(options: ConfigOptions, io: Io): Promise<number> {
-  const { config, origins, problems } = await loadConfig({
-    file: options.config,
-    env: io.env,
-    flags: options,
-    cwd: io.cwd,
-  })
+  const { config, origins, problems } = await readConfiguration(options.config, options, io)
   writeProblems(io, problems)
   if (config === undefined) return 1
   if (options.format === 'json') writeJson(io, showConfig(config, origins))

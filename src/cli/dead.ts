@@ -47,20 +47,22 @@ export async function listDead({ url, rule, format }: ListOptions, io: Io): Prom
 export async function showDead({ url, ids, format }: ShowOptions, io: Io): Promise<number> {
   const letters: DeadLetterView[] = []
   await withService(url, io, async (service) => {
-    for await (const letter of pages(service, { id: ids })) letters.push(letter)
+    for await (const letter of named(service, ids)) letters.push(letter)
   })
   if (format === 'json') writeJson(io, { dead: letters })
   else io.stdout.write(letters.map((letter) => tellLetter(letter, Date.now())).join('\n'))
   const missing = ids.filter((id) => !letters.some((letter) => letter.id === id))
-  for (const id of missing) io.stderr.write(`no dead letter ${id} is known\n`)
+  for (const id of missing) io.stderr.write(unknownLetter(id))
   return missing.length === 0 ? 0 : 1
 }
 
-/** Says how many are meant, asks where somebody is there to answer, and then does it. */
+/** Says what is unknown and how many are meant, asks where somebody is there to answer, and then does it. */
 export async function settleDead(verb: 'replay' | 'discard', options: SettleOptions, io: Io): Promise<number> {
-  const selection = selectionOf(options)
+  const wanted = selectionOf(options)
   return withService(options.url, io, async (service) => {
-    const count = await countOf(selection, service)
+    const { selection, count, unknown } = await find(wanted, service)
+    for (const line of unknown) io.stderr.write(line)
+    if (count === 0 && unknown.length > 0) return 1
     const pace = verb === 'replay' ? `, at most ${options.rate}` : ''
     io.stderr.write(`${verb} ${counted(count, 'dead letter')}${pace}\n`)
     if (io.stdin.isTTY === true && options.yes !== true && !(await agreed(io))) {
@@ -73,9 +75,7 @@ export async function settleDead(verb: 'replay' | 'discard', options: SettleOpti
     )
     if (!isCount(answer)) throw unexpected(options.url)
     io.stdout.write(`${verb === 'replay' ? 'replaying' : 'discarded'} ${counted(answer.count, 'dead letter')}\n`)
-    const missing = 'ids' in selection ? selection.ids.length - answer.count : 0
-    if (missing > 0) io.stderr.write(`${missing} of the ids are no dead letters\n`)
-    return missing > 0 ? 1 : 0
+    return unknown.length === 0 ? 0 : 1
   })
 }
 
@@ -90,18 +90,38 @@ function selectionOf({ ids, rule, all }: SettleOptions): Selection {
   return ids.length > 0 ? { ids: [...new Set(ids)] } : { all: true }
 }
 
-async function countOf(selection: Selection, service: Service): Promise<number> {
-  if ('ids' in selection) return selection.ids.length
-  const answer = await service.get('/v1/rules')
-  const rules = isRules(answer) ? answer.rules : []
-  if ('rule' in selection) {
-    const found = rules.find(({ name }) => name === selection.rule)
-    if (found !== undefined) return found.dead
+interface Found {
+  readonly selection: Selection
+  readonly count: number
+  /** Lines that say what of the selection is not there. */
+  readonly unknown: readonly string[]
+}
+
+async function find(selection: Selection, service: Service): Promise<Found> {
+  if ('ids' in selection) {
+    const ids: string[] = []
+    for await (const { id } of named(service, selection.ids)) ids.push(id)
+    const unknown = selection.ids.filter((id) => !ids.includes(id))
+    return { selection: { ids }, count: ids.length, unknown: unknown.map(unknownLetter) }
   }
-  // Rules that are gone may have left dead letters too, so those are counted one by one.
+  if ('all' in selection) return { selection, count: await countPages(service, {}), unknown: [] }
+  const answer = await service.get('/v1/rules')
+  const rule = isRules(answer) ? answer.rules.find(({ name }) => name === selection.rule) : undefined
+  if (rule?.gone === false) return { selection, count: rule.dead + (rule.waiting.parked ?? 0), unknown: [] }
+  // Of what waits for a rule that is gone nothing says whether it is parked, so they are counted one by one.
+  const count = await countPages(service, selection)
+  const isUnknown = rule === undefined && count === 0
+  return { selection, count, unknown: isUnknown ? [`no rule ${selection.rule} is known\n`] : [] }
+}
+
+async function countPages(service: Service, filter: { rule?: string }): Promise<number> {
   let count = 0
-  for await (const _letter of pages(service, 'rule' in selection ? { rule: selection.rule } : {})) count++
+  for await (const _letter of pages(service, filter)) count++
   return count
+}
+
+function unknownLetter(id: string): string {
+  return `no dead letter ${id} is known\n`
 }
 
 async function agreed(io: Io): Promise<boolean> {
@@ -111,6 +131,13 @@ async function agreed(io: Io): Promise<boolean> {
   } finally {
     lines.close()
   }
+}
+
+/** They go into the URL, which has to fit into the head of a request. */
+const idsAtOnce = 50
+
+async function* named(service: Service, ids: readonly string[]): AsyncGenerator<DeadLetterView> {
+  for (let at = 0; at < ids.length; at += idsAtOnce) yield* pages(service, { id: ids.slice(at, at + idsAtOnce) })
 }
 
 async function* pages(

@@ -1,13 +1,15 @@
 import { readFile } from 'node:fs/promises'
 import { buffer } from 'node:stream/consumers'
+import type { ReasonView } from '../api/contract.ts'
+import { viewReason } from '../api/view.ts'
 import { isSecretName } from '../base/secret-name.ts'
-import { loadConfig } from '../config/load.ts'
 import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
 import { splitEvents } from '../event/split.ts'
 import { createDirectory } from '../mediawiki/directory.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { loadRules } from '../rule/load.ts'
-import { type Reason, type RequestTemplate, type Rule, type TemplateContext, TemplateError } from '../rule/rule.ts'
+import { type RequestTemplate, type Rule, type TemplateContext, TemplateError } from '../rule/rule.ts'
+import { readConfiguration } from './configuration.ts'
 import { CommandFailure, type Format, type Io, pathIn, writeJson, writeProblems } from './io.ts'
 import { describeReason } from './reason.ts'
 
@@ -34,7 +36,7 @@ export interface Trial {
   readonly rule: string
   readonly matched: boolean
   readonly case: number | null
-  readonly reason: Reason | null
+  readonly reason: ReasonView | null
   readonly captures: JsonObject
   readonly requests: readonly TriedRequest[]
 }
@@ -43,12 +45,7 @@ export interface Trial {
 const sampleId = '00000000-0000-7000-8000-000000000000'
 
 export async function tryRules(options: TryOptions, io: Io): Promise<number> {
-  const { config, problems } = await loadConfig({
-    file: options.config,
-    env: io.env,
-    flags: { rules: options.rules },
-    cwd: io.cwd,
-  })
+  const { config, problems } = await readConfiguration(options.config, { rules: options.rules }, io)
   writeProblems(io, problems)
   if (config === undefined) return 1
   const loaded = await loadRules(config.rules, config)
@@ -73,7 +70,9 @@ async function readEvents(source: string, io: Io): Promise<{ list: readonly Stre
   if (split.kind === 'refused')
     throw new CommandFailure(1, `${name}: expected an event as JSON, or an array of events; found: ${split.message}`)
   const accepted = Date.now()
-  const list = split.events.map(({ bytes, message }, index): StreamRecord => {
+  const list = split.events.map(({ bytes, message, flaw }, index): StreamRecord => {
+    if (flaw !== undefined)
+      throw new CommandFailure(1, `${name}: event ${index}: expected an event that can be read; found: ${flaw}`)
     const stream = isJsonObject(message) ? metaOf(message)?.stream : undefined
     if (!isJsonObject(message) || typeof stream !== 'string') {
       throw new CommandFailure(
@@ -97,9 +96,12 @@ async function readEventFile(path: string): Promise<Buffer> {
 
 function tryRule(rule: Rule, record: StreamRecord, directory: Directory): Trial {
   const message = record.message ?? {}
-  const reason = rule.explain(record.stream, message) ?? null
-  const match = reason === null ? rule.match(message) : undefined
-  if (match === undefined) return { rule: rule.name, matched: false, case: null, reason, captures: {}, requests: [] }
+  const objection = rule.explain(record.stream, message)
+  const match = objection === undefined ? rule.match(message) : undefined
+  if (match === undefined) {
+    const reason = objection === undefined ? null : viewReason(objection)
+    return { rule: rule.name, matched: false, case: null, reason, captures: {}, requests: [] }
+  }
   const wiki = directory.wikiOf(message)
   const context: TemplateContext = {
     record,

@@ -4,6 +4,7 @@ import { checkDocument, type Document, type Path, parseDocument, problemAt } fro
 import { hasErrors, type Problem } from '../base/problem.ts'
 import { isObject } from '../base/schema-words.ts'
 import type { Config } from './config.ts'
+import { readable } from './readable.ts'
 import { type Given, locator, type Origin, resolveConfig } from './resolve.ts'
 import { configSchema } from './schema.ts'
 import { ajv, checkSetting, fromText, problemOf, type Setting, settings } from './settings.ts'
@@ -32,7 +33,10 @@ export interface LoadedConfig {
   readonly draft: Config
   /** By name of the setting, e.g. `listen.port`. */
   readonly origins: ReadonlyMap<string, Origin>
+  /** Of the file and the environment. */
   readonly problems: readonly Problem[]
+  /** Of flags, whose names stand as the file. */
+  readonly misuse: readonly Problem[]
 }
 
 const flagOf: Readonly<Record<string, readonly [keyof Flags, string]>> = {
@@ -43,44 +47,65 @@ const flagOf: Readonly<Record<string, readonly [keyof Flags, string]>> = {
   'log.level': ['logLevel', '--log-level'],
 }
 
+const flagNames: readonly string[] = Object.values(flagOf).map(([, name]) => name)
+
 const validateFile = ajv.compile(configSchema)
 
 /** The file, then the environment, then flags: the later beats the earlier. Every problem at once; never rejects. */
 export async function loadConfig(options: LoadOptions): Promise<LoadedConfig> {
   const { env, flags } = options
-  const problems: Problem[] = []
-  const document =
-    options.file === undefined ? undefined : await readDocument(options.file, locator(options.cwd), problems)
+  const { document, complaints, others } =
+    options.file === undefined ? noFile : await readDocument(options.file, locator(options.cwd))
+  const problems: Problem[] = [...others, ...complaints]
   const given = new Map<string, Given>()
   for (const setting of settings) given.set(setting.name, give(setting, document, env, flags, problems))
   problems.push(...unknownVariables(env))
 
   const { config: draft, problems: found } = await resolveConfig(given, document, env, options.cwd)
-  problems.push(...found)
+  // What is odd about a mapping may be no more than the misspelt key in it.
+  problems.push(...found.filter((problem) => !complaints.some((complaint) => isWithin(complaint, problem))))
   const origins = new Map([...given].map(([name, { origin }]) => [name, origin]))
-  return { config: hasErrors(problems) ? undefined : draft, draft, origins, problems: inOrder(problems) }
+  const isMisuse = ({ file }: Problem) => flagNames.includes(file)
+  return {
+    config: hasErrors(problems) ? undefined : draft,
+    draft,
+    origins,
+    problems: inOrder(problems.filter((problem) => !isMisuse(problem))),
+    misuse: problems.filter(isMisuse),
+  }
 }
 
-async function readDocument(
-  file: string,
-  locate: (path: string) => string,
-  problems: Problem[],
-): Promise<Document | undefined> {
+interface ReadFile {
+  readonly document: Document | undefined
+  /** What the schema has against it. */
+  readonly complaints: readonly Problem[]
+  readonly others: readonly Problem[]
+}
+
+const noFile: ReadFile = { document: undefined, complaints: [], others: [] }
+
+async function readDocument(file: string, locate: (path: string) => string): Promise<ReadFile> {
   let text: string
   try {
     text = await readFile(locate(file), 'utf8')
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    problems.push(problemOf(file, [], `expected a readable file, found an error (${reason})`, 'correct --config'))
-    return undefined
+    const unreadable = problemOf(file, [], `expected a readable file, found an error (${reason})`, 'correct --config')
+    return { ...noFile, others: [unreadable] }
   }
-  const parsed = parseDocument(file, text)
-  problems.push(...parsed.problems)
-  if (parsed.document === undefined || parsed.document.value === null) return undefined
-  const later = laterKeys(parsed.document)
-  const checked = checkDocument(parsed.document, validateFile)
-  problems.push(...later, ...checked.filter(({ path }) => !later.some((other) => other.path === path)))
-  return parsed.document
+  const { document, problems } = parseDocument(file, text)
+  if (document === undefined || document.value === null) return { ...noFile, others: problems }
+  const later = laterKeys(document)
+  const complaints = checkDocument(document, validateFile).filter(
+    ({ path }) => !later.some((other) => other.path === path),
+  )
+  return { document, complaints, others: [...problems, ...later] }
+}
+
+/** Whether the place of `inner` is that of `outer`, or within it. */
+function isWithin(inner: Problem, outer: Problem): boolean {
+  const isSame = inner.path === outer.path
+  return inner.file === outer.file && (isSame || ['.', '['].some((sign) => inner.path.startsWith(outer.path + sign)))
 }
 
 /** Keys that later versions will know; a plain "unknown key" would send people to look for a misspelling. */
@@ -101,9 +126,13 @@ function laterKeys(document: Document): readonly Problem[] {
   return keys
     .filter(({ key, of }) => isObject(of) && Object.hasOwn(of, key))
     .map(({ path, key }) =>
-      problemAt(document, [...path, key], `found ${key}, which is not supported by this version yet`, 'leave it out', {
-        part: 'key',
-      }),
+      problemAt(
+        document,
+        [...path, key],
+        `expected a key that this version supports, found ${key}, which is not supported by this version yet`,
+        'leave it out',
+        { part: 'key' },
+      ),
     )
 }
 
@@ -118,16 +147,25 @@ function give(
     const value = typeof text === 'string' ? fromText(setting, text) : text
     const found = checkSetting(setting, value, source)
     problems.push(...found)
-    return { setting, value: found.length > 0 ? setting.schema.default : value, origin, source }
+    const isSound = found.length === 0
+    return { setting, value: isSound ? value : setting.schema.default, isSound, origin, source }
   }
   const fromFile = setting.path.reduce<unknown>(
     (value, key) => (isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined),
     document?.value,
   )
-  const usable = fromFile !== undefined && setting.validate(fromFile)
-  const base: Given = usable
-    ? { setting, value: fromFile, origin: 'file', source: document?.file ?? '' }
-    : { setting, value: setting.schema.default, origin: 'default', source: '' }
+  const fallback = setting.schema.default
+  const isSound = fromFile === undefined || setting.validate(fromFile) === true
+  const base: Given =
+    fromFile === undefined
+      ? { setting, value: fallback, isSound, origin: 'default', source: '' }
+      : {
+          setting,
+          value: readable(setting.schema, fromFile) ?? fallback,
+          isSound,
+          origin: 'file',
+          source: document?.file ?? '',
+        }
   // An empty variable counts as none: that is how compose files say "not set".
   const text = setting.variable === undefined ? undefined : env[setting.variable]
   const flag = flagOf[setting.name]

@@ -1,11 +1,12 @@
 import { resolve } from 'node:path'
 import ipaddr from 'ipaddr.js'
-import type { Static } from 'typebox'
+import Type from 'typebox'
 import { type Document, formatPath, type Path, problemAt } from '../base/document.ts'
 import type { Problem } from '../base/problem.ts'
 import { parseDuration, parseSize } from '../base/units.ts'
-import type { Config, TargetConfig, WikiConfig } from './config.ts'
-import { configSchema, type targetSchema, type wikiSchema } from './schema.ts'
+import type { Config, EmbeddedStoreConfig, TargetConfig, WikiConfig } from './config.ts'
+import { checkFolder } from './folder.ts'
+import { targetSchema, wikiSchema } from './schema.ts'
 import { readSecret } from './secret.ts'
 import { ajv, problemOf, type Setting } from './settings.ts'
 import { checkUrl, checkWikis, type Objection } from './sites.ts'
@@ -13,10 +14,12 @@ import { checkUrl, checkWikis, type Objection } from './sites.ts'
 /** Where a value came from. */
 export type Origin = 'default' | 'file' | 'environment' | 'flag'
 
-/** A setting with the value that won, which passed its schema or is its default. */
+/** A setting with the value that won. */
 export interface Given {
   readonly setting: Setting
   readonly value: unknown
+  /** False where the value as given did not fit its schema, and this is what could be read of it, or the default. */
+  readonly isSound: boolean
   readonly origin: Origin
   /** The variable or flag, for problems. */
   readonly source: string
@@ -33,9 +36,6 @@ export async function resolveConfig(
   const config = await values.config()
   return { config, problems: values.problems }
 }
-
-type WikiEntry = Static<typeof wikiSchema>
-type TargetEntry = Static<typeof targetSchema>
 
 class Values {
   readonly problems: Problem[] = []
@@ -64,16 +64,12 @@ class Values {
       store: {
         embedded: {
           path: locate(this.#text('store.embedded.path')),
-          retention: {
-            ageMs: this.#ms('store.embedded.retention.age', 1_000),
-            sizeBytes: this.#bytes('store.embedded.retention.size', 2 ** 20),
-            deadBytes: this.#bytes('store.embedded.retention.dead', 2 ** 20),
-          },
+          retention: this.#retention(),
         },
       },
       rules: this.#texts('rules').map(locate),
       schemas: {
-        from: this.#schemaPlaces().map((from) => (isUrl(from) ? from : locate(from))),
+        from: await this.#schemaPlaces(),
         unknown: this.#text('schemas.unknown') === 'refuse' ? 'refuse' : 'accept',
       },
       intake: { maxBodyBytes: this.#bytes('intake.max_body', 1024, 2 ** 30), allow: this.#networks() },
@@ -85,27 +81,51 @@ class Values {
     }
   }
 
+  #retention(): EmbeddedStoreConfig['retention'] {
+    const ageMs = this.#ms('store.embedded.retention.age', 1_000)
+    const size = 'store.embedded.retention.size'
+    const dead = 'store.embedded.retention.dead'
+    const before = this.problems.length
+    const sizeBytes = this.#bytes(size, 2 ** 20)
+    const deadBytes = this.#bytes(dead, 2 ** 20)
+    const areSound = this.problems.length === before && this.#isSound(size) && this.#isSound(dead)
+    if (areSound && deadBytes > sizeBytes) {
+      const warning = this.#isDefault(dead)
+      const name = warning ? size : dead
+      const message = `expected retention.dead not to be larger than retention.size, found ${this.#shown(dead)} and ${this.#shown(size)}`
+      const remedy = 'make the one smaller or the other larger'
+      this.#object(name, [{ path: this.#path(name), message, remedy, warning }])
+    }
+    return { ageMs, sizeBytes, deadBytes }
+  }
+
   #wikis(): readonly WikiConfig[] {
     const value = this.#value('wikis')
-    const entries: readonly WikiEntry[] = areWikis(value) ? value : []
+    const entries = validateWikis(value) ? value : []
     this.#object('wikis', checkWikis(entries, ['wikis']))
-    return entries.map(({ database, domain, url, host, max_pause }, index) => ({
-      ...(database === undefined ? {} : { database }),
-      ...(domain === undefined ? {} : { domain }),
-      url: withoutSlash(url),
-      ...(host === undefined ? {} : { host }),
-      maxPauseMs: this.#pause(max_pause, ['wikis', index, 'max_pause']),
-    }))
+    return entries.flatMap((entry, index) => {
+      const { database, domain, url, host, max_pause } = entry ?? {}
+      const maxPauseMs = this.#pause(max_pause, ['wikis', index, 'max_pause'])
+      if (url === undefined) return []
+      return {
+        ...(database === undefined ? {} : { database }),
+        ...(domain === undefined ? {} : { domain }),
+        url: withoutSlash(url),
+        ...(host === undefined ? {} : { host }),
+        maxPauseMs,
+      }
+    })
   }
 
   async #targets(): Promise<Readonly<Record<string, TargetConfig>>> {
     const value = this.#value('targets')
-    const entries: Readonly<Record<string, TargetEntry>> = areTargets(value) ? value : {}
+    const entries = validateTargets(value) ? value : {}
     const targets: [string, TargetConfig][] = []
     for (const [name, { url, host, authorization, max_pause }] of Object.entries(entries)) {
-      this.#object('targets', checkUrl(url, ['targets', name, 'url']))
       const secret = await this.#secret(authorization, ['targets', name, 'authorization'])
       const maxPauseMs = this.#pause(max_pause, ['targets', name, 'max_pause'])
+      if (url === undefined) continue
+      this.#object('targets', checkUrl(url, ['targets', name, 'url']))
       const target = {
         url: withoutSlash(url),
         maxPauseMs,
@@ -135,10 +155,9 @@ class Values {
 
   #networks(): readonly string[] | undefined {
     if (this.#value('intake.allow') === undefined) return undefined
-    const networks = this.#texts('intake.allow')
     const remedy = 'write for instance 10.0.0.0/8, or 192.0.2.7/32 for one address'
-    const wrong = networks.flatMap((network, index): readonly Objection[] =>
-      ipaddr.isValidCIDR(network)
+    const wrong = this.#items('intake.allow').flatMap((network, index): readonly Objection[] =>
+      network === null || ipaddr.isValidCIDR(network)
         ? []
         : [
             {
@@ -149,16 +168,19 @@ class Values {
           ],
     )
     this.#object('intake.allow', wrong)
-    return networks
+    return this.#texts('intake.allow')
   }
 
-  #schemaPlaces(): readonly string[] {
-    const places = this.#texts('schemas.from')
-    this.#object(
-      'schemas.from',
-      places.flatMap((from, index) => (isUrl(from) ? checkUrl(from, ['schemas', 'from', index]) : [])),
-    )
-    return places
+  /** Where unknown schemas are refused, a folder that is not there refuses events without their fault. */
+  async #schemaPlaces(): Promise<readonly string[]> {
+    const warning = this.#value('schemas.unknown') !== 'refuse'
+    for (const [index, from] of this.#items('schemas.from').entries()) {
+      if (from === null) continue
+      const path = ['schemas', 'from', index]
+      const objections = isUrl(from) ? checkUrl(from, path) : await checkFolder(from, path, this.#locate)
+      this.#object('schemas.from', isUrl(from) ? objections : objections.map((one) => ({ ...one, warning })))
+    }
+    return this.#texts('schemas.from').map((from) => (isUrl(from) ? from : this.#locate(from)))
   }
 
   #pause(value: string | undefined, path: Path): number {
@@ -217,6 +239,18 @@ class Values {
     return this.#given.get(name)?.setting.path ?? []
   }
 
+  #isSound(name: string): boolean {
+    return this.#given.get(name)?.isSound === true
+  }
+
+  #isDefault(name: string): boolean {
+    return this.#given.get(name)?.origin === 'default'
+  }
+
+  #shown(name: string): string {
+    return `${this.#text(name)}${this.#isDefault(name) ? ' (the default)' : ''}`
+  }
+
   #value(name: string): unknown {
     return this.#given.get(name)?.value
   }
@@ -225,23 +259,22 @@ class Values {
     return String(this.#value(name))
   }
 
-  #texts(name: string): readonly string[] {
+  /** Of a list of texts, with null for what is none. */
+  #items(name: string): readonly (string | null)[] {
     const value = this.#value(name)
-    return Array.isArray(value) ? value.map(String) : []
+    return Array.isArray(value) ? value.map((item: unknown) => (typeof item === 'string' ? item : null)) : []
+  }
+
+  #texts(name: string): readonly string[] {
+    return this.#items(name).filter((item) => item !== null)
   }
 }
 
 const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
-const validateWikis = ajv.compile(configSchema.properties.wikis)
-const validateTargets = ajv.compile(configSchema.properties.targets)
-
-function areWikis(value: unknown): value is readonly WikiEntry[] {
-  return validateWikis(value)
-}
-
-function areTargets(value: unknown): value is Readonly<Record<string, TargetEntry>> {
-  return validateTargets(value)
-}
+const wikisSchema = Type.Array(Type.Union([Type.Partial(wikiSchema), Type.Null()]))
+const targetsSchema = Type.Record(Type.String(), Type.Partial(targetSchema))
+const validateWikis = ajv.compile<Type.Static<typeof wikisSchema>>(wikisSchema)
+const validateTargets = ajv.compile<Type.Static<typeof targetsSchema>>(targetsSchema)
 
 /** Relative paths are relative to `cwd`, or else as they are: to the working directory. */
 export function locator(cwd: string | undefined): (path: string) => string {
@@ -249,7 +282,7 @@ export function locator(cwd: string | undefined): (path: string) => string {
 }
 
 function isUrl(text: string): boolean {
-  return /^https?:\/\//.test(text)
+  return /^https?:\/\//i.test(text)
 }
 
 /** `{{wiki.url}}/api.php` should have one slash, whichever way the URL was written. */

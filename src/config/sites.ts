@@ -12,24 +12,16 @@ export interface Objection {
 interface WikiEntry {
   readonly database?: string
   readonly domain?: string
-  readonly url: string
+  readonly url?: string
   readonly host?: string
 }
 
-/** What a schema cannot say about the list of wikis. */
-export function checkWikis(wikis: readonly WikiEntry[], at: Path): readonly Objection[] {
+/** What a schema cannot say about the list of wikis; null stands for an entry that cannot be read. */
+export function checkWikis(wikis: readonly (WikiEntry | null)[], at: Path): readonly Objection[] {
   const seen = new Map<string, Path>()
   return wikis.flatMap((wiki, index) => {
+    if (wiki === null) return []
     const path = [...at, index]
-    if (wiki.database === undefined && wiki.domain === undefined) {
-      return [
-        {
-          path,
-          message: 'expected database or domain, found neither',
-          remedy: 'add the one that events of this wiki carry',
-        },
-      ]
-    }
     const names = (['database', 'domain'] as const).flatMap((key) => {
       const name = wiki[key]
       return name === undefined ? [] : [{ key, name, regex: readRegex(name) }]
@@ -56,12 +48,18 @@ export function checkWikis(wikis: readonly WikiEntry[], at: Path): readonly Obje
         'expected a regular expression for all of the name, found one that also fits a part of longer names'
       return [{ path: [...path, key], message, remedy: 'begin it with ^ and end it with $', warning: true }]
     })
+    const nameless: Objection = {
+      path,
+      message: 'expected database or domain, found neither',
+      remedy: 'add the one that events of this wiki carry',
+    }
     return [
+      ...(names.length === 0 ? [nameless] : []),
       ...repeated,
       ...broken,
-      ...checkCaptures(wiki.url, names, [...path, 'url']),
+      ...checkCaptures(wiki.url ?? '', names, [...path, 'url']),
       ...checkCaptures(wiki.host ?? '', names, [...path, 'host']),
-      ...checkUrl(filled(wiki.url), [...path, 'url']),
+      ...(wiki.url === undefined ? [] : checkUrl(filled(wiki.url), [...path, 'url'])),
     ]
   })
 }

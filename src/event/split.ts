@@ -7,6 +7,8 @@ export interface PostedEvent {
   readonly bytes: Uint8Array
   /** The same, parsed; anything that JSON can say. */
   readonly message: Json
+  /** Why it cannot be an event, whatever it says; bytes and message are what could be read of it. */
+  readonly flaw?: string
 }
 
 export type Split =
@@ -29,34 +31,76 @@ export const splitLimits: SplitLimits = { depth: 64, events: 50_000 }
 
 /**
  * A posted body → its events: an array's elements, or the one object it is. Depth and number are checked before anything
- * is built. A byte order mark is passed over; it belongs to no event.
+ * is built; an element that is nested too deep, or no UTF-8, has a flaw and harms none of the others. A byte order mark is
+ * passed over; it belongs to no event.
  */
 export function splitEvents(body: Buffer, limits: SplitLimits = splitLimits): Split {
   const ascii = isAscii(body)
-  if (!ascii && !isUtf8(body)) return refuse('malformed', 'The request body is not valid UTF-8.')
+  const isText = ascii || isUtf8(body)
   const bytes = body.toString('latin1')
   const start = skipWhitespace(bytes, bytes.startsWith(byteOrderMark) ? byteOrderMark.length : 0)
   if (start === bytes.length) return refuse('empty', 'Request body was empty. Must provide JSON encoded events.')
 
   const cut = cutElements(bytes, start, limits)
   if (cut === 'too_many') return refuse('too_many', `The request body has more than ${limits.events} events.`)
-  if (cut === 'too_deep') return refuse('malformed', `The request body is nested deeper than ${limits.depth} levels.`)
+  if (cut === 'too_deep') return splitDeep(body, bytes, start, limits)
   const parsed = parse(ascii ? bytes : body.toString('utf8', start))
-  if (!parsed.ok) return refuse('malformed', parsed.message)
-  return pair(body, cut, parsed.value)
+  if (!parsed.ok) return refuse('malformed', isText ? parsed.message : 'The request body is not valid UTF-8.')
+  return pair(body, cut, parsed.value, isText)
 }
 
-function pair(body: Buffer, cut: readonly number[], value: Json): Split {
+/** Splits what is left of a body when all that lies too deep is taken out; what is not as it was then has that flaw. */
+function splitDeep(body: Buffer, bytes: string, start: number, limits: SplitLimits): Split {
+  const shallow = withoutDeep(body, bytes, start, limits.depth)
+  const split = splitEvents(shallow, limits)
+  if (split.kind === 'refused') return split
+  const flaw = `It is nested deeper than ${limits.depth} levels, the posted array included.`
+  const events = split.events.map((event): PostedEvent => {
+    const from = event.bytes.byteOffset - shallow.byteOffset
+    const bytes = body.subarray(from, from + event.bytes.length)
+    return bytes.equals(event.bytes) ? { ...event, bytes } : { ...event, flaw }
+  })
+  return { kind: 'events', events }
+}
+
+/** A copy in which an empty text, and spaces, stand for each array and object that lies too deep. */
+function withoutDeep(body: Buffer, bytes: string, start: number, most: number): Buffer {
+  const copy = Buffer.from(body)
+  const end = bytes.length
+  let depth = 0
+  let from = start
+  for (let at = start; at < end; at++) {
+    const byte = bytes.charCodeAt(at)
+    if (byte === quote) {
+      at = endOfString(bytes, at + 1)
+      if (at === -1) break
+    } else if (byte === openBracket || byte === openBrace) {
+      depth++
+      if (depth === most + 1) from = at
+    } else if (byte === closeBracket || byte === closeBrace) {
+      if (depth === most + 1) {
+        copy[from] = quote
+        copy[from + 1] = quote
+        for (let blank = from + 2; blank <= at; blank++) copy[blank] = space
+      }
+      depth--
+    }
+  }
+  // What is never closed is no JSON, and need not be read to know that.
+  return depth > most ? copy.subarray(0, from) : copy
+}
+
+function pair(body: Buffer, cut: readonly number[], value: Json, isText: boolean): Split {
   if (typeof value !== 'object' || value === null) {
     return refuse('malformed', 'The request body is neither a JSON object nor an array of them.')
   }
   const messages: readonly Json[] = Array.isArray(value) ? value : isEmpty(value) ? [] : [value]
   if (messages.length === 0) return refuse('empty', 'Request body was empty. Must provide JSON encoded events.')
   if (messages.length * 2 !== cut.length) throw new Error(`${messages.length} events, but ${cut.length / 2} boundaries`)
-  const events = messages.map((message, index) => ({
-    bytes: body.subarray(cut[2 * index], cut[2 * index + 1]),
-    message,
-  }))
+  const events = messages.map((message, index): PostedEvent => {
+    const bytes = body.subarray(cut[2 * index], cut[2 * index + 1])
+    return isText || isUtf8(bytes) ? { bytes, message } : { bytes, message, flaw: 'It is not valid UTF-8.' }
+  })
   return { kind: 'events', events }
 }
 
@@ -155,6 +199,7 @@ function refuse(why: 'empty' | 'malformed' | 'too_many', message: string): Split
 /** U+FEFF in UTF-8, one character per byte. */
 const byteOrderMark = '\u00ef\u00bb\u00bf'
 
+const space = 0x20
 const quote = 0x22
 const backslash = 0x5c
 const comma = 0x2c

@@ -25,6 +25,11 @@ export function compileSchemaTest(wanted: string): (schema: string) => boolean {
   }
 }
 
+/** Whether a rule's `schema` ends in a version, or a range of them. */
+export function namesVersions(wanted: string): boolean {
+  return rangeOf(wanted.slice(wanted.lastIndexOf('/') + 1)) !== undefined
+}
+
 function rangeOf(text: string): semver.Range | undefined {
   return text.trim() === '' || semver.validRange(text) === null ? undefined : new semver.Range(text)
 }

@@ -108,10 +108,7 @@ class Reader {
     if (root === 'wiki') return this.#wiki(steps, reads)
     if (root === 'targets') return this.#target(steps, reads)
     if (root === 'request' || root === 'env') {
-      throw this.#error(
-        `expected a root of templates, found ${root}`,
-        'that root exists only within Wikimedia’s own modules',
-      )
+      throw this.#error('expected a root of templates', 'that root exists only within Wikimedia’s own modules', root)
     }
     const meant = suggest(root, templateRoots)
     throw this.#error(
@@ -122,11 +119,13 @@ class Reader {
 
   #wiki(steps: readonly Step[], reads: Node['reads']): Node {
     const [step] = steps
-    if (step === 'token') throw this.#error('wiki.token is not supported by this version yet', 'leave it out for now')
-    const field = wikiFields.find((name) => name === step)
-    if (field === undefined || steps.length !== 1) {
-      throw this.#error(`expected wiki.${wikiFields.join(', wiki.')}`, 'write one of these')
+    const expected = `expected wiki.${wikiFields.join(', wiki.')}`
+    if (step === 'token') {
+      const found = 'wiki.token, which is not supported by this version yet'
+      throw this.#error(expected, 'leave it out for now', found)
     }
+    const field = wikiFields.find((name) => name === step)
+    if (field === undefined || steps.length !== 1) throw this.#error(expected, 'write one of these')
     const text = `wiki.${field}`
     const evaluate = (context: TemplateContext) => wikiOf(context, text)[field]
     return { evaluate, isMessage: false, base: field === 'url' ? { kind: 'wiki' } : undefined, reads }
@@ -151,13 +150,13 @@ class Reader {
       const known = [...templateFunctions.keys()]
       const meant = suggest(name, known)
       const remedy = meant === undefined ? `use one of ${known.join(', ')}` : `did you mean ${meant}?`
-      throw this.#error(`expected a function of templates, found ${name}`, remedy)
+      throw this.#error('expected a function of templates', remedy, name)
     }
     const start = this.#at - name.length
     this.#at++
     const args = this.#items(')', depth)
     if (args.length < found.min || args.length > found.max) {
-      throw this.#error(`expected ${found.signature}, found ${args.length} arguments`, 'correct the arguments')
+      throw this.#error(`expected ${found.signature}`, 'correct the arguments', `${args.length} arguments`)
     }
     const text = this.#text.slice(Math.max(0, start), this.#at).trim()
     return {
@@ -224,8 +223,9 @@ class Reader {
     this.#take(/\s+/y)
   }
 
-  #error(message: string, remedy: string): TemplateSyntaxError {
-    return new TemplateSyntaxError(`${message}, found ${JSON.stringify(this.#text.slice(0, 80))}`, remedy)
+  /** What was found is the whole expression, unless more can be said. */
+  #error(message: string, remedy: string, found = JSON.stringify(this.#text.slice(0, 80))): TemplateSyntaxError {
+    return new TemplateSyntaxError(`${message}, found ${found}`, remedy)
   }
 }
 

@@ -1,5 +1,6 @@
 import type { Path } from '../base/document.ts'
 import type { Json } from '../event/event.ts'
+import { namesVersions } from './event-schema.ts'
 import type { Expression } from './expression.ts'
 import type { Findings } from './findings.ts'
 import { isList, member } from './json.ts'
@@ -32,6 +33,19 @@ export function lintTopics(
       'expected the rule to concern a stream, found all of them excluded',
       'exclude fewer',
     )
+  }
+}
+
+export function lintSchema(wanted: string | undefined, at: Path, findings: Findings): void {
+  if (wanted === undefined) return
+  const place = [...at, 'schema']
+  const found = JSON.stringify(wanted)
+  const remedy = 'write for instance /mediawiki/page/change/^1.0.0'
+  if (!wanted.startsWith('/')) {
+    findings.warn(place, `expected a path that begins with a slash, found ${found}: the rule can never match`, remedy)
+  } else if (!namesVersions(wanted)) {
+    const message = `expected a version, or a semver range, at the end of the path, found ${found}: no version of the schema fits`
+    findings.warn(place, message, remedy)
   }
 }
 

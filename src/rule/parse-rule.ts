@@ -8,7 +8,7 @@ import { compileSchemaTest } from './event-schema.ts'
 import type { Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
 import { canonical } from './json.ts'
-import { lintCaptures, lintClauses, lintTopics } from './lint.ts'
+import { lintCaptures, lintClauses, lintSchema, lintTopics } from './lint.ts'
 import { compileRequest } from './request.ts'
 import { durationAt, retryOf } from './retry.ts'
 import type { Match, Reason, RequestTemplate, Rule } from './rule.ts'
@@ -47,6 +47,7 @@ export function parseRule(
 ): Rule | undefined {
   const topics = topicsOf(text, at, findings, around)
   const cases = casesOf(text, at, findings, around)
+  lintSchema(text.schema, at, findings)
   const answers = compileAnswers({ answers: text.answers, ignore: text.ignore, retryOn: text.retry_on }, at, findings)
   const retry = retryOf(text, at, findings)
   const concurrency = concurrencyOf(text, at, findings, around.concurrency)
@@ -143,7 +144,11 @@ function requestsOf(
         : // Zero means the default in Wikimedia's files.
           timeout || defaultTimeoutMs
     if (timeoutMs === 0)
-      templates.findings.error([...place, 'timeout'], 'expected a timeout above 0', 'write for instance 30s')
+      templates.findings.error(
+        [...place, 'timeout'],
+        `expected a timeout above 0, found ${JSON.stringify(timeout)}`,
+        'write for instance 30s',
+      )
     return compileRequest({ method, uri, headers, query, body, timeoutMs }, place, hosts, templates)
   })
   const whole = requests.filter((request) => request !== undefined)

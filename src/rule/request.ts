@@ -2,6 +2,8 @@ import type { Path } from '../base/document.ts'
 import { suggest } from '../base/suggestion.ts'
 import type { Json, JsonObject } from '../event/event.ts'
 import { compileBody } from './body.ts'
+import type { Expression } from './expression.ts'
+import type { Findings } from './findings.ts'
 import { compileForm } from './form.ts'
 import { compileHeaders } from './headers.ts'
 import { couldBeCovered, type Hosts } from './hosts.ts'
@@ -28,7 +30,8 @@ export function compileRequest(
   hosts: Hosts,
   templates: TemplateCompiler,
 ): RequestTemplate | undefined {
-  const { findings } = templates
+  const { findings, expressions } = templates
+  const before = expressions.length
   const method = (text.method ?? 'GET').toUpperCase()
   if (!methods.includes(method)) {
     const meant = suggest(method, methods)?.toLowerCase()
@@ -51,10 +54,21 @@ export function compileRequest(
     text.body === undefined
       ? undefined
       : compileBody(templates.value(text.body, [...at, 'body']), headers.contentType, method, [...at, 'body'], findings)
+  for (const { at, expression } of expressions.slice(before)) checkTargets(expression, at, hosts, findings)
   if (uri === undefined) return undefined
   const needed =
     body?.contentType === undefined || headers.contentType !== undefined ? {} : { 'content-type': body.contentType }
   return template(method, uri, query, headers.compile(needed), body?.render, text.timeoutMs)
+}
+
+function checkTargets({ reads }: Expression, at: Path, hosts: Hosts, findings: Findings): void {
+  const known = Object.keys(hosts.targets)
+  for (const [root, name] of reads) {
+    if (root !== 'targets' || known.includes(String(name))) continue
+    const meant = suggest(String(name), known)
+    const remedy = meant === undefined ? 'add it to targets in the configuration' : `did you mean ${meant}?`
+    findings.error(at, `expected the name of a configured target, found ${name}`, remedy)
+  }
 }
 
 function template(
@@ -106,11 +120,6 @@ function addressOf(text: string, at: Path, hosts: Hosts, templates: TemplateComp
     const expression = typeof part === 'string' ? undefined : part.expression
     if (expression?.isMessage) {
       findings.error(at, 'expected text in an address, found the whole message', 'name a property of the event')
-    }
-    if (expression?.base?.kind === 'target' && !Object.hasOwn(hosts.targets, expression.base.name)) {
-      const meant = suggest(expression.base.name, Object.keys(hosts.targets))
-      const remedy = meant === undefined ? 'add it to targets in the configuration' : `did you mean ${meant}?`
-      findings.error(at, `expected the name of a configured target, found ${expression.base.name}`, remedy)
     }
     if (expression?.base?.kind === 'wiki' && hosts.wikis.length === 0) {
       findings.warn(

@@ -139,7 +139,9 @@ describe('what became of an event', () => {
   test('is that no rule could look at it where it is no JSON object', async () => {
     const world = await worldOf(anEntry([], { message: undefined, bytes: Buffer.from('5') }), [aRule()])
     expect(await json(await world.get(`/v1/events/${metaId}`))).toMatchObject({
-      events: [{ rules: [{ matched: false, reason: { clause: 'match', path: '', wanted: 'a JSON object' } }] }],
+      events: [
+        { rules: [{ matched: false, reason: { clause: 'match', path: '', wanted: 'a JSON object', found: null } }] },
+      ],
     })
   })
 
@@ -163,6 +165,7 @@ describe('rules', () => {
     world.operations.stats = { waiting: { retry: 2, due: 1 }, running: 3, done: 4, dead: 5, oldestEligibleAgeMs: 6 }
     const summary = {
       name: 'purge',
+      gone: false,
       revision: '0123456789ab',
       file: 'rules/purge.yaml',
       line: 1,
@@ -191,6 +194,20 @@ describe('rules', () => {
     expect((await world.get('/v1/rules/nobody')).status).toBe(404)
   })
 
+  test('that are gone are listed as long as they have deliveries left', async () => {
+    const world = await openWorld({ rules: [aRule()] })
+    const none = { waiting: {}, running: 0, done: 8, dead: 0, oldestEligibleAgeMs: 0 }
+    world.operations.gone.set('held', { ...none, waiting: { rule_gone: 3 } })
+    world.operations.gone.set('buried', { ...none, dead: 1 })
+    world.operations.gone.set('forgotten', none)
+    const held = { name: 'held', gone: true, waiting: { rule_gone: 3 }, running: 0, done: 8, dead: 0 }
+    expect(await json(await world.get('/v1/rules'))).toMatchObject({
+      rules: [{ name: 'purge', gone: false }, held, { name: 'buried', gone: true, dead: 1 }],
+    })
+    expect(await json(await world.get('/v1/rules/held'))).toEqual({ ...held, oldest_eligible_age_ms: 0 })
+    expect((await world.get('/v1/rules/forgotten')).status).toBe(404)
+  })
+
   test('are shown without the secrets in them', async () => {
     const written = { exec: [{ uri: 'http://a.example/', headers: { Authorization: 'Bearer x', accept: 'y' } }] }
     const world = await openWorld({ rules: [aRule({ written })] })
@@ -212,18 +229,22 @@ describe('deliveries', () => {
     })
   })
 
-  test.each(['state=asleep', 'limit=0', 'limit=1001', 'limit=x', 'rul=purge', 'rule='])(
-    'are not listed for %s, which is told',
-    async (query) => {
-      const world = await openWorld()
-      const response = await world.get(`/v1/deliveries?${query}`)
-      expect(await json(response)).toMatchObject({
-        status: 400,
-        code: 'BAD_REQUEST',
-        detail: expect.stringContaining('querystring'),
-      })
-    },
-  )
+  test.each([
+    ['state=asleep', 'state: expected "waiting", "running", "done" or "dead", found "asleep"'],
+    ['limit=0', 'limit: expected a whole number from 1 to 1000, found 0'],
+    ['limit=1001', 'limit: expected a whole number from 1 to 1000, found 1001'],
+    ['limit=abc', 'limit: expected a whole number from 1 to 1000, found "abc"'],
+    ['rul=purge', 'rul: expected a known key, found "rul"; did you mean rule?'],
+    ['rule=', 'rule: expected text that is not empty, found ""'],
+  ])('are not listed for %s, which is told', async (query, detail) => {
+    const world = await openWorld()
+    const response = await world.get(`/v1/deliveries?${query}`)
+    expect(await json(response)).toMatchObject({
+      status: 400,
+      code: 'BAD_REQUEST',
+      detail: expect.stringContaining(detail),
+    })
+  })
 })
 
 describe('dead letters', () => {
@@ -271,20 +292,24 @@ describe('dead letters', () => {
   })
 
   test.each([
-    ['replay', {}],
-    ['replay', { ids: [] }],
-    ['replay', { all: false }],
-    ['replay', { rule: 'a', all: true }],
-    ['replay', { rule: 'a', rate: '0/s' }],
-    ['replay', { rule: 'a', rate: 'fast' }],
-    ['replay', { rule: 'a', speed: '1/s' }],
-    ['discard', { rule: 'a', rate: '1/s' }],
-    ['discard', []],
-    ['discard', null],
-  ])('stay where %s is asked for with %j', async (verb, body) => {
+    ['replay', {}, 'expected one of ids, rule and all, found none'],
+    ['replay', { ids: [] }, 'ids: expected a list that is not empty, found an empty list'],
+    ['replay', { all: false }, 'all: expected true, found false'],
+    ['replay', { rule: 'a', all: true }, 'expected one of ids, rule and all, found rule and all'],
+    ['replay', { rule: 'a', rate: '0/s' }, 'rate: expected a rate above 0, found "0/s"'],
+    ['replay', { rule: 'a', rate: 'fast' }, 'rate: expected a rate such as 10/s or 30/min, found "fast"'],
+    ['replay', { rule: 'a', speed: '1/s' }, 'speed: expected a known key, found "speed"'],
+    ['discard', { rule: 'a', rate: '1/s' }, 'rate: expected a known key, found "rate"'],
+    ['discard', [], 'the body: expected a mapping, found an empty list'],
+    ['discard', null, 'the body: expected a mapping, found nothing'],
+  ])('stay where %s is asked for with %j, which is told', async (verb, body, detail) => {
     const world = await openWorld()
     const response = await post(`${world.url}/v1/dead/${verb}`, body)
-    expect(await json(response)).toMatchObject({ status: 400, code: 'BAD_REQUEST' })
+    expect(await json(response)).toMatchObject({
+      status: 400,
+      code: 'BAD_REQUEST',
+      detail: expect.stringContaining(detail),
+    })
     expect(world.operations.asked).toEqual([])
   })
 

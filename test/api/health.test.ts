@@ -33,12 +33,26 @@ describe('health', () => {
 
 describe('what the service is', () => {
   test.each([
-    ['/_info', { name: 'changeprop', version: '1.2.3', description: expect.any(String) }],
+    [
+      '/_info',
+      {
+        name: 'changeprop',
+        version: '1.2.3',
+        description: expect.any(String),
+        home: 'https://changeprop.example/',
+      },
+    ],
     ['/_info/name', { name: 'changeprop' }],
     ['/_info/version', { version: '1.2.3' }],
   ])('%s', async (path, expected) => {
     const world = await openWorld()
     expect(await (await world.get(path)).json()).toEqual(expected)
+  })
+
+  test('leads to the page of the project', async () => {
+    const world = await openWorld()
+    const response = await fetch(`${world.url}/_info/home`, { redirect: 'manual' })
+    expect([response.status, response.headers.get('location')]).toEqual([301, 'https://changeprop.example/'])
   })
 
   test('keeps robots out', async () => {
@@ -64,6 +78,7 @@ describe('what the service is', () => {
     expect(routes.sort()).toEqual(
       [
         'get /_info',
+        'get /_info/home',
         'get /_info/name',
         'get /_info/version',
         'get /healthz',

@@ -157,6 +157,34 @@ describe('one bad event does not harm its neighbours', () => {
     expect(world.store.texts).toEqual([anEvent({ n: 1 }), anEvent({ n: 2 })])
   })
 
+  test.each([
+    [
+      'nested too deep',
+      Buffer.from(anEvent({ x: 0 }).replace('"x":0', `"x":${'['.repeat(70)}${']'.repeat(70)}`)),
+      'It is nested deeper than 64 levels, the posted array included.',
+    ],
+    [
+      'not UTF-8',
+      Buffer.concat([Buffer.from(`${anEvent().slice(0, -1)},"x":"`), Buffer.from([0xff]), Buffer.from('"}')]),
+      'It is not valid UTF-8.',
+    ],
+  ])('one that is %s is an error of its own, alone or among others', async (_what, event, message) => {
+    const world = await openWorld()
+    const some = await world.post(Buffer.concat([Buffer.from(`[${anEvent()},`), event, Buffer.from(`,${anEvent()}]`)]))
+    const alone = await world.post(Buffer.from(event))
+    for (const [response, status] of [
+      [some, 207],
+      [alone, 400],
+    ] as const) {
+      expect(response.status).toBe(status)
+      expect(await response.json()).toEqual({
+        invalid: [],
+        error: [{ status: 'error', event: expect.objectContaining(JSON.parse(anEvent())), context: { message } }],
+      })
+    }
+    expect(world.store.texts).toEqual([anEvent(), anEvent()])
+  })
+
   test('refused events stand in the answer as they were posted', async () => {
     const world = await openWorld()
     const event = '{"1":0, "a":12345678901234567890,"é":"\\u00e9"}'
@@ -192,17 +220,6 @@ describe('one bad event does not harm its neighbours', () => {
 describe('what cannot be read is refused with an empty body', () => {
   test.each(['', ' ', '[]', '{}', '[{"a":', '5', 'null', '"x"', '[1,]', '\u0000'])('400 for %j', async (body) => {
     const world = await openWorld()
-    const response = await world.post(body)
-    expect([response.status, await response.text()]).toEqual([400, ''])
-  })
-
-  test('400 for what is not UTF-8', async () => {
-    const world = await openWorld()
-    const body = Buffer.concat([
-      Buffer.from('{"$schema":"/a","meta":{"stream":"a'),
-      Buffer.from([0xff]),
-      Buffer.from('"}}'),
-    ])
     const response = await world.post(body)
     expect([response.status, await response.text()]).toEqual([400, ''])
   })

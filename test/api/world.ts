@@ -56,6 +56,7 @@ export async function openWorld(options: WorldOptions = {}): Promise<World> {
     status: () => world.status,
     log: pino({ level: 'debug' }, { write: (line: string) => log.push(line) }),
     version: '1.2.3',
+    home: 'https://changeprop.example/',
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   }
   const server = await openServer(parts)
@@ -83,8 +84,15 @@ export class RecordingOperations implements Operations {
   readonly asked: unknown[] = []
   stats: RuleStats = { waiting: {}, running: 0, done: 0, dead: 0, oldestEligibleAgeMs: 0 }
 
-  ruleStats(): RuleStats {
-    return this.stats
+  /** Rules that are known by their deliveries only. */
+  readonly gone = new Map<string, RuleStats>()
+
+  ruleNames(): readonly string[] {
+    return ['purge', ...this.gone.keys()]
+  }
+
+  ruleStats(name: string): RuleStats {
+    return this.gone.get(name) ?? this.stats
   }
 
   async replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }> {

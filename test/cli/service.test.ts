@@ -236,7 +236,7 @@ describe('dead', () => {
 
   test('replay says how many and how fast, and goes on in a pipe', async () => {
     const { url, asked } = await serviceThatSays({
-      '/v1/rules': { rules: [{ name: 'purge', dead: 7 }] },
+      '/v1/rules': { rules: [{ name: 'purge', gone: false, dead: 4, waiting: { retry: 9, parked: 3 } }] },
       '/v1/dead/replay': { count: 7 },
     })
     const { code, stdout, stderr } = await (await terminalWith()).run(
@@ -255,12 +255,13 @@ describe('dead', () => {
   })
 
   test.each([
+    [['--rule', 'left'], { rule: 'left' }],
     [['--rule', 'gone'], { rule: 'gone' }],
     [['--all'], { all: true }],
     [['a/x', 'b/x', 'a/x'], { ids: ['a/x', 'b/x'] }],
   ])('discard %j counts and sends what was meant', async (flags, body) => {
     const { url, asked } = await serviceThatSays({
-      '/v1/rules': { rules: [] },
+      '/v1/rules': { rules: [{ name: 'gone', gone: true, dead: 1, waiting: { rule_gone: 1 } }] },
       '/v1/dead': { dead: [letter('a/x'), letter('b/x')], cursor: null },
       '/v1/dead/discard': { count: 2 },
     })
@@ -275,7 +276,10 @@ describe('dead', () => {
     ['\n', [], 1, 0],
     ['', ['--yes'], 0, 1],
   ])('replay at a terminal asks first: %j %j', async (answers, flags, expected, posts) => {
-    const { url, asked } = await serviceThatSays({ '/v1/dead/replay': { count: 1 } })
+    const { url, asked } = await serviceThatSays({
+      '/v1/dead': { dead: [letter('a/x')], cursor: null },
+      '/v1/dead/replay': { count: 1 },
+    })
     const { code, stderr } = await (await terminalWith()).run(['dead', 'replay', 'a/x', '--url', url, ...flags], {
       answers,
     })
@@ -285,11 +289,45 @@ describe('dead', () => {
     expect(stderr.includes('go on?')).toBe(flags.length === 0)
   })
 
-  test('replay of ids that are no dead letters is exit code 1', async () => {
-    const { url } = await serviceThatSays({ '/v1/dead/replay': { count: 1 } })
+  test('replay of ids of which some are no dead letters says so first, is about the others, and is exit code 1', async () => {
+    const { url, asked } = await serviceThatSays({
+      '/v1/dead': { dead: [letter('a/x')], cursor: null },
+      '/v1/dead/replay': { count: 1 },
+    })
     const { code, stderr } = await (await terminalWith()).run(['dead', 'replay', 'a/x', 'b/x', '--url', url])
-    expect(code).toBe(1)
-    expect(stderr).toContain('1 of the ids are no dead letters')
+    expect([code, stderr]).toEqual([1, 'no dead letter b/x is known\nreplay 1 dead letter, at most 10/s\n'])
+    expect(asked.at(-1)?.body).toEqual({ ids: ['a/x'], rate: '10/s' })
+  })
+
+  test.each([
+    [['a/x', 'b/x'], 'no dead letter a/x is known\nno dead letter b/x is known\n'],
+    [['--rule', 'nosuch'], 'no rule nosuch is known\n'],
+  ])('discard of %j, of which nothing is there, changes nothing and is exit code 1', async (flags, message) => {
+    const { url, asked } = await serviceThatSays({
+      '/v1/rules': { rules: [{ name: 'purge', gone: false, dead: 4, waiting: {} }] },
+      '/v1/dead': { dead: [], cursor: null },
+      '/v1/dead/discard': { count: 0 },
+    })
+    const { code, stdout, stderr } = await (await terminalWith()).run(['dead', 'discard', ...flags, '--url', url])
+    expect([code, stdout, stderr]).toEqual([1, '', message])
+    expect(asked.filter(({ method }) => method === 'POST')).toEqual([])
+  })
+
+  test('discard of a rule without dead letters is no failure', async () => {
+    const { url } = await serviceThatSays({
+      '/v1/rules': { rules: [{ name: 'purge', gone: false, dead: 0, waiting: {} }] },
+      '/v1/dead/discard': { count: 0 },
+    })
+    const { code, stderr } = await (await terminalWith()).run(['dead', 'discard', '--rule', 'purge', '--url', url])
+    expect([code, stderr]).toEqual([0, 'discard 0 dead letters\n'])
+  })
+
+  test('show asks for so many ids at once as fit into the head of a request', async () => {
+    const { url, asked } = await serviceThatSays({ '/v1/dead': { dead: [], cursor: null } })
+    const ids = Array.from({ length: 120 }, (_, index) => `${index}/${'r'.repeat(100)}`)
+    await (await terminalWith()).run(['dead', 'show', ...ids, '--url', url])
+    expect(asked.length).toBeGreaterThan(1)
+    expect(Math.max(...asked.map(({ url }) => url.length))).toBeLessThan(12_000)
   })
 })
 

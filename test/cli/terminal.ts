@@ -58,8 +58,13 @@ export const purgeConfig = `
 wikis: [ { domain: '/^(?<lang>\\w+)\\.w\\.example$/', url: 'http://{{lang}}.w.example/w', host: cache.example } ]
 `
 
-export function pageChange(changes: { domain?: string; stream?: string; isBot?: boolean } = {}): string {
-  const { domain = 'en.w.example', stream = 'mediawiki.page_change.v1', isBot = false } = changes
+export function pageChange(changes: { domain?: string | undefined; stream?: string; isBot?: boolean } = {}): string {
+  const { domain, stream, isBot } = {
+    domain: 'en.w.example',
+    stream: 'mediawiki.page_change.v1',
+    isBot: false,
+    ...changes,
+  }
   return JSON.stringify({
     $schema: '/mediawiki/page/change/1.0.0',
     meta: { stream, domain },

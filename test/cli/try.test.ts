@@ -40,6 +40,7 @@ test('try prints what each rule makes of an event: the same JSON that scripts re
 test.each([
   ['another stream', { stream: 'x' }, { clause: 'topic' }],
   ['another wiki', { domain: 'en.other.example' }, { clause: 'match', path: 'meta.domain', found: 'en.other.example' }],
+  ['no wiki', { domain: undefined }, { clause: 'match', path: 'meta.domain', found: null }],
   ['a bot', { isBot: true }, { clause: 'match_not', path: 'performer.is_bot', found: true }],
 ])('try says which clause said no to an event of %s, and that is exit code 0', async (_what, changes, reason) => {
   const { code, stdout } = await (await terminalWith(files)).run(argv, { stdin: pageChange(changes) })
@@ -99,6 +100,11 @@ describe('try finds problems (exit code 1)', () => {
     ['no event at all', '', 'stdin: expected an event as JSON'],
     ['an event without a stream', '{"meta":{}}', 'event 0: expected an object with meta.stream as text'],
     ['an event that is no object', '[5]', 'expected an'],
+    [
+      'an event that is nested too deep',
+      `[${pageChange()},${'['.repeat(99)}${']'.repeat(99)}]`,
+      'event 1: expected an event that can be read; found: It is nested deeper than 64 levels',
+    ],
   ])('in %s', async (_what, stdin, message) => {
     const { code, stdout, stderr } = await (await terminalWith(files)).run(argv, { stdin })
     expect([code, stdout]).toEqual([1, ''])

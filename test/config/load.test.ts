@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -86,16 +86,18 @@ describe('a value', () => {
   })
 
   test('that is wrong is reported with the variable or flag it came from', async () => {
-    const { config, lines } = await load(
+    const { config, lines, misuse } = await load(
       yaml,
       { CHANGEPROP_STOP_TIMEOUT: 'soon' },
       { port: 'http', logLevel: 'verbos' },
     )
     expect(config).toBeUndefined()
     expect(lines).toEqual([
-      '--port:1:1 listen.port: expected a whole number from 0 to 65535, found "http"; write for instance 8192',
       'CHANGEPROP_STOP_TIMEOUT:1:1 stop_timeout: expected a duration such as 500ms, 2s, 5m, 1h or 7d, found "soon"; write for instance 30s',
-      expect.stringMatching(/^--log-level:1:1 log.level: expected "fatal", .*, found "verbos"/),
+    ])
+    expect(misuse).toMatchObject([
+      { file: '--port', message: 'expected a whole number from 0 to 65535, found "http"' },
+      { file: '--log-level', message: expect.stringMatching(/^expected "fatal", .*, found "verbos"/) },
     ])
   })
 
@@ -150,6 +152,105 @@ targets:
     'c.yaml:13:26 targets.s.rate later',
   ])
   expect(lines.join('\n')).not.toContain('u:p@')
+})
+
+test('what no schema can say is told together with what it does, as far as the rest of the value can be read', async () => {
+  const { config, lines } = await load(`intake: { allow: [ 5, nowhere ] }
+schemas: { from: [ 5, 'http://h/x?y', folder ], unknown: refuse }
+stop_timeout: soon
+admin: { token: { env: NOT_THERE } }
+wikis:
+  - { url: 'http://a/w?x', concurrency: 3 }
+  - { domian: a, url: 'http://b/w?x' }
+  - none
+  - { domain: 5, url: 'http://c/w', max_pause: 1ms, host: 7 }
+targets:
+  a: { url: 5, authorization: { env: NOT_THERE_EITHER } }
+  b: { url: 'http://b/w?x', hots: x }
+`)
+  expect(config).toBeUndefined()
+  expect(lines.map((line) => /^c\.yaml:(\d+:\d+ [^:]+):/.exec(line)?.[1])).toEqual([
+    '1:20 intake.allow[0]',
+    '1:23 intake.allow[1]',
+    '2:20 schemas.from[0]',
+    '2:23 schemas.from[1]',
+    '2:39 schemas.from[2]',
+    '3:15 stop_timeout',
+    '4:17 admin.token',
+    '6:5 wikis[0]',
+    '6:12 wikis[0].url',
+    '6:28 wikis[0].concurrency',
+    '7:7 wikis[1].domian',
+    '7:23 wikis[1].url',
+    '8:5 wikis[2]',
+    '9:15 wikis[3].domain',
+    '9:48 wikis[3].max_pause',
+    '9:59 wikis[3].host',
+    '11:13 targets.a.url',
+    '11:31 targets.a.authorization',
+    '12:13 targets.b.url',
+    '12:29 targets.b.hots',
+  ])
+})
+
+describe('the size of dead letters', () => {
+  test.each([
+    ['{ size: 1GiB, dead: 2GiB }', '1:53 store.embedded.retention.dead', 'found 2GiB and 1GiB'],
+    ['{ dead: 20GiB }', '1:41 store.embedded.retention.dead', 'found 20GiB and 10GiB (the default)'],
+    ['{ size: 1GiB }', '1:41 warning: store.embedded.retention.size', 'found 5GiB (the default) and 1GiB'],
+  ])('is not to be larger than that of all: %s', async (retention, place, found) => {
+    const { config, lines } = await load(`store: { embedded: { retention: ${retention} } }`)
+    expect(config === undefined).toBe(!place.includes('warning'))
+    expect(lines).toEqual([
+      `c.yaml:${place}: expected retention.dead not to be larger than retention.size, ${found}; make the one smaller or the other larger`,
+    ])
+  })
+
+  test('is told of the variable that it comes from', async () => {
+    const { lines } = await load(undefined, { CHANGEPROP_STORE_EMBEDDED_RETENTION_DEAD: '11GiB' })
+    expect(lines).toEqual([expect.stringMatching(/^CHANGEPROP_STORE_EMBEDDED_RETENTION_DEAD:1:1 .*found 11GiB and/)])
+  })
+
+  test('is not compared with one that is wrong itself', async () => {
+    for (const wrong of ['size: much, dead: 20GiB', 'size: 10, dead: 1GiB', 'dead: much, size: 1GiB']) {
+      expect((await load(`store: { embedded: { retention: { ${wrong} } } }`)).lines).toHaveLength(1)
+    }
+  })
+})
+
+describe('a folder of schemas', () => {
+  const places = (unknown: string) => `schemas: { from: [ here, nowhere, c.yaml, 'http://a/b' ], unknown: ${unknown} }`
+  const loadBeside = async (unknown: string) => {
+    const cwd = await mkdtemp(join(tmpdir(), 'changeprop-config-'))
+    onTestFinished(() => rm(cwd, { recursive: true }))
+    await mkdir(join(cwd, 'here'))
+    await writeFile(join(cwd, 'c.yaml'), places(unknown))
+    const { config, problems } = await loadConfig({ file: 'c.yaml', env: {}, flags: {}, cwd })
+    return { config, lines: problems.map(formatProblem) }
+  }
+
+  test('that is not there is an error where unknown schemas are refused: nothing could be accepted', async () => {
+    const { config, lines } = await loadBeside('refuse')
+    expect(config).toBeUndefined()
+    expect(lines).toEqual([
+      'c.yaml:1:26 schemas.from[1]: expected a folder, found nothing at nowhere; create it, or correct the path (relative to the working directory)',
+      'c.yaml:1:35 schemas.from[2]: expected a folder, found a file at c.yaml; create it, or correct the path (relative to the working directory)',
+    ])
+  })
+
+  test('that is not there is a warning where they are accepted', async () => {
+    const { config, lines } = await loadBeside('accept')
+    expect(config?.schemas.from).toHaveLength(4)
+    expect(lines).toEqual([
+      expect.stringMatching(/^c.yaml:1:26 warning: schemas.from\[1\]/),
+      expect.stringMatching(/^c.yaml:1:35 warning: schemas.from\[2\]/),
+    ])
+  })
+
+  test('that nobody asked for is not missed', async () => {
+    const { config, lines } = await load('schemas: { unknown: refuse }')
+    expect([config?.schemas.from, lines]).toEqual([[], []])
+  })
 })
 
 describe('wikis and targets', () => {

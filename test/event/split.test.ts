@@ -10,6 +10,12 @@ function cut(body: string | Buffer): string[] {
   return split.events.map(({ bytes }) => Buffer.from(bytes).toString('utf8'))
 }
 
+function splitAll(body: string | Buffer) {
+  const split = splitEvents(Buffer.from(body))
+  if (split.kind !== 'events') throw new Error(`${split.why}: ${split.message}`)
+  return split.events.map(({ bytes, ...rest }) => ({ text: Buffer.from(bytes).toString('utf8'), ...rest }))
+}
+
 describe('a posted body is cut into its events', () => {
   test.each([
     ['numbers beyond 2^53', '{"a":12345678901234567890,"b":1.0e+25,"c":-0}'],
@@ -60,6 +66,85 @@ describe('a posted body is cut into its events', () => {
   })
 })
 
+describe('an element that is not to be read harms none of its neighbours', () => {
+  const deep = (text: string, levels: number) =>
+    `{"a":"]}","x":${'[{"y":'.repeat(levels)}${text}${'}]'.repeat(levels)}}`
+  const invalid = Buffer.from([0x22, 0xc3, 0x28, 0x22])
+
+  test('one that is nested too deep, of which only what lies within the limit is read', () => {
+    const [good, bad, last] = splitAll(`[{"a":"é"}, ${deep('"}]\\""', 40)} ,{"b":1.0}]`)
+    expect([good?.text, good?.flaw, last?.text, last?.flaw]).toEqual(['{"a":"é"}', undefined, '{"b":1.0}', undefined])
+    expect(bad?.flaw).toBe('It is nested deeper than 64 levels, the posted array included.')
+    expect(bad?.text).toMatch(/^\{"a":"\]\}","x":(\[\{"y":){31}"" *(\}\]){31}\}$/)
+    expect(JSON.parse(bad?.text ?? '')).toEqual(bad?.message)
+  })
+
+  test('one with bytes that are not UTF-8', () => {
+    const body = Buffer.concat([Buffer.from('[{"a":"é"},{"b":'), invalid, Buffer.from('},{"c":1}]')])
+    expect(splitAll(body)).toEqual([
+      { text: '{"a":"é"}', message: { a: 'é' } },
+      { text: '{"b":"\ufffd("}', message: { b: '\ufffd(' }, flaw: 'It is not valid UTF-8.' },
+      { text: '{"c":1}', message: { c: 1 } },
+    ])
+  })
+
+  test('both at once, and a body that is nothing but one of them', () => {
+    const body = Buffer.concat([Buffer.from(`[${deep('1', 70)},`), invalid, Buffer.from(',5]')])
+    expect(splitAll(body).map(({ flaw }) => flaw)).toEqual([
+      expect.stringContaining('64'),
+      expect.stringContaining('UTF-8'),
+      undefined,
+    ])
+    expect(splitAll(deep('1', 70))).toMatchObject([{ flaw: expect.stringContaining('64') }])
+  })
+
+  test('however many places are too deep', () => {
+    const wide = `${'['.repeat(63)}${'[[]],'.repeat(1_000_000)}1${']'.repeat(63)}`
+    const [bad, good] = splitAll(`[${wide},{"a":1}]`)
+    expect([bad?.flaw === undefined, good?.text]).toEqual([false, '{"a":1}'])
+  })
+
+  test('views of the body are given of the others here too', () => {
+    const body = Buffer.from(`[{"a":1},${deep('1', 70)}]`)
+    const split = splitEvents(body)
+    expect(split.kind === 'events' && split.events[0]?.bytes.buffer).toBe(body.buffer)
+  })
+
+  test('broken JSON beside it is still no JSON', () => {
+    const bodies = [
+      `[${deep('1', 70)},{"a":}]`,
+      `[${deep('1', 70)}`,
+      `[{"a":1},${'['.repeat(1_000_000)}`,
+      `[{"a":1},${'['.repeat(100)}"no end`,
+    ]
+    for (const body of bodies) {
+      expect(splitEvents(Buffer.from(body))).toMatchObject({ kind: 'refused', why: 'malformed' })
+    }
+    const outside = Buffer.concat([Buffer.from('[{"a":1}'), Buffer.from([0xff]), Buffer.from(',{"b":1}]')])
+    expect(splitEvents(outside)).toMatchObject({ why: 'malformed', message: 'The request body is not valid UTF-8.' })
+  })
+
+  test('whatever the neighbours are', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.json({ maxDepth: 5 })),
+        fc.array(fc.json({ maxDepth: 5 })),
+        fc.integer({ min: 32, max: 200 }),
+        fc.json({ maxDepth: 3 }),
+        (before, after, levels, inner) => {
+          const all = splitAll(`[${[...before, deep(inner, levels), ...after].join(' , ')}]`)
+          expect(all.map(({ text, flaw }) => (flaw === undefined ? text : 'deep'))).toEqual([
+            ...before,
+            'deep',
+            ...after,
+          ])
+        },
+      ),
+      { numRuns: runs },
+    )
+  })
+})
+
 describe('a body that holds no events is refused', () => {
   test.each(['', '  \n', '[]', ' [ ] ', '{}', '{ }', '\ufeff'])('%j as empty', (body) => {
     expect(splitEvents(Buffer.from(body))).toMatchObject({ kind: 'refused', why: 'empty' })
@@ -82,11 +167,6 @@ describe('a body that holds no events is refused', () => {
     expect(splitEvents(Buffer.from(body))).toMatchObject({ kind: 'refused', why: 'malformed' })
   })
 
-  test('bytes that are not UTF-8 as malformed, instead of being replaced', () => {
-    const body = Buffer.concat([Buffer.from('{"a":"'), Buffer.from([0xc3, 0x28]), Buffer.from('"}')])
-    expect(splitEvents(body)).toMatchObject({ why: 'malformed', message: 'The request body is not valid UTF-8.' })
-  })
-
   test.each([
     ['[{"secret":"x" 5}]', 'The request body is not JSON at position 15.'],
     ['[{"secret":é}]', 'The request body is not JSON.'],
@@ -95,10 +175,10 @@ describe('a body that holds no events is refused', () => {
   })
 
   test('nested deeper than allowed, however deep, but not at the limit', () => {
-    const nested = (depth: number) => Buffer.from('['.repeat(depth) + ']'.repeat(depth))
-    expect(splitEvents(nested(64))).toMatchObject({ kind: 'events' })
-    expect(splitEvents(nested(65))).toMatchObject({ why: 'malformed' })
-    expect(splitEvents(nested(5_000_000))).toMatchObject({ why: 'malformed' })
+    const nested = (depth: number) => splitAll('['.repeat(depth) + ']'.repeat(depth))
+    expect(nested(64)[0]?.flaw).toBeUndefined()
+    expect(nested(65)).toMatchObject([{ flaw: expect.any(String) }])
+    expect(nested(5_000_000)).toMatchObject([{ flaw: expect.any(String) }])
     expect(splitEvents(Buffer.from('{"a":'.repeat(1_000_000)))).toMatchObject({ why: 'malformed' })
   })
 

@@ -64,7 +64,7 @@ describe('problems', () => {
     ['a factor below 1', { retry: { factor: 0.5 } }, 'rule.retry.factor'],
     ['another word for retry', { retry: 'nevr' }, 'did you mean never?'],
     ['retry in both spellings', { retry: { limit: 1 }, retry_limit: 1 }, 'found both'],
-    ['no timeout', { exec: { uri: 'http://a.example/', timeout: '0s' } }, 'expected a timeout above 0'],
+    ['no timeout', { exec: { uri: 'http://a.example/', timeout: '0s' } }, 'expected a timeout above 0, found "0s"'],
     ['a timeout in milliseconds', { exec: { uri: 'http://a.example/', timeout: 500 } }, 'rule.exec.timeout'],
     [
       'deduplication',
@@ -162,6 +162,16 @@ describe('warnings', () => {
       'found one after case 0',
     ],
     ['a key has no effect', { reenqueue_delay: 5 }, 'polling interval'],
+    [
+      'a schema does not begin with a slash',
+      { schema: 'a/b/^1.0.0' },
+      'with a slash, found "a/b/^1.0.0": the rule can',
+    ],
+    [
+      'a schema names no version',
+      { schema: '/a/b' },
+      'expected a version, or a semver range, at the end of the path, found',
+    ],
     ['a wiki is needed and none is configured', { exec: { uri: '{{wiki.url}}/x' } }, 'expected a configured wiki'],
   ])('are given where %s', (_, keys, expected) => {
     const problems = problemsWith(keys)
@@ -180,6 +190,8 @@ describe('warnings', () => {
       { match: { a: '/(?<x>.)/' }, exec: { method: 'post', uri: 'http://a.example/', body: '{{match}}' } },
     ],
     ['plain groups are not used', { match: { a: '/(.)/' } }],
+    ['a schema has a version', { schema: '/a/b/1.0.0' }],
+    ['a schema has a range', { schema: '/a/b/1.x || ^2.1' }],
   ])('are not given where %s', (_, keys) => {
     expect(problemsWith(keys)).toEqual([])
   })

@@ -151,6 +151,25 @@ describe('an address', () => {
     expect(problems[0]).toContain(expected)
   })
 
+  test('may name only configured targets, wherever it does', () => {
+    const exec = {
+      method: 'post',
+      uri: 'http://a.example/{{default(message.x, targets.serch.url)}}',
+      headers: { x: 'at {{targets.serch.url}}' },
+      query: { y: ['{{targets.search.url}}', '{{targets.serch.url}}'] },
+      body: { z: { url: '{{targets.nothing-like-it.url}}' } },
+    }
+    const problems = problemsWith({ exec }, { wikis: [], targets: { search: { url: 'http://s.example' } } })
+
+    const expected = 'expected the name of a configured target, found'
+    expect(problems.map((problem) => problem.replace(/^\S+ /, '')).sort()).toEqual([
+      `rule.exec.body.z.url: ${expected} nothing-like-it; add it to targets in the configuration`,
+      `rule.exec.headers.x: ${expected} serch; did you mean search?`,
+      `rule.exec.query.y[1]: ${expected} serch; did you mean search?`,
+      `rule.exec.uri: ${expected} serch; did you mean search?`,
+    ])
+  })
+
   test('gives its origin without the rest', () => {
     const hosts = { wikis: [{ url: 'http://w.example/w' }], targets: {} }
     const rule = ruleWith({ exec: { uri: '{{wiki.url}}/{{message.missing}}' } }, hosts)
