@@ -33,6 +33,8 @@ export interface RunningService {
   reload(): Promise<void>
   /** Accepts until calls in flight have ended, or `stop_timeout`; then closes. */
   stop(): Promise<void>
+  /** A stop waits for calls no longer, but cuts them off. */
+  hurry(): void
   /** Resolves, if ever, with what makes it impossible to go on. */
   readonly broken: Promise<unknown>
 }
@@ -169,6 +171,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     ruleCount: () => loaded.rules?.rules.length,
     reload,
     stop,
+    hurry: () => engine.hurry(),
     broken,
   }
 }

@@ -52,7 +52,13 @@ export async function serve(options: ServeOptions, io: Io): Promise<number> {
       log.fatal({ err: error }, 'the service broke while it stopped')
       return 1
     })
-    return await Promise.race([service.stop().then(() => 0), again.then(() => 1), broken])
+    let wasHurried = false
+    void again.then(() => {
+      wasHurried = true
+      service.hurry()
+    })
+    const stopped = service.stop().then(() => (wasHurried ? 1 : 0))
+    return await Promise.race([stopped, broken])
   } finally {
     process.off('SIGHUP', onReload)
     signals.close()

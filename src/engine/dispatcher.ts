@@ -45,6 +45,7 @@ export class Dispatcher {
   #isSuspectRunning = false
   #isStopping = false
   #whenIdle: (() => void) | undefined
+  #giveUp: (() => void) | undefined
 
   constructor(parts: DispatcherParts, directory: Directory) {
     this.#parts = parts
@@ -124,17 +125,25 @@ export class Dispatcher {
     await new Promise<void>((resolve) => {
       // What was cut off is told at once; what still is not waits for a claim that the disk does not take.
       const giveUp = () => {
+        cancel()
+        this.#giveUp = undefined
         cutOff = this.running.size
         this.#abort.abort()
         cancel = clock.at(clock.now() + cutOffMs, resolve)
       }
       let cancel = clock.at(clock.now() + timeoutMs, giveUp)
+      this.#giveUp = giveUp
       this.#whenIdle = () => {
         cancel()
         resolve()
       }
     })
     return { cutOff }
+  }
+
+  /** A stop under way waits no longer. */
+  hurry(): void {
+    this.#giveUp?.()
   }
 
   /** A delivery that waited in a row meets the rule that is in force now. */

@@ -124,6 +124,11 @@ export class Engine {
     return stopped
   }
 
+  /** A stop under way cuts off now what it would wait for. */
+  hurry(): void {
+    this.#dispatcher.hurry()
+  }
+
   /** Resolves when nothing is read from the store any more; after it was closed. */
   async stopped(): Promise<void> {
     await this.#routing

@@ -188,6 +188,27 @@ describe('the process', () => {
     await until('the call is made again', async () => (await fate(running, event.meta.id, 'call')) === 'done ok')
   })
 
+  test('a second SIGTERM cuts off calls at once and ends with 1; the next start makes them again', async () => {
+    const slow = await target()
+    slow.behave(hang())
+    const running = await service({ rules: calling('call', slow.url).replace('timeout: 1s', 'timeout: 60s') })
+    const event = anEvent(stream)
+    await running.post(event)
+    await slow.waitFor(1)
+
+    const stopped = running.stop()
+    // Signals that come close together count as one.
+    await until('the process has ended', async () => {
+      if (running.isRunning) running.signal('SIGTERM')
+      return !running.isRunning
+    })
+
+    expect(await stopped).toBe(1)
+    slow.behave(respond(200))
+    await running.restart()
+    await until('the call is made again', async () => (await fate(running, event.meta.id, 'call')) === 'done ok')
+  })
+
   test('SIGHUP with a wrong rule keeps the old rules and says so; once it is mended, the new ones hold', async () => {
     const old = await target()
     const mended = await target()
