@@ -126,7 +126,7 @@ export function summarizeRule(rule: Rule, operations: Operations): RuleSummary {
     topics: rule.topics,
     policies: {
       retry: viewRetry(rule.retry),
-      throttle: { concurrency: rule.concurrency },
+      throttle: { concurrency: rule.throttle.total.concurrency },
       answers: rule.answers.preset ?? null,
     },
     ...countsOf(rule.name, operations),

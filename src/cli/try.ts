@@ -28,7 +28,7 @@ export type TriedRequest =
       readonly headers: Readonly<Record<string, string>>
       readonly body?: string
     }
-  | { readonly error: 'template_failed' | 'unknown_wiki' | 'host_not_allowed'; readonly message: string }
+  | { readonly error: TemplateError['reason'] | 'host_not_allowed'; readonly message: string }
 
 export interface Trial {
   /** Which event, from 0; only where several were given. */

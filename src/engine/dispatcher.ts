@@ -76,7 +76,7 @@ export class Dispatcher {
     if (queue.health.isOpen && !queue.hasBacklog && work.inMemory < works.room) {
       delivery.holdsCursor = true
       queue.push(delivery)
-      if (work.inMemory > Math.min(works.room / 2, 2 * delivery.rule.concurrency)) work.owe(1)
+      if (work.inMemory > Math.min(works.room / 2, 2 * delivery.rule.throttle.total.concurrency)) work.owe(1)
       work.giveTurn(queue)
       if (work.hasSlot) this.pump(work)
       return true
@@ -93,7 +93,7 @@ export class Dispatcher {
     while (work.hasSlot && !this.#isStopping && store.health().writable) {
       const queue = work.nextInTurn()
       if (queue === undefined) return
-      queue.refill(Math.ceil((work.rule?.concurrency ?? 1) / (work.lanesInTurn + 1)))
+      queue.refill(Math.ceil((work.rule?.throttle.total.concurrency ?? 1) / (work.lanesInTurn + 1)))
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)
       if (item === undefined) continue

@@ -41,8 +41,8 @@ export class RuleWork {
 
   /** A slot is free at the answer; at most `concurrency` answered deliveries may await their settle. */
   get hasSlot(): boolean {
-    const { rule } = this
-    return rule !== undefined && this.running < rule.concurrency && this.unsettled < rule.concurrency
+    const concurrency = this.rule?.throttle.total.concurrency ?? 0
+    return this.running < concurrency && this.unsettled < concurrency
   }
 
   /** Whether the router had better wait until `whenPaid`. */

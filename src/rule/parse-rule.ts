@@ -64,10 +64,18 @@ export function parseRule(
     ...matching(text.schema, discardsCanary, cases, topics, text.cases !== undefined),
     answers,
     retry,
-    concurrency,
+    throttle: { total: { concurrency, ...unlimited }, key: undefined, perKey: { concurrency, ...unlimited } },
+    dueAt: () => 0,
+    dedup: undefined,
+    supersede: undefined,
+    order: undefined,
+    expire: undefined,
+    sample: undefined,
     written,
   }
 }
+
+const unlimited = { perSecond: Number.POSITIVE_INFINITY, burst: Number.POSITIVE_INFINITY }
 
 function policyText(retry: Rule['retry']): Json {
   return retry === 'never' ? retry : { ...retry }

@@ -32,6 +32,8 @@ export interface WikiRoot {
   readonly host?: string
   readonly database?: string
   readonly domain?: string
+  /** A CSRF token of the wiki's session, where the template reads one and there is a session. */
+  readonly token?: string
 }
 
 /** All that a template can see. */
@@ -46,11 +48,11 @@ export interface TemplateContext {
 
 /** A template could not be rendered; the delivery is dead with `reason`. */
 export class TemplateError extends Error {
-  readonly reason: 'template_failed' | 'unknown_wiki'
+  readonly reason: 'template_failed' | 'unknown_wiki' | 'key_failed'
   /** The expression at fault, e.g. `message.page_title`. */
   readonly expression: string
 
-  constructor(reason: 'template_failed' | 'unknown_wiki', expression: string, message: string) {
+  constructor(reason: TemplateError['reason'], expression: string, message: string) {
     super(message)
     this.name = 'TemplateError'
     this.reason = reason
@@ -93,6 +95,50 @@ export interface AnswerPolicy {
   }): RequestOutcome | undefined
 }
 
+/** What an event yields as a key; empty where it has nothing there. Throws TemplateError (`key_failed`). */
+export type KeyTemplate = (context: TemplateContext) => string
+
+/** Infinity where there is no limit. */
+export interface Limits {
+  /** Calls in flight. */
+  readonly concurrency: number
+  readonly perSecond: number
+  /** So many may start at once after a while without any; at least 1. */
+  readonly burst: number
+}
+
+export interface Throttle {
+  /** For the whole rule. Its concurrency is finite. */
+  readonly total: Limits
+  /** Each key has limits of its own, and keys take turns. */
+  readonly key: KeyTemplate | undefined
+  readonly perKey: Limits
+}
+
+export interface Dedup {
+  readonly key: KeyTemplate
+  /** Fresh starts of one key are so far apart; 0 for none. */
+  readonly windowMs: number
+  readonly acrossWikis: boolean
+}
+
+export interface Supersede {
+  readonly signature: KeyTemplate
+  /** In ms; NaN where the event has none, or none that can be read. */
+  time(context: TemplateContext): number
+  readonly acrossWikis: boolean
+}
+
+export interface Order {
+  readonly key: KeyTemplate
+}
+
+/** Ages in ms, from the event's time and that of its root event; Infinity for never. */
+export interface Expire {
+  readonly ageMs: number
+  readonly rootAgeMs: number
+}
+
 /** A rule, fully resolved: all that the engine may ask of one. Spellings and defaults end in the parser. */
 export interface Rule {
   readonly name: string
@@ -111,7 +157,18 @@ export interface Rule {
   readonly answers: AnswerPolicy
   /** `never`: not repeated, not even after a crash. */
   readonly retry: RetryPolicy | 'never'
-  readonly concurrency: number
+  readonly throttle: Throttle
+  /**
+   * Not to be called before this time, in ms; 0 for at once. NaN: the event names an instant that cannot be read, which is
+   * as good as none. `eventTime` in ms.
+   */
+  dueAt(context: TemplateContext, eventTime: number): number
+  readonly dedup: Dedup | undefined
+  readonly supersede: Supersede | undefined
+  readonly order: Order | undefined
+  readonly expire: Expire | undefined
+  /** Whether the event is in the rule's share of all; asked once, at routing. */
+  readonly sample: ((context: TemplateContext) => boolean) | undefined
   /** The rule as written, for people (`GET /v1/rules/NAME`). */
   readonly written: JsonObject
 }

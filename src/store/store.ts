@@ -59,6 +59,13 @@ export interface Progress {
   readonly finished: number
   /** Bit i: request i was refused for good. */
   readonly refused: number
+  /** What few deliveries have. */
+  readonly more?: {
+    /** Of a request that names pages: those that are still to be done. By index into `exec`. */
+    readonly titles?: Readonly<Record<number, readonly string[]>>
+    /** Answers that may have been success as well as failure. By index into `exec`. */
+    readonly doubts?: Readonly<Record<number, number>>
+  }
 }
 
 export const noProgress: Progress = {

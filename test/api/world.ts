@@ -127,11 +127,19 @@ export function aRule(changes: Partial<Rule> = {}): Rule {
     explain: () => undefined,
     answers: { preset: 'http', read: () => undefined },
     retry: { limit: 8, delayMs: 5_000, factor: 3, maxDelayMs: 3_600_000, maxAgeMs: 604_800_000, jitter: 'full' },
-    concurrency: 50,
+    throttle: { total: unlimited, key: undefined, perKey: unlimited },
+    dueAt: () => 0,
+    dedup: undefined,
+    supersede: undefined,
+    order: undefined,
+    expire: undefined,
+    sample: undefined,
     written: { topic: 'page.edited' },
     ...changes,
   }
 }
+
+const unlimited = { concurrency: 50, perSecond: Number.POSITIVE_INFINITY, burst: Number.POSITIVE_INFINITY }
 
 /** The text of an event that is in order. */
 export function anEvent(changes: Readonly<Record<string, unknown>> = {}): string {

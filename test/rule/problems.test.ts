@@ -199,9 +199,9 @@ describe('warnings', () => {
 
 describe('policies', () => {
   test('have defaults', () => {
-    const { retry, concurrency } = ruleWith({})
+    const { retry, throttle } = ruleWith({})
 
-    expect(concurrency).toBe(50)
+    expect(throttle.total.concurrency).toBe(50)
     expect(retry).toEqual({
       limit: 8,
       delayMs: 5_000,
@@ -213,12 +213,12 @@ describe('policies', () => {
   })
 
   test('of ours are taken as written', () => {
-    const { retry, concurrency } = ruleWith({
+    const { retry, throttle } = ruleWith({
       retry: { limit: 0, delay: '500ms', factor: 1.5, max_delay: '1m', max_age: '1h', jitter: 'none' },
       throttle: { concurrency: 1 },
     })
 
-    expect(concurrency).toBe(1)
+    expect(throttle.total.concurrency).toBe(1)
     expect(retry).toEqual({
       limit: 0,
       delayMs: 500,
@@ -232,7 +232,7 @@ describe('policies', () => {
 
   test('in Wikimedia’s spelling bring Wikimedia’s defaults', () => {
     expect(ruleWith({ retry_delay: 10 }).retry).toMatchObject({ limit: 2, delayMs: 10, factor: 6, jitter: 'none' })
-    expect(ruleWith({ concurrency: 7 }).concurrency).toBe(7)
+    expect(ruleWith({ concurrency: 7 }).throttle.total.concurrency).toBe(7)
   })
 })
 

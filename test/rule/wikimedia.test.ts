@@ -62,8 +62,8 @@ describe.skipIf(fixturesAbsent)('Wikimedia’s production rules', () => {
   })
 
   test('keep their own limits, and the defaults of Wikimedia’s engine', () => {
-    expect(named('pcs_rerender_mobile_html_native_transcludes').concurrency).toBe(300)
-    expect(named('low_traffic_jobs').concurrency).toBe(50)
+    expect(named('pcs_rerender_mobile_html_native_transcludes').throttle.total.concurrency).toBe(300)
+    expect(named('low_traffic_jobs').throttle.total.concurrency).toBe(50)
     expect(named('cdnPurge').retry).toMatchObject({ limit: 2, delayMs: 60_000, factor: 6, jitter: 'none' })
     expect(named('liftwing_drafttopic').answers.read({ status: 502, headers: {}, body: Buffer.from('') })).toBe(
       'failed',
