@@ -2,7 +2,7 @@ import type { StreamRecord } from '../event/event.ts'
 import type { OutboundRequest } from '../http/send.ts'
 import type { Target } from '../mediawiki/wiki.ts'
 import type { Match, Rule } from '../rule/rule.ts'
-import { type Lane, noProgress, type Progress } from '../store/store.ts'
+import { type Lane, noProgress, type Progress, type Standing } from '../store/store.ts'
 
 /** The next call of a delivery, ready to be made. */
 export interface Call {
@@ -24,6 +24,11 @@ export class Delivery {
   /** Whether the store's cursor waits for its first settlement. */
   holdsCursor = false
   uncleanStops = 0
+  standing: Standing | undefined
+  /** How many wait for it to end, because they share its key. */
+  followers = 0
+  /** What the journal is to say beside its first call. */
+  note = ''
   /** Since when it is in hand, in ms. */
   readonly since: number
   /** Rendered ahead to learn its target; used once. */

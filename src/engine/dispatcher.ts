@@ -1,12 +1,16 @@
+import { isDeepStrictEqual } from 'node:util'
 import type { Clock } from '../base/clock.ts'
+import { eventTime } from '../event/event.ts'
 import type { Reply, Send } from '../http/send.ts'
 import type { Verdict as ReplyVerdict } from '../mediawiki/answers.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
-import type { RequestOutcome } from '../rule/rule.ts'
-import type { Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
-import { type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
+import { type RequestOutcome, TemplateError } from '../rule/rule.ts'
+import type { DeadReason, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
+import { type AttemptResult, type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
+import { contextOf, expiry, standingOf } from './gates.ts'
 import type { LaneQueue } from './lane.ts'
+import { laneKey } from './lane-key.ts'
 import type { RuleWork } from './rule-work.ts'
 import { decide } from './settle.ts'
 import type { Settler, Verdict } from './settler.ts'
@@ -15,6 +19,8 @@ import type { Works } from './works.ts'
 /** A delivery that was running when the process died so often runs alone, and then not at all. */
 const suspectAfter = 3
 const poisonAfter = 6
+/** So many may wait for a failing delivery of their key. */
+const followersAtMost = 1_000
 /** How long calls that were cut off may take to end, in ms. */
 const cutOffMs = 1_000
 /** How long a target is left alone that asked for time without saying how much. */
@@ -71,9 +77,17 @@ export class Dispatcher {
    */
   admit(work: RuleWork, delivery: Delivery): boolean {
     const { works, clock, settler } = this.#parts
+    const until = this.#judge(work, delivery, true)
+    if (until === undefined) return false
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return false
-    if (queue.health.isOpen && !queue.hasBacklog && work.inMemory < works.room) {
+    if (until > clock.now()) {
+      settler.settle(work, delivery, { state: 'waiting', reason: 'due', until })
+      return false
+    }
+    // What stands to others is in rows: there the store sees to it that they meet.
+    const mayStart = queue.isOpen && delivery.standing === undefined
+    if (mayStart && !queue.hasBacklog && work.inMemory < works.room) {
       delivery.holdsCursor = true
       queue.push(delivery)
       if (work.inMemory > Math.min(works.room / 2, 2 * delivery.rule.throttle.total.concurrency)) work.owe(1)
@@ -81,7 +95,7 @@ export class Dispatcher {
       if (work.hasSlot) this.pump(work)
       return true
     }
-    const reason = queue.health.isOpen ? 'slot' : 'target'
+    const reason = queue.closedBy ?? 'slot'
     if (reason === 'slot') work.owe(2)
     settler.settle(work, delivery, { state: 'waiting', reason, until: clock.now() })
     return false
@@ -90,10 +104,18 @@ export class Dispatcher {
   /** Starts what may start. */
   pump(work: RuleWork): void {
     const { store } = this.#parts
-    while (work.hasSlot && !this.#isStopping && store.health().writable) {
+    while (!this.#isStopping && store.health().writable) {
+      if (!work.hasSlot) {
+        work.awaitRate(() => this.pump(work))
+        return
+      }
       const queue = work.nextInTurn()
       if (queue === undefined) return
-      queue.refill(Math.ceil((work.rule?.throttle.total.concurrency ?? 1) / (work.lanesInTurn + 1)))
+      const { rule } = work
+      // Of a key, the newest is to start: what is in hand for long may not be that any more.
+      const isKeyed = rule?.dedup !== undefined || rule?.supersede !== undefined
+      const slots = isKeyed ? work.freeSlots : (rule?.throttle.total.concurrency ?? 1)
+      queue.refill(Math.max(1, Math.ceil(slots / (work.lanesInTurn + 1))), !isKeyed)
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)
       if (item === undefined) continue
@@ -107,7 +129,7 @@ export class Dispatcher {
   shelve(work: RuleWork, delivery: Delivery): void {
     const { works, clock, settler } = this.#parts
     const reason: WaitReason =
-      work.rule === undefined ? 'rule_gone' : works.health(delivery.lane.key).isOpen ? 'slot' : 'target'
+      work.rule === undefined ? 'rule_gone' : (works.lane(work, delivery.lane.key).closedBy ?? 'slot')
     settler.settle(work, delivery, {
       ...sofar(delivery),
       state: 'waiting',
@@ -148,7 +170,7 @@ export class Dispatcher {
 
   /** A delivery that waited in a row meets the rule that is in force now. */
   #revive(work: RuleWork, stored: StoredDelivery): Delivery | undefined {
-    const { record, progress, reason } = stored
+    const { record, progress, reason, standing } = stored
     const { rule } = work
     work.count(reason, -1)
     const match = rule !== undefined && this.#isOfTopic(rule, stored) ? rule.match(record.message ?? {}) : undefined
@@ -164,7 +186,54 @@ export class Dispatcher {
     delivery.progress = rule.retry === 'never' ? progress : underRevision(rule.revision, stored)
     delivery.hasRow = true
     delivery.uncleanStops = stored.uncleanStops
-    return delivery
+    delivery.standing = standing
+    delivery.followers = stored.followers
+    delivery.lane = stored.lane
+    const isSame = rule.revision === stored.revision
+    const until = this.#judge(work, delivery, !isSame)
+    if (until === undefined) return undefined
+    const { clock, settler } = this.#parts
+    if (stored.isSuperseded) {
+      settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason: 'superseded' })
+      return undefined
+    }
+    const isElsewhere = !isSame && !isDeepStrictEqual(delivery.standing, standing)
+    if (until <= clock.now() && !isElsewhere) return delivery
+    // Its key is another under this revision: it finds its place anew.
+    const waits =
+      until > clock.now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: clock.now() } as const)
+    settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
+    return undefined
+  }
+
+  /**
+   * The gates that need no other delivery: age, sample, and time. Says from when on it may be called, in ms; undefined where
+   * that was the end of it. `anew`: the rule has not seen it before.
+   */
+  #judge(work: RuleWork, delivery: Delivery, anew: boolean): number | undefined {
+    const { rule, record, match, progress } = delivery
+    const { clock, settler } = this.#parts
+    const finish = (reason: 'expired' | 'sampled') => {
+      settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason })
+      return undefined
+    }
+    if (progress.more?.isReplay !== true && expiry(rule, record, clock.now()) !== undefined) return finish('expired')
+    const context = contextOf(record, match, this.directory)
+    try {
+      if (!delivery.hasRow && rule.sample !== undefined && !rule.sample(context)) return finish('sampled')
+      if (anew) {
+        delivery.standing = standingOf(rule, context, this.directory)
+        if (delivery.standing?.key === undefined && (rule.dedup ?? rule.order) !== undefined) delivery.note = 'no key'
+      }
+      const due = rule.dueAt(context, eventTime(record))
+      if (!Number.isNaN(due)) return due
+      delivery.note = 'delay: the instant cannot be read'
+      return 0
+    } catch (error) {
+      if (!(error instanceof TemplateError)) throw error
+      this.#bury(work, delivery, error.reason, error.message)
+      return undefined
+    }
   }
 
   /** A delivery in memory, under the rule that is in force now. */
@@ -182,7 +251,14 @@ export class Dispatcher {
     delivery.rule = rule
     delivery.match = match
     delivery.call = undefined
-    return delivery
+    const until = this.#judge(work, delivery, true)
+    if (until === undefined) return undefined
+    const { now } = this.#parts.clock
+    if (until <= now() && delivery.standing === undefined) return delivery
+    if (this.#laneOf(work, delivery) === undefined) return undefined
+    const waits = until > now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now() } as const)
+    this.#parts.settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
+    return undefined
   }
 
   #isOfTopic(rule: Delivery['rule'], { record }: Pick<Delivery, 'record'>): boolean {
@@ -193,13 +269,9 @@ export class Dispatcher {
     const { clock, settler } = this.#parts
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return
-    if (!queue.health.isOpen) {
-      settler.settle(work, delivery, {
-        ...sofar(delivery),
-        state: 'waiting',
-        reason: 'target',
-        until: clock.now(),
-      })
+    const { closedBy } = queue
+    if (closedBy !== undefined) {
+      settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', reason: closedBy, until: clock.now() })
       return
     }
     const { uncleanStops } = delivery
@@ -219,11 +291,13 @@ export class Dispatcher {
 
   /** Takes the slot. A call that must not be repeated first makes its claim durable. */
   #begin(work: RuleWork, queue: LaneQueue, delivery: Delivery): void {
-    work.running += 1
-    this.running.add(delivery)
+    work.total.started()
+    queue.keyLimit?.started()
+    queue.targetLimit.started()
     queue.health.started()
+    this.running.add(delivery)
     if (delivery.rule.retry !== 'never') {
-      void this.#run(work, delivery)
+      void this.#run(work, queue, delivery)
       return
     }
     delivery.hasRow = true
@@ -235,34 +309,37 @@ export class Dispatcher {
     }
     this.#parts.settler.settle(work, delivery, claim, () => {
       if (!this.#isStopping) {
-        void this.#run(work, delivery)
+        void this.#run(work, queue, delivery)
         return
       }
+      queue.targetLimit.ended()
+      queue.health.ended()
       this.shelve(work, delivery)
-      this.#end(work, delivery)
+      this.#end(work, queue, delivery)
     })
   }
 
-  async #run(work: RuleWork, delivery: Delivery): Promise<void> {
+  async #run(work: RuleWork, queue: LaneQueue, delivery: Delivery): Promise<void> {
     const { clock, settler, attempted } = this.#parts
     const call = delivery.call ?? nextCall(delivery, this.directory)
     if (call === undefined) throw new Error(`a delivery of ${work.name} began without a call`)
     delivery.call = undefined
     const result = await attempt(delivery, call, this.#tools)
     for (const { outcome, ms } of result.entries) attempted(work.name, outcome, ms)
-    const verdict = decide(delivery.rule.retry, result, clock.now())
+    const verdict = tooManyWait(delivery, decide(delivery.rule.retry, noted(delivery, result), clock.now()))
     delivery.progress = verdict.progress ?? delivery.progress
     work.unsettled += 1
     settler.settle(work, verdict.state === 'waiting' ? this.#relocated(work, delivery) : delivery, verdict, () => {
       work.unsettled -= 1
       this.pump(work)
     })
-    this.#end(work, delivery)
+    this.#end(work, queue, delivery)
   }
 
-  #end(work: RuleWork, delivery: Delivery): void {
+  #end(work: RuleWork, queue: LaneQueue, delivery: Delivery): void {
     this.running.delete(delivery)
-    work.running -= 1
+    queue.keyLimit?.ended()
+    work.total.ended()
     if (delivery.uncleanStops >= suspectAfter) {
       this.#isSuspectRunning = false
       this.#nextSuspect()
@@ -287,18 +364,28 @@ export class Dispatcher {
   }
 
   #mayGoOn(call: Call): boolean {
-    const health = this.#parts.works.health(call.target.name)
-    if (!health.isOpen) return false
+    const { works } = this.#parts
+    const health = works.health(call.target.name)
+    const limit = works.limit(call.target.name)
+    if (!health.isOpen || !limit.isOpen) return false
     health.started()
+    limit.started()
     return true
   }
 
   /** What a reply says of its target, and whether the target's state explains it: then it spends no attempt. */
   #hear(call: Call, reply: Reply, verdict: ReplyVerdict): ReplyVerdict {
-    const health = this.#parts.works.health(call.target.name)
+    const { works } = this.#parts
+    const health = works.health(call.target.name)
+    works.limit(call.target.name).ended()
+    health.ended()
     if (reply.kind === 'none') {
-      if (reply.error !== 'refused' && reply.error !== 'unreachable') health.fellSilent()
-      else if (health.refused()) return { outcome: 'unavailable', note: verdict.note }
+      // What we cut off says nothing of the target.
+      if (reply.error === 'aborted') return verdict
+      const isRefused = reply.error === 'refused' || reply.error === 'unreachable'
+      if (isRefused ? health.refused() : health.failed()) return { ...verdict, outcome: 'unavailable' }
+    } else if (verdict.outcome === 'failed' && reply.status >= 500) {
+      if (health.failed()) return { ...verdict, outcome: 'unavailable' }
     } else if (verdict.outcome === 'throttled' || verdict.outcome === 'unavailable') {
       health.pause(Math.min(verdict.pauseMs ?? defaultPauseMs, call.target.maxPauseMs))
     } else {
@@ -309,14 +396,16 @@ export class Dispatcher {
 
   /** The lane of the next call, which may go to another target than the last; undefined where finding it ended the delivery. */
   #laneOf(work: RuleWork, delivery: Delivery): LaneQueue | undefined {
+    let queue: LaneQueue | undefined
     try {
       delivery.call ??= nextCall(delivery, this.directory)
+      if (delivery.call !== undefined) queue = this.#queueOf(work, delivery, delivery.call)
     } catch (error) {
-      if (!(error instanceof CallError)) throw error
+      if (!(error instanceof CallError) && !(error instanceof TemplateError)) throw error
       this.#bury(work, delivery, error.reason, error.message)
       return undefined
     }
-    if (delivery.call === undefined) {
+    if (queue === undefined) {
       const { progress } = delivery
       const isRefused = progress.refused !== 0
       const verdict: Verdict = isRefused
@@ -325,9 +414,15 @@ export class Dispatcher {
       this.#parts.settler.settle(work, delivery, verdict)
       return undefined
     }
-    const queue = this.#parts.works.lane(work, delivery.call.target.name)
     delivery.lane = queue.lane
     return queue
+  }
+
+  /** Throws TemplateError where the throttle key fails. */
+  #queueOf(work: RuleWork, { rule, record, match }: Delivery, { target }: Call): LaneQueue {
+    const { key } = rule.throttle
+    const throttleKey = key === undefined ? undefined : key(contextOf(record, match, this.directory))
+    return this.#parts.works.lane(work, laneKey(target.name, throttleKey))
   }
 
   /** With its lane, where the next call goes elsewhere. What cannot be rendered is found out again at the next start. */
@@ -335,14 +430,14 @@ export class Dispatcher {
     if (delivery.match.requests.length === 1) return delivery
     try {
       const next = nextCall(delivery, this.directory)
-      if (next !== undefined) delivery.lane = this.#parts.works.lane(work, next.target.name).lane
+      if (next !== undefined) delivery.lane = this.#queueOf(work, delivery, next).lane
     } catch (error) {
-      if (!(error instanceof CallError)) throw error
+      if (!(error instanceof CallError) && !(error instanceof TemplateError)) throw error
     }
     return delivery
   }
 
-  #bury(work: RuleWork, delivery: Delivery, reason: CallError['reason'], error: string): void {
+  #bury(work: RuleWork, delivery: Delivery, reason: DeadReason, error: string): void {
     const answer = { ...noAnswer(), error }
     this.#parts.settler.settle(work, delivery, {
       ...sofar(delivery),
@@ -351,6 +446,21 @@ export class Dispatcher {
       answer,
     })
   }
+}
+
+/** With what is to be said of it in the journal, beside its first call. */
+function noted(delivery: Delivery, result: AttemptResult): AttemptResult {
+  const [first, ...others] = result.entries
+  if (delivery.note === '' || first === undefined) return result
+  const note = first.note === '' ? delivery.note : `${delivery.note}; ${first.note}`
+  return { ...result, entries: [{ ...first, note }, ...others] }
+}
+
+/** One that fails again and again, and so many wait for it: it makes way. */
+function tooManyWait({ followers }: Delivery, verdict: Verdict): Verdict {
+  if (verdict.state !== 'waiting' || verdict.reason !== 'retry' || followers <= followersAtMost) return verdict
+  const { progress, attempts, answer } = verdict
+  return { progress, attempts, answer, state: 'dead', reason: 'exhausted' } as Verdict
 }
 
 function sofar({ progress }: Delivery): Pick<Verdict, 'progress'> {

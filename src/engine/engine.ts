@@ -2,23 +2,15 @@ import type { Clock } from '../base/clock.ts'
 import type { Send } from '../http/send.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
-import {
-  type DeadLetter,
-  type DeliveryState,
-  type LaneBacklog,
-  noProgress,
-  type Store,
-  type WaitReason,
-} from '../store/store.ts'
+import { type DeadLetter, type LaneBacklog, noProgress, type Store, type WaitReason } from '../store/store.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Router } from './router.ts'
-import { Settler, type Verdict } from './settler.ts'
+import { type SettleObserver, Settler, type Verdict } from './settler.ts'
 import { Works } from './works.ts'
 
 /** What the engine tells as it happens, for metrics. */
-export interface EngineObserver {
+export interface EngineObserver extends SettleObserver {
   attempted(rule: string, outcome: RequestOutcome, ms: number): void
-  settled(rule: string, state: DeliveryState, reason: string, ageMs: number): void
 }
 
 export interface EngineParts {
@@ -60,7 +52,7 @@ export class Engine {
     this.#parts = parts
     const { store, clock, observer, send, userAgent } = parts
     const works = new Works(store, clock, (work) => this.#dispatcher.pump(work))
-    const settler = new Settler(store, clock, works, observer.settled)
+    const settler = new Settler(store, clock, works, observer)
     this.#works = works
     this.#settler = settler
     this.#dispatcher = new Dispatcher(
@@ -142,7 +134,8 @@ export class Engine {
     const dead = this.#parts.store.deadCounts().get(name)?.count ?? 0
     const work = this.#works.find(name)
     if (work === undefined) return { waiting: {}, running: 0, done: 0, dead, oldestEligibleAgeMs: 0 }
-    const { running, done, inMemory } = work
+    const { done, inMemory } = work
+    const { running } = work.total
     let waiting: Partial<Record<WaitReason, number>> = Object.fromEntries(work.waiting)
     if (inMemory > 0) waiting.slot = (waiting.slot ?? 0) + inMemory
     if (work.rule === undefined && this.#works.rules !== undefined) {
@@ -160,7 +153,8 @@ export class Engine {
    * succeeded are not made again.
    */
   replay(letter: DeadLetter, at: number): Promise<void> {
-    const progress = { ...noProgress, finished: letter.progress.finished }
+    const { finished, more } = letter.progress
+    const progress = { ...noProgress, finished, more: { ...more, doubts: {}, isReplay: true } }
     return this.#settleLetter(letter, { state: 'waiting', reason: 'due', until: at, progress })
   }
 

@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
 import type { Lane, Store, StoredDelivery } from '../store/store.ts'
 import type { Delivery } from './delivery.ts'
+import type { Limit } from './limit.ts'
 import type { RuleWork } from './rule-work.ts'
 import type { TargetHealth } from './target-health.ts'
 
@@ -16,6 +17,10 @@ const largestPage = 500
 export class LaneQueue {
   readonly lane: Lane
   readonly health: TargetHealth
+  /** Of its target, shared by all rules. */
+  readonly targetLimit: Limit
+  /** Of its throttle key. */
+  readonly keyLimit: Limit | undefined
   /** Whether it has its place among the lanes that take turns. */
   isInTurn = false
   readonly #work: RuleWork
@@ -26,20 +31,55 @@ export class LaneQueue {
   readonly #stored = new Fifo<StoredDelivery>()
   #nextUntil = Number.POSITIVE_INFINITY
   #isTaking = false
+  #isAwaitingLimit = false
   /** A row came while a page was on its way. */
   #soonerUntil = Number.POSITIVE_INFINITY
   #cancelTimer: (() => void) | undefined
   #timerAt = Number.POSITIVE_INFINITY
 
   /** `wake`: there may be something to start. */
-  constructor(lane: Lane, health: TargetHealth, work: RuleWork, store: Store, clock: Clock, wake: () => void) {
+  constructor(
+    lane: Lane,
+    health: TargetHealth,
+    targetLimit: Limit,
+    keyLimit: Limit | undefined,
+    work: RuleWork,
+    store: Store,
+    clock: Clock,
+    wake: () => void,
+  ) {
     this.lane = lane
     this.health = health
+    this.targetLimit = targetLimit
+    this.keyLimit = keyLimit
     this.#work = work
     this.#store = store
     this.#clock = clock
     this.#wake = wake
     health.onResumed(wake)
+  }
+
+  /** Whether a call of this lane may start now. */
+  get isOpen(): boolean {
+    return this.closedBy === undefined
+  }
+
+  /** Which gate keeps its calls from starting. */
+  get closedBy(): 'target' | 'rate' | 'slot' | undefined {
+    if (!this.health.isOpen || !this.targetLimit.isOpen) return 'target'
+    return this.keyLimit?.closedBy
+  }
+
+  /** It is woken when a limit that closes it opens; its target's health wakes it anyway. */
+  awaitOpening(): void {
+    if (this.#isAwaitingLimit || !this.health.isOpen) return
+    const limit = this.targetLimit.isOpen ? this.keyLimit : this.targetLimit
+    if (limit === undefined || limit.isOpen) return
+    this.#isAwaitingLimit = true
+    limit.whenOpen(() => {
+      this.#isAwaitingLimit = false
+      this.#wake()
+    })
   }
 
   /** Whether rows of this lane are due that were not started yet: what is new has to queue behind them. */
@@ -81,11 +121,14 @@ export class LaneQueue {
     this.#arm()
   }
 
-  /** Sees to it that so many deliveries are in hand, if so many are due; wakes when they are. */
-  refill(wanted: number): void {
+  /**
+   * Sees to it that so many deliveries are in hand, if so many are due; wakes when they are. `ahead`: and more, so that
+   * slots are busy meanwhile.
+   */
+  refill(wanted: number, ahead: boolean): void {
     if (this.#isTaking || this.#stored.length >= wanted || this.#nextUntil > this.#clock.now()) return
     this.#isTaking = true
-    const limit = Math.min(largestPage, wanted * pagePerWanted)
+    const limit = Math.min(largestPage, ahead ? wanted * pagePerWanted : wanted)
     void this.#store.take(this.lane, this.#clock.now(), limit).then(
       (taken) => {
         for (const delivery of taken.deliveries) this.#stored.push(delivery)

@@ -1,7 +1,9 @@
+import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
 import type { Rule } from '../rule/rule.ts'
 import type { WaitReason } from '../store/store.ts'
 import type { LaneQueue } from './lane.ts'
+import { Limit, noLimits } from './limit.ts'
 
 /**
  * The router never waits for a slow rule: what finds no room becomes a row. But a row costs about as much as a call to a
@@ -18,8 +20,8 @@ export class RuleWork {
   readonly name: string
   /** The revision in force; undefined while the rule is gone, and while there is no valid set of rules. */
   rule: Rule | undefined
-  /** Calls in flight: each holds a slot. */
-  running = 0
+  /** Calls in flight hold a slot each. */
+  readonly total: Limit
   /** Answered, but not yet durable. */
   unsettled = 0
   /** Queued in memory, without a row. */
@@ -34,15 +36,58 @@ export class RuleWork {
   readonly #turn = new Fifo<LaneQueue>()
   /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
+  readonly #clock: Clock
+  readonly #limits = new Map<string, Limit>()
+  #isAwaitingRate = false
 
-  constructor(name: string) {
+  constructor(name: string, clock: Clock) {
     this.name = name
+    this.#clock = clock
+    this.total = new Limit(noLimits, clock)
+  }
+
+  /** Another revision is in force, or none. */
+  use(rule: Rule | undefined): void {
+    this.rule = rule
+    if (rule === undefined) return
+    this.total.use(rule.throttle.total)
+    for (const limit of this.#limits.values()) limit.use(rule.throttle.perKey)
+  }
+
+  /** Of one throttle key. */
+  limitOf(key: string): Limit {
+    let limit = this.#limits.get(key)
+    if (limit === undefined) {
+      limit = new Limit(this.rule?.throttle.perKey ?? noLimits, this.#clock)
+      this.#limits.set(key, limit)
+    }
+    return limit
   }
 
   /** A slot is free at the answer; at most `concurrency` answered deliveries may await their settle. */
   get hasSlot(): boolean {
-    const concurrency = this.rule?.throttle.total.concurrency ?? 0
-    return this.running < concurrency && this.unsettled < concurrency
+    return this.rule !== undefined && this.unsettled < this.rule.throttle.total.concurrency && this.total.isOpen
+  }
+
+  /** How many calls may start now. */
+  get freeSlots(): number {
+    return Math.max(0, (this.rule?.throttle.total.concurrency ?? 0) - this.total.running)
+  }
+
+  /** `wake` is called when the rate allows a start again, if it is that which keeps lanes from their turn. */
+  awaitRate(wake: () => void): void {
+    if (this.#isAwaitingRate || this.#turn.length === 0 || this.total.closedBy !== 'rate') return
+    this.#isAwaitingRate = true
+    this.total.whenOpen(() => {
+      this.#isAwaitingRate = false
+      wake()
+    })
+  }
+
+  close(): void {
+    for (const queue of this.lanes.values()) queue.close()
+    for (const limit of this.#limits.values()) limit.close()
+    this.total.close()
   }
 
   /** Whether the router had better wait until `whenPaid`. */
@@ -71,11 +116,12 @@ export class RuleWork {
     this.#turn.push(queue)
   }
 
-  /** The lane whose turn it is, among those whose target takes calls. To be given its turn again if it has more. */
+  /** The lane whose turn it is, among those that may start a call. To be given its turn again if it has more. */
   nextInTurn(): LaneQueue | undefined {
     for (let queue = this.#turn.shift(); queue !== undefined; queue = this.#turn.shift()) {
       queue.isInTurn = false
-      if (queue.health.isOpen) return queue
+      if (queue.isOpen) return queue
+      queue.awaitOpening()
     }
     return undefined
   }
@@ -86,7 +132,7 @@ export class RuleWork {
     if (this.#debt === 0) this.whenPaid?.()
   }
 
-  count(reason: WaitReason, by: 1 | -1): void {
+  count(reason: WaitReason, by: number): void {
     const sum = (this.waiting.get(reason) ?? 0) + by
     if (sum > 0) this.waiting.set(reason, sum)
     else this.waiting.delete(reason)

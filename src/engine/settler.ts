@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import type { StreamRecord } from '../event/event.ts'
 import {
   type AttemptEntry,
+  type Consequences,
   type DeadReason,
   type DeliveryState,
   type DoneReason,
@@ -10,6 +11,7 @@ import {
   noProgress,
   type Progress,
   type Settlement,
+  type Standing,
   type Store,
   type WaitReason,
 } from '../store/store.ts'
@@ -21,6 +23,12 @@ const settlingAtMost = 4_000
 
 const noEntries: readonly AttemptEntry[] = []
 
+export interface SettleObserver {
+  settled(rule: string, state: DeliveryState, reason: string, ageMs: number): void
+  /** So many are done (`duplicate`), because a newer delivery of their key was called. */
+  covered(rule: string, count: number): void
+}
+
 /** What is being settled: the delivery, as far as the store knows it. */
 export interface Settled {
   readonly lane: Lane
@@ -28,6 +36,7 @@ export interface Settled {
   holdsCursor?: boolean
   /** Of the rule that decided; by default the one in force. */
   readonly revision?: string
+  readonly standing?: Standing | undefined
 }
 
 /** What has been decided about it. `until`: not before this time, in ms. `progress`: none where it never began. */
@@ -56,21 +65,16 @@ export class Settler {
   readonly #store: Store
   readonly #clock: Clock
   readonly #works: Works
-  readonly #observe: (rule: string, state: DeliveryState, reason: string, ageMs: number) => void
+  readonly #observer: SettleObserver
   /** Called when there is room for more settlements again. */
   whenRoom: (() => void) | undefined
   #settling = 0
 
-  constructor(
-    store: Store,
-    clock: Clock,
-    works: Works,
-    observe: (rule: string, state: DeliveryState, reason: string, ageMs: number) => void,
-  ) {
+  constructor(store: Store, clock: Clock, works: Works, observer: SettleObserver) {
     this.#store = store
     this.#clock = clock
     this.#works = works
-    this.#observe = observe
+    this.#observer = observer
   }
 
   get isCrowded(): boolean {
@@ -87,7 +91,7 @@ export class Settler {
     const until = verdict.state === 'waiting' ? verdict.until : 0
     this.#settling += 1
     if (state === 'done') work.done += 1
-    this.#observe(work.name, state, reason, at - record.accepted)
+    this.#observer.settled(work.name, state, reason, at - record.accepted)
     const settlement: Settlement = {
       lane,
       record,
@@ -101,17 +105,47 @@ export class Settler {
       attempts: verdict.attempts ?? noEntries,
       answer: verdict.answer,
       releasesCursor,
+      standing: settled.standing,
     }
     if (verdict.state !== 'waiting') {
-      this.#store.settle(settlement, () => this.#durable(durable))
+      this.#store.settle(settlement, (_, consequences) => {
+        if (consequences !== undefined) this.#follow(work, consequences)
+        this.#durable(durable)
+      })
       return
     }
-    work.count(verdict.reason, 1)
+    const { reason: awaited } = verdict
+    work.count(awaited, 1)
     const queue = this.#works.lane(work, lane.key)
-    this.#store.settle(settlement, () => {
-      queue.rowAt(until)
+    this.#store.settle(settlement, (_, consequences) => {
+      const amended = consequences?.amended
+      if (amended === undefined) queue.rowAt(until)
+      else {
+        work.count(awaited, -1)
+        if (amended.state === 'waiting') {
+          work.count(amended.reason, 1)
+          queue.rowAt(amended.until)
+        } else {
+          work.done += 1
+          this.#observer.settled(work.name, 'done', amended.reason, this.#clock.now() - record.accepted)
+        }
+      }
+      if (consequences !== undefined) this.#follow(work, consequences)
       this.#durable(durable)
     })
+  }
+
+  /** What the store made of others of the rule. */
+  #follow(work: RuleWork, { moved, due }: Consequences): void {
+    for (const { from, to, count } of moved) {
+      work.count(from, -count)
+      if (to !== 'duplicate') work.count(to, count)
+      else {
+        work.done += count
+        this.#observer.covered(work.name, count)
+      }
+    }
+    for (const { lane, until } of due) this.#works.lane(work, lane.key).rowAt(until)
   }
 
   #durable(then: (() => void) | undefined): void {

@@ -4,21 +4,34 @@ import type { Clock } from '../base/clock.ts'
 const refusedToTrip = 5
 const firstPauseMs = 100
 const longestPauseMs = 5_000
+/** The breaker opens when at least so many answers within so many seconds are known, and half of them are failures. */
+const judgedAnswers = 20
+const judgedSeconds = 10
+/** A probe that is not answered for so long holds up the next one no more. */
+const probeMs = 30_000
+/** After a probe succeeded so many calls may be in flight, twice as many with each answer; from the last on all may. */
+const firstRamp = 2
+const lastRamp = 64
 
 /**
- * Whether a target takes calls at the moment. A target that refuses connections, or that asked for time, is left alone for
- * a while; then a single call probes it, and the others follow when that one is answered. Waiting for it costs nothing:
- * nobody asks a paused target, it calls back.
+ * Whether a target takes calls at the moment. One that refuses connections, fails too often, or asked for time is left
+ * alone for a while; then a single call probes it. If that is answered, the others follow: all at once where it had asked
+ * for time, more and more where it had failed. Waiting for it costs nothing: nobody asks a paused target, it calls back.
  */
 export class TargetHealth {
   readonly name: string
   readonly #clock: Clock
   readonly #resumed = new Set<() => void>()
+  readonly #answers = new RecentAnswers()
+  #inFlight = 0
   #refusedInARow = 0
   #nextPauseMs = firstPauseMs
   #pausedUntil = 0
   #isTripped = false
-  #isProbing = false
+  /** It failed: after the probe it gets more and more calls. */
+  #isBroken = false
+  #ramp = Number.POSITIVE_INFINITY
+  #probeSince: number | undefined
   #cancelTimer: (() => void) | undefined
 
   constructor(name: string, clock: Clock) {
@@ -28,47 +41,62 @@ export class TargetHealth {
 
   /** Whether a call may start now. */
   get isOpen(): boolean {
-    if (!this.#isTripped) return true
-    return !this.#isProbing && this.#clock.now() >= this.#pausedUntil
+    if (!this.#isTripped) return this.#inFlight < this.#ramp
+    const now = this.#clock.now()
+    return now >= this.#pausedUntil && (this.#probeSince === undefined || now >= this.#probeSince + probeMs)
   }
 
   /** To be told before each call; the first one after a pause is the probe. */
   started(): void {
-    if (this.#isTripped) this.#isProbing = true
+    this.#inFlight += 1
+    if (!this.#isTripped) return
+    this.#probeSince = this.#clock.now()
+    this.#callBackAt(this.#probeSince + probeMs)
+  }
+
+  /** To be told when a call has ended, before what it came to. */
+  ended(): void {
+    this.#inFlight -= 1
+    if (!this.#isTripped && this.#inFlight === this.#ramp - 1) this.#callBack()
   }
 
   /** The target answered, and did not ask for time. */
   answered(): void {
     this.#refusedInARow = 0
-    if (!this.#isTripped || this.#clock.now() < this.#pausedUntil) return
+    const now = this.#clock.now()
+    this.#answers.add(now, false)
+    if (!this.#isTripped) {
+      if (this.#ramp !== Number.POSITIVE_INFINITY) this.#widen()
+      return
+    }
+    if (now < this.#pausedUntil) return
     this.#isTripped = false
-    this.#isProbing = false
-    this.#nextPauseMs = firstPauseMs
+    this.#probeSince = undefined
+    if (this.#isBroken) this.#ramp = firstRamp
+    else this.#nextPauseMs = firstPauseMs
     this.#callBack()
   }
 
   /** Nobody listens there. Says whether that is the target's known state, so that it spends nobody's attempt. */
   refused(): boolean {
     this.#refusedInARow += 1
-    const isKnown = this.#isTripped || this.#refusedInARow > refusedToTrip
-    if (this.#isProbing || (!this.#isTripped && this.#refusedInARow >= refusedToTrip)) this.#pauseAgain()
-    return isKnown
+    return this.#failed(this.#refusedInARow >= refusedToTrip) || this.#refusedInARow > refusedToTrip
+  }
+
+  /** It answered that it failed, or not at all. Says whether that is its known state. */
+  failed(): boolean {
+    this.#refusedInARow = 0
+    return this.#failed(false)
   }
 
   /** The target asked to be left alone for so long, or is out of service. */
   pause(ms: number): void {
     const until = this.#clock.now() + ms
     this.#isTripped = true
-    this.#isProbing = false
+    this.#probeSince = undefined
     if (until <= this.#pausedUntil) return
     this.#pausedUntil = until
-    this.#cancelTimer?.()
-    this.#cancelTimer = this.#clock.at(until, () => this.#callBack())
-  }
-
-  /** A call ended without an answer, though somebody listens there. */
-  fellSilent(): void {
-    if (this.#isProbing) this.#pauseAgain()
+    this.#callBackAt(until)
   }
 
   /** `resumed` is called each time calls may start again. */
@@ -80,12 +108,70 @@ export class TargetHealth {
     this.#cancelTimer?.()
   }
 
-  #pauseAgain(): void {
-    this.pause(this.#nextPauseMs)
-    this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
+  #failed(isTooMuch: boolean): boolean {
+    const wasTripped = this.#isTripped
+    const isRamping = this.#ramp !== Number.POSITIVE_INFINITY
+    const isHalf = this.#answers.add(this.#clock.now(), true)
+    if (this.#probeSince !== undefined || (!wasTripped && (isTooMuch || isRamping || isHalf))) {
+      this.#isBroken = true
+      this.#ramp = Number.POSITIVE_INFINITY
+      this.#answers.clear()
+      this.pause(this.#nextPauseMs)
+      this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
+    }
+    return wasTripped
+  }
+
+  #widen(): void {
+    this.#ramp *= 2
+    if (this.#ramp > lastRamp) {
+      this.#ramp = Number.POSITIVE_INFINITY
+      this.#isBroken = false
+      this.#nextPauseMs = firstPauseMs
+    }
+    this.#callBack()
+  }
+
+  #callBackAt(time: number): void {
+    this.#cancelTimer?.()
+    this.#cancelTimer = this.#clock.at(time, () => this.#callBack())
   }
 
   #callBack(): void {
     for (const resumed of this.#resumed) resumed()
   }
+}
+
+/** Answers of the last seconds. */
+class RecentAnswers {
+  readonly #good = new Array<number>(judgedSeconds).fill(0)
+  readonly #bad = new Array<number>(judgedSeconds).fill(0)
+  #second = 0
+
+  /** Says whether there are enough to judge by, and half of them are failures. */
+  add(now: number, isFailure: boolean): boolean {
+    const second = Math.floor(now / 1_000)
+    for (let old = Math.max(this.#second + 1, second - judgedSeconds + 1); old <= second; old += 1) this.#forget(old)
+    this.#second = second
+    const counts = isFailure ? this.#bad : this.#good
+    counts[second % judgedSeconds] = (counts[second % judgedSeconds] ?? 0) + 1
+    if (!isFailure) return false
+    const bad = sum(this.#bad)
+    const all = bad + sum(this.#good)
+    return all >= judgedAnswers && bad * 2 >= all
+  }
+
+  clear(): void {
+    this.#good.fill(0)
+    this.#bad.fill(0)
+  }
+
+  #forget(second: number): void {
+    this.#good[second % judgedSeconds] = 0
+    this.#bad[second % judgedSeconds] = 0
+  }
+}
+
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0)
 }

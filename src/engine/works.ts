@@ -2,6 +2,8 @@ import type { Clock } from '../base/clock.ts'
 import type { RuleSet } from '../rule/rule.ts'
 import type { Store } from '../store/store.ts'
 import { LaneQueue } from './lane.ts'
+import { targetOf, throttleKeyOf } from './lane-key.ts'
+import { Limit, noLimits } from './limit.ts'
 import { RuleWork } from './rule-work.ts'
 import { TargetHealth } from './target-health.ts'
 
@@ -20,6 +22,7 @@ export class Works {
   readonly #pump: (work: RuleWork) => void
   readonly #works = new Map<string, RuleWork>()
   readonly #healths = new Map<string, TargetHealth>()
+  readonly #limits = new Map<string, Limit>()
 
   constructor(store: Store, clock: Clock, pump: (work: RuleWork) => void) {
     this.#store = store
@@ -33,8 +36,8 @@ export class Works {
 
   use(rules: RuleSet | undefined): void {
     this.rules = rules
-    for (const work of this.#works.values()) work.rule = rules?.get(work.name)
-    for (const rule of rules?.rules ?? []) this.of(rule.name).rule = rule
+    for (const work of this.#works.values()) work.use(rules?.get(work.name))
+    for (const rule of rules?.rules ?? []) this.of(rule.name).use(rule)
     this.room = Math.max(smallestRoom, Math.floor(roomInMemory / Math.max(1, rules?.rules.length ?? 1)))
   }
 
@@ -45,7 +48,7 @@ export class Works {
   of(rule: string): RuleWork {
     let work = this.#works.get(rule)
     if (work === undefined) {
-      work = new RuleWork(rule)
+      work = new RuleWork(rule, this.#clock)
       this.#works.set(rule, work)
     }
     return work
@@ -54,9 +57,13 @@ export class Works {
   lane(work: RuleWork, key: string): LaneQueue {
     const known = work.lanes.get(key)
     if (known !== undefined) return known
+    const target = targetOf(key)
+    const throttleKey = throttleKeyOf(key)
     const queue: LaneQueue = new LaneQueue(
       { rule: work.name, key },
-      this.health(key),
+      this.health(target),
+      this.limit(target),
+      throttleKey === undefined ? undefined : work.limitOf(throttleKey),
       work,
       this.#store,
       this.#clock,
@@ -78,8 +85,19 @@ export class Works {
     return health
   }
 
+  /** Of a target, all rules together. */
+  limit(target: string): Limit {
+    let limit = this.#limits.get(target)
+    if (limit === undefined) {
+      limit = new Limit(noLimits, this.#clock)
+      this.#limits.set(target, limit)
+    }
+    return limit
+  }
+
   close(): void {
-    for (const work of this.#works.values()) for (const queue of work.lanes.values()) queue.close()
+    for (const work of this.#works.values()) work.close()
+    for (const limit of this.#limits.values()) limit.close()
     for (const health of this.#healths.values()) health.close()
   }
 }

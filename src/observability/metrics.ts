@@ -18,6 +18,8 @@ export interface Metrics {
   attempted(rule: string, outcome: string, ms: number): void
   /** A delivery came to this state, `ageMs` after its event's time. */
   settled(rule: string, state: string, reason: string, ageMs: number): void
+  /** So many are done (`duplicate`) because a newer delivery of their key was called. */
+  covered(rule: string, count: number): void
   /** One durable commit took this long, in ms. */
   committed(ms: number): void
   /** From now on gauges ask here. Until then they have no values. */
@@ -76,6 +78,9 @@ export function createMetrics(): Metrics {
       meter.delivery(state, reason)
       if (state === 'done') meter.ages.add(ageMs / 1_000)
     },
+    covered(rule, count) {
+      meterOf(rules, rule).delivery('done', 'duplicate', count)
+    },
     committed: (ms) => commits.add(ms / 1_000),
     observe(given) {
       sources = given
@@ -92,13 +97,13 @@ class RuleMeter {
   readonly durations = new Distribution(callBuckets)
   readonly ages = new Distribution(ageBuckets)
 
-  delivery(state: string, reason: string): void {
+  delivery(state: string, reason: string, count = 1): void {
     let reasons = this.deliveries.get(state)
     if (reasons === undefined) {
       reasons = new Map()
       this.deliveries.set(state, reasons)
     }
-    reasons.set(reason, (reasons.get(reason) ?? 0) + 1)
+    reasons.set(reason, (reasons.get(reason) ?? 0) + count)
   }
 
   attempt(outcome: string, ms: number): void {

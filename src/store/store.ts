@@ -65,6 +65,8 @@ export interface Progress {
     readonly titles?: Readonly<Record<number, readonly string[]>>
     /** Answers that may have been success as well as failure. By index into `exec`. */
     readonly doubts?: Readonly<Record<number, number>>
+    /** It was given up, and then reopened: it does not expire any more. */
+    readonly isReplay?: boolean
   }
 }
 
@@ -111,6 +113,35 @@ export interface Lane {
   readonly key: string
 }
 
+/** How a delivery stands to others of its rule. */
+export interface Standing {
+  readonly key?: Key
+  readonly root?: Root
+}
+
+/** Of deliveries with one key at most one is handed out at a time; the key is free when its settlement is durable. */
+export interface Key {
+  /** Unique within the rule, wiki included. */
+  readonly text: string
+  /**
+   * `newest` (dedup): the newest that is due is handed out, and all older ones are done (`duplicate`) with the settlement
+   * that follows its call. One older than the key's newest start, or with the `meta.id` of its last success, is a duplicate
+   * when it first settles. A new one takes over the time of a retry that waits.
+   * `oldest` (order): one after another, in order of acceptance; the others wait (`key`) until the one before has ended.
+   */
+  readonly turn: 'newest' | 'oldest'
+  /** `newest`: fresh starts are so far apart, in ms; retries are exempt. */
+  readonly windowMs: number
+}
+
+/** A root event supersedes those of the same signature with an earlier time, unless it is dead or discarded. */
+export interface Root {
+  /** Unique within the rule, wiki included. */
+  readonly signature: string
+  /** In whole ms. */
+  readonly time: number
+}
+
 /** What has been decided about a delivery, made durable as one: state, journal, due index, dead letter. */
 export interface Settlement {
   readonly lane: Lane
@@ -131,7 +162,28 @@ export interface Settlement {
   readonly answer: LastAnswer | undefined
   /** This delivery was counted by `routed`, and this is its first settlement: it holds the cursor back no longer. */
   readonly releasesCursor: boolean
+  /** Absent for most. Its first settlement is the moment from which others take it into account. */
+  readonly standing?: Standing | undefined
 }
+
+/** What came of a settlement beyond what it says, for what stands in relation to others. */
+export interface Consequences {
+  /** Where it did not come to what was decided: it waits for something else, or is a duplicate. */
+  readonly amended:
+    | { readonly state: 'waiting'; readonly reason: WaitReason; readonly until: number }
+    | { readonly state: 'done'; readonly reason: DoneReason }
+    | undefined
+  /** Other deliveries of the rule that wait for something else now, or are done (`duplicate`) with it. */
+  readonly moved: readonly {
+    readonly from: WaitReason
+    readonly to: WaitReason | 'duplicate'
+    readonly count: number
+  }[]
+  /** Lanes in which the key is free now, and from when on a delivery of it is due. */
+  readonly due: readonly { readonly lane: Lane; readonly until: number }[]
+}
+
+export type Durable = (settlement: Settlement, consequences: Consequences | undefined) => void
 
 /** A record to route. */
 export interface Routable {
@@ -152,6 +204,11 @@ export interface StoredDelivery {
    * How often the process died while this ran. From 3 on the engine runs it alone among suspects; from 6 on it is poison.
    */
   readonly uncleanStops: number
+  readonly standing: Standing | undefined
+  /** A later root event was accepted. */
+  readonly isSuperseded: boolean
+  /** `oldest`: how many wait for it, counted up to 1,001. */
+  readonly followers: number
 }
 
 /** One page of a lane, and when to look again. */
@@ -187,6 +244,10 @@ export interface DeliveryEntry {
   readonly metaId: string | undefined
   readonly stream: string
   readonly accepted: number
+  /** Of a duplicate: the id of the delivery whose call saw it too. */
+  readonly coveredBy: string | undefined
+  /** Duplicates of it: how many, and the ids of the first 100. */
+  readonly covers: { readonly count: number; readonly ids: readonly string[] }
 }
 
 export interface EventEntry {
@@ -203,6 +264,7 @@ export interface DeadLetter extends DeliveryEntry {
   readonly record: StreamRecord
   readonly progress: Progress
   readonly answer: LastAnswer | undefined
+  readonly standing: Standing | undefined
 }
 
 export interface Page<Item> {
@@ -268,7 +330,7 @@ export interface Store {
    * lost for want of disk space: it is kept and written first when there is room again. The first settlement of a delivery
    * makes its row.
    */
-  settle(settlement: Settlement, durable?: (settlement: Settlement) => void): void
+  settle(settlement: Settlement, durable?: Durable): void
   /** Due deliveries of a lane, earliest first: at most `limit`, and not more than a few MiB. */
   take(lane: Lane, now: number, limit: number): Promise<Taken>
   /** Deliveries in flight, told with each commit so that `uncleanStops` can be counted. Nobody waits for it. */

@@ -29,6 +29,8 @@ function aDelivery(changes: Partial<DeliveryEntry> = {}): DeliveryEntry {
     metaId,
     stream: record.stream,
     accepted,
+    coveredBy: undefined,
+    covers: { count: 0, ids: [] },
     ...changes,
   }
 }
@@ -42,6 +44,7 @@ const letter: DeadLetter = {
   lane: { rule: 'purge', key: '' },
   record,
   progress: noProgress,
+  standing: undefined,
   answer: { status: 404, headers: {}, body: 'no such page', truncated: false, request: 'GET http://a.example/' },
 }
 

@@ -58,6 +58,7 @@ describe('the health of a target', () => {
       }
       pauses.push(waited)
       health.started()
+      health.ended()
       expect(health.refused()).toBe(true)
     }
     expect(pauses).toEqual([100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000])
@@ -68,11 +69,87 @@ describe('the health of a target', () => {
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
     health.started()
+    health.ended()
     health.answered()
     expect(health.isOpen).toBe(true)
     expect(resumed()).toBe(2)
     health.started()
     expect(health.isOpen).toBe(true)
+  })
+
+  test('a target that failed gets two calls after the probe, and twice as many with each answer', () => {
+    const { health, clock } = setup()
+    for (let i = 0; i < 5; i++) health.refused()
+    clock.wind(100)
+    health.started()
+    health.ended()
+    health.answered()
+    const widths = [2, 4, 8, 16, 32, 64].map((width) => {
+      let inFlight = 0
+      for (; health.isOpen; inFlight++) health.started()
+      for (let n = 0; n < inFlight; n++) health.ended()
+      health.answered()
+      return inFlight === width
+    })
+    expect(widths).toEqual([true, true, true, true, true, true])
+    for (let n = 0; n < 200; n++) health.started()
+    expect(health.isOpen).toBe(true)
+  })
+
+  test('a failure while calls are let in again closes it for twice as long', () => {
+    const { health, clock } = setup()
+    for (let i = 0; i < 5; i++) health.refused()
+    clock.wind(100)
+    health.started()
+    health.ended()
+    health.answered()
+    health.started()
+    health.ended()
+    health.failed()
+    clock.wind(199)
+    expect(health.isOpen).toBe(false)
+    clock.wind(1)
+    expect(health.isOpen).toBe(true)
+  })
+
+  test('half of twenty answers within ten seconds are failures: closed; the nineteenth alone closes nothing', () => {
+    const { health } = setup()
+    for (let i = 0; i < 10; i++) health.answered()
+    for (let i = 0; i < 9; i++) expect(health.failed()).toBe(false)
+    expect(health.isOpen).toBe(true)
+    expect(health.failed()).toBe(false)
+    expect(health.isOpen).toBe(false)
+    expect(health.failed()).toBe(true)
+  })
+
+  test('what was answered more than ten seconds ago does not count', () => {
+    const { health, clock } = setup()
+    for (let i = 0; i < 19; i++) health.failed()
+    clock.wind(10_000)
+    health.failed()
+    expect(health.isOpen).toBe(true)
+  })
+
+  test('more than half are well: it stays open', () => {
+    const { health } = setup()
+    for (let i = 0; i < 60; i++) {
+      health.answered()
+      health.answered()
+      health.failed()
+    }
+    expect(health.isOpen).toBe(true)
+  })
+
+  test('a probe that is never answered lets another try after half a minute', () => {
+    const { health, clock, resumed } = setup()
+    health.pause(1_000)
+    clock.wind(1_000)
+    health.started()
+    clock.wind(29_999)
+    expect(health.isOpen).toBe(false)
+    clock.wind(1)
+    expect(health.isOpen).toBe(true)
+    expect(resumed()).toBe(2)
   })
 
   test('a target that asked for time gets all of it, also when answers that were under way come in', () => {
@@ -101,7 +178,7 @@ describe('the health of a target', () => {
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
     health.started()
-    health.fellSilent()
+    health.failed()
     expect(health.isOpen).toBe(false)
     clock.wind(200)
     expect(health.isOpen).toBe(true)

@@ -1,5 +1,5 @@
 import { type Database, isFull, type Statement } from './database.ts'
-import type { DueRows } from './due.ts'
+import type { DueLane, DueRows } from './due.ts'
 import type { MetaIds } from './ids.ts'
 import type { Letters } from './letters.ts'
 import {
@@ -14,6 +14,7 @@ import {
   parked,
   settleWidth,
 } from './protocol.ts'
+import type { Amended, Decided, Moved, Standings } from './standings.ts'
 import type { Suspects } from './suspects.ts'
 import type { Words } from './words.ts'
 
@@ -24,11 +25,21 @@ export interface Derived {
   readonly letters: Letters
   readonly suspects: Suspects
   readonly due: DueRows
+  readonly standings: Standings
+}
+
+/** What the group did to others than it spoke of, by index of the settlement. */
+export interface Effect {
+  readonly index: number
+  readonly amended: Amended | undefined
+  readonly moved: Moved
+  readonly due: readonly DueLane[]
 }
 
 const keptAttempts = 50
 const noEvents = new Float64Array(0)
 const noBytes = new ArrayBuffer(0)
+const noEffects: readonly Effect[] = []
 const smallestProbe = 262_144
 const largestProbe = 8_388_608
 
@@ -60,13 +71,13 @@ export class Commits {
     this.#event = database.prepare('INSERT INTO events(pos, h, stream, accepted, payload) VALUES (?, ?, ?, ?, ?)')
     this.#delivery = database.prepare(`
       INSERT INTO deliveries(pos, rule, lane, state, reason, until, at, revision, failures, first_at, finished, refused,
-        claimed, began, ms, status)
-      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        claimed, began, ms, status, more)
+      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
       ON CONFLICT(pos, rule) DO UPDATE SET lane = excluded.lane, state = excluded.state, reason = excluded.reason,
         until = excluded.until, at = excluded.at, revision = excluded.revision, failures = excluded.failures,
         first_at = excluded.first_at, finished = excluded.finished, refused = excluded.refused,
         claimed = excluded.claimed, began = coalesce(excluded.began, began), ms = coalesce(excluded.ms, ms),
-        status = coalesce(excluded.status, status)
+        status = coalesce(excluded.status, status), more = excluded.more
     `)
     this.#attempt = database.prepare(`
       INSERT INTO attempts(pos, rule, n, at, ms, status, outcome, request, note)
@@ -86,11 +97,13 @@ export class Commits {
   }
 
   /** Throws where the disk is full: then the events are refused, and the rest is kept for `probe`. */
-  apply(group: Group): void {
+  apply(group: Group): readonly Effect[] {
+    // What the rows say of others is judged anew when they are written in the end.
+    const settles = this.#derived.standings.isIdle ? group.settles : group.settles.slice()
     try {
-      this.#apply(group)
+      return this.#apply(group)
     } catch (error) {
-      this.#held = { ...group, events: noEvents, payloads: noBytes }
+      this.#held = { ...group, settles, events: noEvents, payloads: noBytes }
       this.#probeBytes = Math.min(largestProbe, Math.max(smallestProbe, group.payloads.byteLength))
       throw error
     }
@@ -100,15 +113,15 @@ export class Commits {
    * Throws where what was kept still cannot be written. Says whether there is room for as much as was refused, too: a log
    * that is full has room for small writes in itself, and would be called well and full in turns.
    */
-  probe(): boolean {
-    if (this.#held !== undefined) this.#apply(this.#held)
+  probe(): { readonly hasRoom: boolean; readonly effects: readonly Effect[] } {
+    const effects = this.#held === undefined ? noEffects : this.#apply(this.#held)
     this.#held = undefined
     try {
       this.transaction(() => this.#bytes.run('probe', new Uint8Array(this.#probeBytes)))
       this.transaction(() => this.#bytes.run('probe', null))
-      return true
+      return { hasRoom: true, effects }
     } catch (error) {
-      if (isFull(error)) return false
+      if (isFull(error)) return { hasRoom: false, effects }
       throw error
     }
   }
@@ -126,12 +139,13 @@ export class Commits {
     }
   }
 
-  #apply(group: Group): void {
+  #apply(group: Group): readonly Effect[] {
     const { words, ids, due } = this.#derived
-    const moved = this.transaction(() => {
+    let effects: Map<number, Effect> | undefined
+    const moveIds = this.transaction(() => {
       for (const { kind, id, text } of group.names) this.#name.run(kind, id, text)
       this.#insertEvents(group)
-      this.#upsertDeliveries(group)
+      effects = this.#upsertDeliveries(group)
       if (group.cursor !== this.#cursor) this.#number.run('cursor', group.cursor)
       if (group.running !== undefined) {
         this.#bytes.run(
@@ -141,12 +155,18 @@ export class Commits {
       }
       return ids.move(group.events.length / eventWidth)
     })
-    moved?.()
+    moveIds?.()
     this.#cursor = group.cursor
     for (const name of group.names) words.learn(name)
     for (let at = 0, pos = group.first; at < group.events.length; at += eventWidth, pos += 1)
       ids.add(pos, group.events[at] ?? 0)
-    due.settled(group.settles)
+    const freed = due.settled(group.settles)
+    if (effects === undefined && freed.size === 0) return noEffects
+    const all = effects ?? new Map<number, Effect>()
+    for (const [index, lanes] of freed) {
+      all.set(index, { index, amended: undefined, moved: [], ...all.get(index), due: lanes })
+    }
+    return [...all.values()]
   }
 
   #insertEvents({ first, events, payloads }: Group): void {
@@ -165,15 +185,29 @@ export class Commits {
     }
   }
 
-  #upsertDeliveries({ settles: s, extras }: Group): void {
-    const { letters, suspects } = this.#derived
+  #upsertDeliveries({ settles: s, extras }: Group): Map<number, Effect> | undefined {
+    const { letters, suspects, standings } = this.#derived
     const upsert = this.#delivery
+    let effects: Map<number, Effect> | undefined
     let nextExtra = 0
     for (let at = 0, index = 0; at < s.length; at += settleWidth, index += 1) {
       const pos = s[at] ?? 0
       const rule = s[at + 1] ?? 0
-      const state = s[at + 3] ?? 0
       const flags = s[at + 12] ?? 0
+      let extra = extras[nextExtra]
+      if (extra?.index === index) nextExtra += 1
+      else extra = undefined
+      const relation =
+        extra?.standing === undefined && !standings.concerns(rule)
+          ? undefined
+          : standings.relate(decidedAt(s, at), extra?.standing)
+      if (relation !== undefined) {
+        // What is read after the commit is what became of it.
+        s[at + 3] = relation.amended.state
+        s[at + 4] = relation.amended.reason
+        s[at + 5] = relation.amended.until ?? absent
+      }
+      const state = s[at + 3] ?? 0
       upsert.run(
         pos,
         rule,
@@ -191,14 +225,21 @@ export class Commits {
         orNull(s[at + 13]),
         orNull(s[at + 14]),
         orNull(s[at + 15]),
+        extra?.more ?? null,
       )
+      if (relation !== undefined) {
+        const { isAmended, amended } = relation
+        const moved = standings.follow(relation)
+        if (isAmended || moved.length > 0) {
+          effects ??= new Map()
+          effects.set(index, { index, amended: isAmended ? amended : undefined, moved, due: [] })
+        }
+      }
       letters.remove(pos, rule)
       if (state === done || state === dead || (flags & flagAttempted) !== 0) suspects.clear(pos, rule)
-      const extra = extras[nextExtra]
-      if (extra?.index !== index) continue
-      nextExtra += 1
-      this.#addExtra(pos, rule, state, extra)
+      if (extra !== undefined) this.#addExtra(pos, rule, state, extra)
     }
+    return effects
   }
 
   #addExtra(pos: number, rule: number, state: number, { attempts, bytes, answer }: Extra): void {
@@ -223,6 +264,19 @@ export class Commits {
     if (!isFull(cause)) return
     this.#derived.letters.recount()
     this.#derived.suspects.reload()
+  }
+}
+
+function decidedAt(s: Float64Array, at: number): Decided {
+  return {
+    pos: s[at] ?? 0,
+    rule: s[at + 1] ?? 0,
+    state: s[at + 3] ?? 0,
+    reason: s[at + 4] ?? 0,
+    until: orNull(s[at + 5]),
+    at: s[at + 6] ?? 0,
+    firstAttemptAt: s[at + 9] ?? 0,
+    ran: ((s[at + 12] ?? 0) & flagAttempted) !== 0,
   }
 }
 

@@ -1,11 +1,21 @@
 import { blob, type Database, int, type Statement } from './database.ts'
-import { never, type StoredRecord, settleWidth, type TakenRow, waiting } from './protocol.ts'
+import { readMore } from './progress.ts'
+import { never, running, type StoredRecord, settleWidth, type TakenRow, waiting } from './protocol.ts'
+import { readStanding, type Standings } from './standings.ts'
 import type { Suspects } from './suspects.ts'
 import type { Words } from './words.ts'
 
 /** A page holds no more payload than this, unless one event alone is larger. */
 const pageBytes = 4_194_304
 const keysAtOnce = 256
+const followersCounted = 1_001
+
+export interface DueLane {
+  readonly lane: number
+  readonly until: number
+}
+
+const noneDue: ReadonlyMap<number, readonly DueLane[]> = new Map()
 
 interface Place {
   until: number
@@ -23,22 +33,42 @@ export class DueRows {
   readonly #suspects: Suspects
   /** Up to where a lane has been handed out. */
   readonly #places = new Map<number, Place>()
-  /** Positions handed out, by rule. */
-  readonly #out = new Map<number, Set<number>>()
+  /** Positions handed out, by rule, with their keys. */
+  readonly #out = new Map<number, Map<number, string | undefined>>()
+  /** Keys handed out, by rule. */
+  readonly #keysOut = new Map<number, Set<string>>()
+  readonly #standings: Standings
   readonly #keys: Statement
   readonly #row: Statement
+  readonly #key: Statement
+  readonly #newestDue: Statement
+  readonly #followers: Statement
+  readonly #ofKey: Statement
 
-  constructor(database: Database, words: Words, suspects: Suspects) {
+  constructor(database: Database, words: Words, suspects: Suspects, standings: Standings) {
     this.#words = words
     this.#suspects = suspects
+    this.#standings = standings
     this.#keys = database.prepare(`
       SELECT until, pos, rule FROM deliveries
       WHERE state = 0 AND lane = ? AND (until, pos) > (?, ?) ORDER BY until, pos LIMIT ${keysAtOnce}
     `)
     this.#row = database.prepare(`
-      SELECT reason, revision, failures, first_at, finished, refused, stream, accepted, payload
+      SELECT reason, revision, failures, first_at, finished, refused, more, key, turn, window, signature, time,
+        stream, accepted, payload
       FROM deliveries JOIN events USING (pos) WHERE deliveries.pos = ? AND rule = ?
     `)
+    const live = 'rule = ? AND key = ? AND state < 2'
+    this.#key = database.prepare('SELECT key, turn FROM deliveries WHERE pos = ? AND rule = ?')
+    this.#newestDue = database.prepare(
+      `SELECT pos, lane FROM deliveries WHERE ${live} AND state = 0 AND until <= ? ORDER BY pos DESC LIMIT 1`,
+    )
+    this.#followers = database.prepare(
+      `SELECT count(*) AS count FROM (SELECT 1 FROM deliveries WHERE ${live} AND until = ${never} LIMIT ${followersCounted})`,
+    )
+    this.#ofKey = database.prepare(
+      `SELECT lane, min(until) AS until FROM deliveries WHERE ${live} AND state = 0 AND until < ${never} GROUP BY lane`,
+    )
   }
 
   take(lane: number, now: number, limit: number): { readonly rows: readonly TakenRow[]; readonly nextUntil: number } {
@@ -56,10 +86,13 @@ export class DueRows {
           if (until > now || rows.length >= limit || bytes >= pageBytes) {
             return { rows, nextUntil: until === never ? Number.POSITIVE_INFINITY : until }
           }
-          const row = this.#read(pos, rule)
-          rows.push(row)
-          bytes += row.event.payload.length
-          this.#handOut(pos, rule)
+          const chosen = this.#standings.concerns(rule) ? this.#choose(pos, rule, lane, now) : pos
+          if (chosen !== undefined) {
+            const row = this.#read(chosen, rule)
+            rows.push(row)
+            bytes += row.event.payload.length
+            this.#handOut(chosen, rule, row.standing?.key?.text)
+          }
         }
         place.until = until
         place.pos = pos
@@ -68,24 +101,65 @@ export class DueRows {
     }
   }
 
-  /** Settlements are durable: what they speak of is in nobody's hands any more, and may wait in its lane again. */
-  settled(settles: Float64Array): void {
+  /**
+   * Settlements are durable: what they speak of is in nobody's hands any more, and may wait in its lane again. Comes back
+   * with the lanes in which keys are free by that, for each settlement that freed one.
+   */
+  settled(settles: Float64Array): ReadonlyMap<number, readonly DueLane[]> {
+    let due: Map<number, readonly DueLane[]> | undefined
     for (let at = 0; at < settles.length; at += settleWidth) {
       const pos = settles[at] ?? 0
-      this.#out.get(settles[at + 1] ?? 0)?.delete(pos)
-      if (settles[at + 3] !== waiting) continue
-      const place = this.#places.get(settles[at + 2] ?? 0)
-      const until = settles[at + 5] ?? 0
-      if (place === undefined || until > place.until || (until === place.until && pos > place.pos)) continue
-      place.until = until
-      place.pos = pos - 1
+      const rule = settles[at + 1] ?? 0
+      const state = settles[at + 3]
+      if (state === waiting) this.#rewind(settles[at + 2] ?? 0, settles[at + 5] ?? 0, pos)
+      const out = this.#out.get(rule)
+      const key = out?.get(pos)
+      if (key !== undefined && state === running) continue
+      out?.delete(pos)
+      if (key === undefined) continue
+      due ??= new Map()
+      due.set(at / settleWidth, this.#free(rule, key))
     }
+    return due ?? noneDue
   }
 
-  #handOut(pos: number, rule: number): void {
-    const out = this.#out.get(rule) ?? new Set()
-    out.add(pos)
+  /** Somebody else of the key may run; what was passed over for its sake is looked at again. */
+  #free(rule: number, key: string): readonly DueLane[] {
+    this.#keysOut.get(rule)?.delete(key)
+    return this.#ofKey.all(rule, key).map((row) => {
+      const lane = int(row.lane)
+      const until = int(row.until)
+      this.#rewind(lane, until, 0)
+      return { lane, until }
+    })
+  }
+
+  #rewind(lane: number, until: number, pos: number): void {
+    const place = this.#places.get(lane)
+    if (place === undefined || until > place.until || (until === place.until && pos > place.pos)) return
+    place.until = until
+    place.pos = pos - 1
+  }
+
+  /** Who of its key is handed out where this one is due; undefined for nobody now. */
+  #choose(pos: number, rule: number, lane: number, now: number): number | undefined {
+    const row = this.#key.get(pos, rule)
+    if (typeof row?.key !== 'string') return pos
+    if (this.#keysOut.get(rule)?.has(row.key) === true) return undefined
+    if (row.turn !== 0) return pos
+    const newest = this.#newestDue.get(rule, row.key, now)
+    if (newest === undefined) return pos
+    return int(newest.lane) === lane ? int(newest.pos) : undefined
+  }
+
+  #handOut(pos: number, rule: number, key: string | undefined): void {
+    const out = this.#out.get(rule) ?? new Map()
+    out.set(pos, key)
     this.#out.set(rule, out)
+    if (key === undefined) return
+    const keys = this.#keysOut.get(rule) ?? new Set()
+    keys.add(key)
+    this.#keysOut.set(rule, keys)
   }
 
   #read(pos: number, rule: number): TakenRow {
@@ -102,9 +176,15 @@ export class DueRows {
       firstAttemptAt: int(row.first_at),
       finished: int(row.finished),
       refused: int(row.refused),
+      ...readMore(row.more),
     }
     const reason = this.#words.waitReason(int(row.reason))
     const revision = this.#words.of('revision', int(row.revision))
-    return { event, progress, revision, reason, uncleanStops: this.#suspects.stopsOf(pos, rule) }
+    const standing = readStanding(row)
+    const { key, root } = standing ?? {}
+    const isSuperseded = root !== undefined && this.#standings.isSuperseded(rule, root.signature, root.time)
+    const followers = key?.turn === 'oldest' ? int(this.#followers.get(rule, key.text)?.count) : 0
+    const uncleanStops = this.#suspects.stopsOf(pos, rule)
+    return { event, progress, revision, reason, uncleanStops, standing, isSuperseded, followers }
   }
 }

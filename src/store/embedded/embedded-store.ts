@@ -5,6 +5,7 @@ import type {
   DeadLetter,
   DeliveryEntry,
   DeliveryFilter,
+  Durable,
   EventEntry,
   Lane,
   LaneBacklog,
@@ -173,7 +174,7 @@ class EmbeddedStore implements Store {
     }, cursorLingerMs)
   }
 
-  settle(settlement: Settlement, durable?: (settlement: Settlement) => void): void {
+  settle(settlement: Settlement, durable?: Durable): void {
     // Once the store has ended this is as if the process had died before the decision: the delivery comes again.
     if (this.#parts === undefined || this.#isOver) return
     const { commits, mark } = this.#parts
@@ -190,8 +191,8 @@ class EmbeddedStore implements Store {
         throw error
       })
     const deliveries = rows.map((row): StoredDelivery => {
-      const { progress, revision, reason, uncleanStops } = row
-      return { lane, record: this.#record(row.event), progress, revision, reason, uncleanStops }
+      const { event, ...rest } = row
+      return { lane, record: this.#record(event), ...rest }
     })
     return { deliveries, nextUntil }
   }
@@ -220,8 +221,8 @@ class EmbeddedStore implements Store {
   }): Promise<Page<DeadLetter>> {
     const { rule, ids, limit, cursor } = filter
     const page = await this.#opened.thread.ask('deadLetters', { rule, ids, limit, cursor })
-    const items = page.items.map(({ entry, event, lane, progress, answer }): DeadLetter => {
-      return { ...entry, lane, record: this.#record(event), progress, answer }
+    const items = page.items.map(({ entry, event, ...rest }): DeadLetter => {
+      return { ...entry, ...rest, record: this.#record(event) }
     })
     return { items, cursor: page.cursor }
   }

@@ -97,7 +97,7 @@ export class GroupCommit {
       const told = await thread.ask('probe', {})
       const held = this.#held ?? []
       this.#held = undefined
-      tellDurable(held)
+      tellDurable(held, told)
       committed(told)
       if (!told.hasRoom) return false
     } catch (error) {
@@ -179,7 +179,7 @@ export class GroupCommit {
       this.#bytesWaiting -= append.bytes
       append.stored()
     }
-    tellDurable(settled)
+    tellDurable(settled, told)
     this.#parts.committed(told)
     if (this.isIdle) this.#whenIdle?.()
   }
@@ -245,6 +245,7 @@ interface Sent {
   readonly cursor: number
 }
 
-function tellDurable(settled: readonly PendingSettle[]): void {
-  for (const { durable, settlement } of settled) durable?.(settlement)
+function tellDurable(settled: readonly PendingSettle[], { consequences }: Committed): void {
+  const byIndex = consequences.length === 0 ? undefined : new Map(consequences.map((one) => [one.index, one]))
+  for (const [index, { durable, settlement }] of settled.entries()) durable?.(settlement, byIndex?.get(index))
 }

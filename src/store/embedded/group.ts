@@ -1,5 +1,5 @@
 import { metaOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
-import type { Lane, Settlement } from '../store.ts'
+import type { Durable, Lane, Settlement } from '../store.ts'
 import { hashId } from './event-id.ts'
 import type { Numbers } from './numbers.ts'
 import {
@@ -30,7 +30,7 @@ export interface PendingAppend {
 export interface PendingSettle {
   readonly settlement: Settlement
   readonly pos: number
-  readonly durable: ((settlement: Settlement) => void) | undefined
+  readonly durable: Durable | undefined
 }
 
 const states = { waiting, running, done, dead } as const
@@ -97,7 +97,8 @@ export function packSettles(
     settles[at + 13] = fitsRow ? last.at : absent
     settles[at + 14] = fitsRow ? last.ms : absent
     settles[at + 15] = fitsRow ? last.status : absent
-    if ((attempts.length > 0 && !fitsRow) || number === dead || number === parked) {
+    const hasMore = settlement.standing !== undefined || progress.more !== undefined
+    if ((attempts.length > 0 && !fitsRow) || number === dead || number === parked || hasMore) {
       extras.push(extraOf(at / settleWidth, settlement, fitsRow, numbers))
     }
     at += settleWidth
@@ -119,9 +120,11 @@ export function packRunning(
   return new Float64Array(pairs)
 }
 
-function extraOf(index: number, { record, attempts, answer }: Settlement, fitsRow: boolean, numbers: Numbers): Extra {
+function extraOf(index: number, settlement: Settlement, fitsRow: boolean, numbers: Numbers): Extra {
+  const { record, attempts, answer, standing, progress } = settlement
   const entries = fitsRow ? [] : attempts.map((entry) => ({ ...entry, outcome: numbers.of('outcome', entry.outcome) }))
   const answerBytes =
     answer === undefined ? 0 : answer.body.length + (answer.error?.length ?? 0) + answer.request.length + 256
-  return { index, attempts: entries, bytes: record.bytes.length + answerBytes, answer }
+  const more = progress.more === undefined ? undefined : JSON.stringify(progress.more)
+  return { index, attempts: entries, bytes: record.bytes.length + answerBytes, answer, standing, more }
 }

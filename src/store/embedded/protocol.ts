@@ -1,5 +1,15 @@
 import type { ErrorCode } from '../../base/errors.ts'
-import type { AttemptEntry, DeliveryEntry, Lane, LaneBacklog, LastAnswer, Progress, WaitReason } from '../store.ts'
+import type {
+  AttemptEntry,
+  Consequences,
+  DeliveryEntry,
+  Lane,
+  LaneBacklog,
+  LastAnswer,
+  Progress,
+  Standing,
+  WaitReason,
+} from '../store.ts'
 
 /*
  * What passes between the service's thread and the one that writes. Bulk goes as typed arrays that are transferred, not
@@ -44,6 +54,9 @@ export interface Extra {
   /** Dead and parked ones: what the event and the answer take, in bytes. */
   readonly bytes: number
   readonly answer: LastAnswer | undefined
+  readonly standing: Standing | undefined
+  /** `Progress.more` as JSON. */
+  readonly more: string | undefined
 }
 
 /** What is made durable by one commit. */
@@ -82,6 +95,8 @@ export interface Committed {
   readonly sizes: Sizes | undefined
   /** Told where they changed. */
   readonly dead: readonly DeadCount[] | undefined
+  /** `index`: of `Group.settles`. */
+  readonly consequences: readonly (Consequences & { readonly index: number })[]
 }
 
 export interface Opened {
@@ -120,6 +135,9 @@ export interface TakenRow {
   readonly revision: string
   readonly reason: WaitReason
   readonly uncleanStops: number
+  readonly standing: Standing | undefined
+  readonly isSuperseded: boolean
+  readonly followers: number
 }
 
 export interface Found {
@@ -134,6 +152,7 @@ export interface DeadRow {
   readonly lane: Lane
   readonly progress: Progress
   readonly answer: LastAnswer | undefined
+  readonly standing: Standing | undefined
 }
 
 export interface RowPage<Item> {

@@ -5,6 +5,7 @@ import { blob, type Database, int, type Row, type Statement, text } from './data
 import { formatEventId, hashId, parseEventId } from './event-id.ts'
 import type { MetaIds } from './ids.ts'
 import { parseLane } from './lane-name.ts'
+import { readMore } from './progress.ts'
 import {
   type DeadRow,
   dead,
@@ -15,9 +16,12 @@ import {
   type RowPage,
   type StoredRecord,
 } from './protocol.ts'
+import { readStanding } from './standings.ts'
 import type { Words } from './words.ts'
 
 const foundAtMost = 100
+const coversAtMost = 100
+const coversNone = { count: 0, ids: [] } as const
 const pageBytes = 8_388_608
 const unfinishedOnly = 'AND state <> 2'
 
@@ -36,6 +40,8 @@ export class Queries {
   readonly #delivery: Statement
   readonly #attempts: Statement
   readonly #rulesOf: Statement
+  readonly #coverCount: Statement
+  readonly #covered: Statement
   readonly #answer: Statement
 
   constructor(database: Database, mark: number, words: Words, ids: MetaIds) {
@@ -47,6 +53,10 @@ export class Queries {
     this.#delivery = database.prepare('SELECT * FROM deliveries WHERE pos = ? AND rule = ?')
     this.#attempts = database.prepare('SELECT * FROM attempts WHERE pos = ? AND rule = ? ORDER BY n')
     this.#rulesOf = database.prepare('SELECT rule FROM deliveries WHERE pos = ? ORDER BY rule')
+    this.#coverCount = database.prepare('SELECT count(*) AS count FROM deliveries WHERE rule = ? AND covered_by = ?')
+    this.#covered = database.prepare(
+      `SELECT pos FROM deliveries WHERE rule = ? AND covered_by = ? ORDER BY pos LIMIT ${coversAtMost}`,
+    )
     this.#answer = database.prepare('SELECT answer FROM letters WHERE pos = ? AND rule = ?')
   }
 
@@ -111,8 +121,11 @@ export class Queries {
       firstAttemptAt: int(row.first_at),
       finished: int(row.finished),
       refused: int(row.refused),
+      ...readMore(row.more),
     }
-    return { entry, event, lane, progress, answer: typeof answer === 'string' ? readAnswer(answer) : undefined }
+    const standing = readStanding(row)
+    const lastAnswer = typeof answer === 'string' ? readAnswer(answer) : undefined
+    return { entry, event, lane, progress, answer: lastAnswer, standing }
   }
 
   #newestFirst(rule: string | undefined, state: number | undefined, limit: number, before: Key | undefined): Key[] {
@@ -227,7 +240,20 @@ export class Queries {
       metaId,
       stream,
       accepted,
+      coveredBy: row.covered_by === null ? undefined : this.#idAt(int(row.covered_by), name),
+      covers: this.#coversOf(pos, rule, name),
     }
+  }
+
+  #coversOf(pos: number, rule: number, name: string): DeliveryEntry['covers'] {
+    const count = int(this.#coverCount.get(rule, pos)?.count)
+    if (count === 0) return coversNone
+    return { count, ids: this.#covered.all(rule, pos).map((row) => this.#idAt(int(row.pos), name)) }
+  }
+
+  /** Of a delivery whose event may be forgotten by now: then its time of acceptance is, too. */
+  #idAt(pos: number, rule: string): string {
+    return `${formatEventId(this.#mark, this.#eventAt(pos)?.accepted ?? 0, pos)}/${rule}`
   }
 
   #attemptsOf(pos: number, rule: number, delivery: Row): AttemptEntry[] {

@@ -2,6 +2,7 @@ import { type Database, int, type Statement } from './database.ts'
 import type { MetaIds } from './ids.ts'
 import type { Letters } from './letters.ts'
 import type { Retained, Retention, Sizes } from './protocol.ts'
+import type { Standings } from './standings.ts'
 
 const rowsAtOnce = 500
 /** What is finished gives way when the store is so full, so that beyond it only live work is left to warn of. */
@@ -22,6 +23,7 @@ export class RetentionSteps {
   readonly #limits: Retention
   readonly #ids: MetaIds
   readonly #letters: Letters
+  readonly #standings: Standings
   readonly #oldest: Statement
   readonly #live: Statement
   readonly #pages: Statement
@@ -31,11 +33,12 @@ export class RetentionSteps {
   #scanned = 0
   #startedAt = Number.NEGATIVE_INFINITY
 
-  constructor(database: Database, limits: Retention, ids: MetaIds, letters: Letters) {
+  constructor(database: Database, limits: Retention, ids: MetaIds, letters: Letters, standings: Standings) {
     this.#database = database
     this.#limits = limits
     this.#ids = ids
     this.#letters = letters
+    this.#standings = standings
     this.#oldest = database.prepare(
       `SELECT pos, h, accepted FROM events WHERE pos > ? AND pos < ? ORDER BY pos LIMIT ${rowsAtOnce}`,
     )
@@ -53,6 +56,7 @@ export class RetentionSteps {
   }
 
   step(now: number, cursor: number, transaction: (change: () => number) => number): Retained {
+    transaction(() => this.#standings.forgetExpired(now))
     const isOverSize = this.#isOverSize()
     const lookAgain = isOverSize ? lookAgainWhenFullMs : lookAgainMs
     if (now - this.#startedAt >= lookAgain) {

@@ -48,6 +48,33 @@ const migrations: readonly string[] = [
   CREATE TABLE ids(run INTEGER, h INTEGER, pos INTEGER, PRIMARY KEY(run, h, pos)) WITHOUT ROWID;
   CREATE TABLE runs(run INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL);
   `,
+  `
+  -- How a delivery stands to others of its rule. turn: 0 the newest of its key, 1 the oldest. window: ms. time: of the root
+  -- event. covered_by: the position of what it is a duplicate of. more: JSON.
+  ALTER TABLE deliveries ADD COLUMN key TEXT;
+  ALTER TABLE deliveries ADD COLUMN turn INTEGER;
+  ALTER TABLE deliveries ADD COLUMN window INTEGER;
+  ALTER TABLE deliveries ADD COLUMN signature TEXT;
+  ALTER TABLE deliveries ADD COLUMN time INTEGER;
+  ALTER TABLE deliveries ADD COLUMN covered_by INTEGER;
+  ALTER TABLE deliveries ADD COLUMN more TEXT;
+  CREATE INDEX keyed ON deliveries(rule, key, pos) WHERE key IS NOT NULL AND state < 2;
+  CREATE INDEX covered ON deliveries(rule, covered_by, pos) WHERE covered_by IS NOT NULL;
+
+  -- The newest start of a key, and its last success.
+  CREATE TABLE starts(
+    rule INTEGER, key TEXT, pos INTEGER NOT NULL, at INTEGER NOT NULL, ok_pos INTEGER, ok_h INTEGER, ok_at INTEGER,
+    expires INTEGER NOT NULL, PRIMARY KEY(rule, key)
+  ) WITHOUT ROWID;
+  CREATE INDEX starts_expire ON starts(expires);
+
+  -- Root events. alive: how many deliveries of it are neither dead nor discarded.
+  CREATE TABLE roots(
+    rule INTEGER, signature TEXT, time INTEGER, alive INTEGER NOT NULL, expires INTEGER NOT NULL,
+    PRIMARY KEY(rule, signature, time)
+  ) WITHOUT ROWID;
+  CREATE INDEX roots_expire ON roots(expires);
+  `,
 ]
 
 /** Brings the file to the present version, one transaction per step. Refuses one written by a later version of us. */

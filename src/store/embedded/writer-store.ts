@@ -1,17 +1,19 @@
 import { existsSync, mkdirSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { Commits } from './commit.ts'
+import { Commits, type Effect } from './commit.ts'
 import { blob, type Database, int, openDatabase, type Statement } from './database.ts'
 import { DueRows } from './due.ts'
 import { MetaIds } from './ids.ts'
+import { parseLane } from './lane-name.ts'
 import { Letters } from './letters.ts'
 import { lockFolder } from './lock.ts'
 import type { Answers, Committed, Group, Inputs, Opened, RecordPage, Sizes } from './protocol.ts'
-import { recordWidth } from './protocol.ts'
+import { never, recordWidth } from './protocol.ts'
 import { Queries } from './queries.ts'
 import { readBacklog, recover } from './recovery.ts'
 import { RetentionSteps } from './retention.ts'
 import { migrate } from './schema.ts'
+import { Standings } from './standings.ts'
 import { Suspects } from './suspects.ts'
 import { Words } from './words.ts'
 
@@ -21,6 +23,7 @@ const pageBytes = 8_388_608
 
 interface Opening {
   readonly database: Database
+  readonly words: Words
   readonly unlock: () => void
   readonly commits: Commits
   readonly due: DueRows
@@ -43,7 +46,9 @@ export class WriterStore {
     probe: () => {
       let hasRoom = false
       const told = this.#timed(({ commits }) => {
-        hasRoom = commits.probe()
+        const probed = commits.probe()
+        hasRoom = probed.hasRoom
+        return probed.effects
       })
       return { ...told, hasRoom }
     },
@@ -87,17 +92,19 @@ export class WriterStore {
     const words = new Words(database)
     database.exec('BEGIN IMMEDIATE')
     const { mark, cursor, last } = recover(database, words, now)
+    const standings = new Standings(database, words)
     database.exec('COMMIT')
 
     const ids = new MetaIds(database)
     const letters = new Letters(database)
     const suspects = new Suspects(database)
-    const due = new DueRows(database, words, suspects)
-    const retention = new RetentionSteps(database, limits, ids, letters)
+    const due = new DueRows(database, words, suspects, standings)
+    const retention = new RetentionSteps(database, limits, ids, letters, standings)
     this.#opening = {
       database,
+      words,
       unlock,
-      commits: new Commits(database, cursor, { words, ids, letters, suspects, due }),
+      commits: new Commits(database, cursor, { words, ids, letters, suspects, due, standings }),
       due,
       letters,
       queries: new Queries(database, mark, words, ids),
@@ -125,10 +132,10 @@ export class WriterStore {
     return this.#timed(({ commits }) => commits.apply(group))
   }
 
-  #timed(work: (opening: Opening) => void): Committed {
+  #timed(work: (opening: Opening) => readonly Effect[]): Committed {
     const opening = this.#opened
     const began = performance.now()
-    work(opening)
+    const effects = work(opening)
     const ended = performance.now()
     const dead = opening.letters.changes()
     let sizes: Sizes | undefined
@@ -136,7 +143,7 @@ export class WriterStore {
       this.#sizesAt = ended
       sizes = opening.retention.sizes()
     }
-    return { ms: ended - began, sizes, dead }
+    return { ms: ended - began, sizes, dead, consequences: effects.map((effect) => tell(effect, opening.words)) }
   }
 
   /** Packed, so that a page is one buffer to hand over, whatever it holds. */
@@ -191,4 +198,26 @@ function makeFolder(path: string): void {
   const parent = dirname(path)
   if (parent !== path) makeFolder(parent)
   mkdirSync(path)
+}
+
+/** In words, for the service's thread. */
+function tell({ index, amended, moved, due }: Effect, words: Words): Committed['consequences'][number] {
+  return {
+    index,
+    amended:
+      amended === undefined
+        ? undefined
+        : amended.until === null
+          ? { state: 'done', reason: 'duplicate' }
+          : { state: 'waiting', reason: words.waitReason(amended.reason), until: orInfinity(amended.until) },
+    moved: moved.map(({ from, to, count }) => {
+      const reason = words.of('reason', to)
+      return { from: words.waitReason(from), to: reason === 'duplicate' ? reason : words.waitReason(to), count }
+    }),
+    due: due.map(({ lane, until }) => ({ lane: parseLane(words.of('lane', lane)), until })),
+  }
+}
+
+function orInfinity(until: number): number {
+  return until === never ? Number.POSITIVE_INFINITY : until
 }

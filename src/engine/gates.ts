@@ -1,0 +1,72 @@
+import { hash } from 'node:crypto'
+import { eventTime, type JsonObject, metaOf, type StreamRecord } from '../event/event.ts'
+import type { Directory } from '../mediawiki/wiki.ts'
+import type { Match, Rule, TemplateContext } from '../rule/rule.ts'
+import type { DoneReason, Standing } from '../store/store.ts'
+
+/** What templates of a rule can see of a record. */
+export function contextOf(record: StreamRecord, match: Match, directory: Directory): TemplateContext {
+  return {
+    record,
+    captures: match.captures,
+    wiki: () => (record.message === undefined ? undefined : directory.wikiOf(record.message)),
+    target: (name) => directory.targetUrl(name),
+  }
+}
+
+/** Whether it is too old; asked at routing and at each wake-up. */
+export function expiry({ expire }: Rule, record: StreamRecord, now: number): DoneReason | undefined {
+  if (expire === undefined) return undefined
+  if (now - eventTime(record) > expire.ageMs) return 'expired'
+  if (expire.rootAgeMs === Number.POSITIVE_INFINITY) return undefined
+  const root = record.message?.root_event
+  const dt = typeof root === 'object' && root !== null && 'dt' in root ? root.dt : undefined
+  // An instant that cannot be read never expires.
+  return typeof dt === 'string' && now - Date.parse(dt) > expire.rootAgeMs ? 'expired' : undefined
+}
+
+/** Longer keys are cut to a digest: an index of them has to stay small. */
+const longestKey = 200
+
+/** How a delivery stands to others of its rule; undefined where it stands to none. Throws TemplateError. */
+export function standingOf(rule: Rule, context: TemplateContext, directory: Directory): Standing | undefined {
+  const { dedup, order, supersede } = rule
+  if (dedup === undefined && order === undefined && supersede === undefined) return undefined
+  const { message = {} } = context.record
+  let wiki: string | undefined
+  const within = (acrossWikis: boolean, text: string) => {
+    if (acrossWikis) return bounded(text)
+    wiki ??= wikiName(message, directory)
+    return bounded(`${wiki}\u001f${text}`)
+  }
+  const standing: { -readonly [Part in keyof Standing]: Standing[Part] } = {}
+  if (dedup !== undefined) {
+    const text = dedup.key(context)
+    if (text !== '') {
+      standing.key = { text: within(dedup.acrossWikis, text), turn: 'newest', windowMs: dedup.windowMs }
+    }
+  } else if (order !== undefined) {
+    const text = order.key(context)
+    if (text !== '') standing.key = { text: within(false, text), turn: 'oldest', windowMs: 0 }
+  }
+  if (supersede !== undefined) {
+    const signature = supersede.signature(context)
+    const time = signature === '' ? Number.NaN : supersede.time(context)
+    if (!Number.isNaN(time))
+      standing.root = { signature: within(supersede.acrossWikis, signature), time: Math.floor(time) }
+  }
+  return standing.key === undefined && standing.root === undefined ? undefined : standing
+}
+
+/** The configured wiki that the event names, else the first name that it gives. */
+function wikiName(message: JsonObject, directory: Directory): string {
+  const root = directory.wikiOf(message)
+  if (root !== undefined) return `${root.url} ${root.host ?? ''}`
+  const names = [message.database, message.wiki_id, message.wiki, metaOf(message)?.domain]
+  const name = names.find((value) => typeof value === 'string')
+  return typeof name === 'string' ? name : ''
+}
+
+function bounded(text: string): string {
+  return text.length <= longestKey ? text : `${text.slice(0, 32)}\u001f${hash('sha256', text, 'base64url')}`
+}

@@ -1,0 +1,259 @@
+import type { Key, Standing } from '../store.ts'
+import { type Database, int, type Row, type Statement } from './database.ts'
+import { dead, done, never, running, waiting } from './protocol.ts'
+import type { Words } from './words.ts'
+
+/** The last successful call of a key is remembered at least so long. */
+const successKeptMs = 3_600_000
+const rootsKeptMs = 604_800_000
+const expiredAtOnce = 500
+
+/** A settlement on its way into its row, by the numbers of the store. */
+export interface Decided {
+  readonly pos: number
+  readonly rule: number
+  readonly state: number
+  readonly reason: number
+  /** Null where it does not wait. */
+  readonly until: number | null
+  readonly at: number
+  /** When its first attempt began. */
+  readonly firstAttemptAt: number
+  /** A call was made since the last settlement. */
+  readonly ran: boolean
+}
+
+/** What becomes of it in the light of others. */
+export interface Amended {
+  readonly state: number
+  readonly reason: number
+  readonly until: number | null
+  /** Position of the delivery that it is a duplicate of. */
+  readonly coveredBy: number | null
+}
+
+export interface Relation {
+  readonly decided: Decided
+  readonly standing: Standing | undefined
+  /** The row as it was. */
+  readonly before: Row | undefined
+  readonly amended: Amended
+  readonly isAmended: boolean
+}
+
+/** Others that wait for something else now, or are done: from one reason to another, and how many. */
+export type Moved = readonly { readonly from: number; readonly to: number; readonly count: number }[]
+
+/**
+ * How deliveries of one rule stand to one another: whose turn it is within a key, which are covered by a newer one, and
+ * which root events are superseded. All of it is derived from live rows, but for two bounded memories: when a key's
+ * newest call started (`starts`), and which root events were accepted (`roots`).
+ */
+export class Standings {
+  readonly #concerned = new Set<number>()
+  readonly #reasons: Readonly<Record<'key' | 'slot' | 'retry' | 'ok' | 'ignored' | 'discarded' | 'duplicate', number>>
+  readonly #before: Statement
+  readonly #hash: Statement
+  readonly #start: Statement
+  readonly #putStart: Statement
+  readonly #retryUntil: Statement
+  readonly #unheld: Statement
+  readonly #stand: Statement
+  readonly #coverable: Statement
+  readonly #cover: Statement
+  readonly #sooner: Statement
+  readonly #postpone: Statement
+  readonly #held: Statement
+  readonly #release: Statement
+  readonly #countRoot: Statement
+  readonly #laterRoot: Statement
+  readonly #expired: readonly Statement[]
+
+  /** Within a transaction: reasons that we give are named. */
+  constructor(database: Database, words: Words) {
+    const reason = (text: string) => words.intern('reason', text)
+    this.#reasons = {
+      key: reason('key'),
+      slot: reason('slot'),
+      retry: reason('retry'),
+      ok: reason('ok'),
+      ignored: reason('ignored'),
+      discarded: reason('discarded'),
+      duplicate: reason('duplicate'),
+    }
+    const some = database.prepare(
+      'SELECT 1 FROM deliveries WHERE rule = ? AND state <> 2 AND (key IS NOT NULL OR signature IS NOT NULL) LIMIT 1',
+    )
+    for (const rule of words.ids('rule')) if (some.get(rule) !== undefined) this.#concerned.add(rule)
+    const live = 'rule = ? AND key = ? AND state < 2'
+    this.#before = database.prepare('SELECT state, reason, key, turn FROM deliveries WHERE pos = ? AND rule = ?')
+    this.#hash = database.prepare('SELECT h FROM events WHERE pos = ?')
+    this.#start = database.prepare('SELECT pos, at, ok_pos, ok_h, ok_at FROM starts WHERE rule = ? AND key = ?')
+    this.#putStart = database.prepare(`
+      INSERT OR REPLACE INTO starts(rule, key, pos, at, ok_pos, ok_h, ok_at, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    `)
+    this.#retryUntil = database.prepare(
+      `SELECT max(until) AS until FROM deliveries WHERE ${live} AND pos < ? AND state = 0 AND reason = ?`,
+    )
+    this.#unheld = database.prepare(
+      `SELECT 1 FROM deliveries WHERE ${live} AND pos <> ? AND (state = 1 OR until < ${never}) LIMIT 1`,
+    )
+    this.#stand = database.prepare(`
+      UPDATE deliveries SET key = ?, turn = ?, window = ?, signature = ?, time = ?, covered_by = ? WHERE pos = ? AND rule = ?
+    `)
+    this.#coverable = database.prepare(
+      `SELECT reason, count(*) AS count FROM deliveries WHERE ${live} AND pos < ? GROUP BY reason`,
+    )
+    this.#sooner = database.prepare(
+      `SELECT reason, count(*) AS count FROM deliveries WHERE ${live} AND pos > ? AND state = 0 AND until < ? AND reason <> ? GROUP BY reason`,
+    )
+    this.#cover = database.prepare(
+      `UPDATE deliveries SET state = 2, reason = ?, until = NULL, at = ?, covered_by = ? WHERE ${live} AND pos < ?`,
+    )
+    this.#postpone = database.prepare(
+      `UPDATE deliveries SET until = ?, reason = ? WHERE ${live} AND pos > ? AND state = 0 AND until < ? AND reason <> ?`,
+    )
+    this.#held = database.prepare(`SELECT pos FROM deliveries WHERE ${live} AND until = ${never} ORDER BY pos LIMIT 1`)
+    this.#release = database.prepare('UPDATE deliveries SET until = ?, reason = ? WHERE pos = ? AND rule = ?')
+    this.#countRoot = database.prepare(`
+      INSERT INTO roots(rule, signature, time, alive, expires) VALUES (?, ?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET alive = alive + excluded.alive, expires = excluded.expires
+    `)
+    this.#laterRoot = database.prepare(
+      'SELECT 1 FROM roots WHERE rule = ? AND signature = ? AND time > ? AND alive > 0 LIMIT 1',
+    )
+    this.#expired = ['starts', 'roots'].map((table) =>
+      database.prepare(
+        `DELETE FROM ${table} WHERE expires < ?1 AND (rule, ${table === 'starts' ? 'key' : 'signature, time'}) IN
+           (SELECT rule, ${table === 'starts' ? 'key' : 'signature, time'} FROM ${table} WHERE expires < ?1 LIMIT ${expiredAtOnce}) RETURNING 1`,
+      ),
+    )
+  }
+
+  get isIdle(): boolean {
+    return this.#concerned.size === 0
+  }
+
+  /** Whether deliveries of a rule may stand in some relation. What is not concerned costs nothing. */
+  concerns(rule: number): boolean {
+    return this.#concerned.has(rule)
+  }
+
+  /** What becomes of a delivery in the light of others. Its row is then to be written, and `follow` to be called. */
+  relate(decided: Decided, standing: Standing | undefined): Relation {
+    const before = this.#before.get(decided.pos, decided.rule)
+    const amended = this.#amend(decided, standing, before)
+    const isAmended = amended.reason !== decided.reason || amended.until !== decided.until
+    return { decided, standing, before, amended, isAmended }
+  }
+
+  #amend(decided: Decided, standing: Standing | undefined, before: Row | undefined): Amended {
+    const { pos, rule, state, reason, until, at } = decided
+    const asDecided = { state, reason, until, coveredBy: null }
+    const key = standing?.key
+    if (key === undefined || state !== waiting || until === null) return asDecided
+    if (key.turn === 'oldest') {
+      const isHeld = this.#unheld.get(rule, key.text, pos) !== undefined
+      return isHeld ? { ...asDecided, reason: this.#reasons.key, until: never } : asDecided
+    }
+    const start = this.#start.get(rule, key.text)
+    if (start !== undefined && int(start.pos) > pos) return this.#duplicateOf(int(start.pos))
+    if (before !== undefined) return asDecided
+    if (start?.ok_h !== undefined && start.ok_h !== null && start.ok_h === this.#hash.get(pos)?.h) {
+      if (at < int(start.ok_at) + Math.max(key.windowMs, successKeptMs)) return this.#duplicateOf(int(start.ok_pos))
+    }
+    let wait = asDecided
+    const retryUntil = this.#retryUntil.get(rule, key.text, pos, this.#reasons.retry)?.until
+    if (typeof retryUntil === 'number' && retryUntil > until) {
+      wait = { ...wait, reason: this.#reasons.retry, until: retryUntil }
+    }
+    const windowEnd = start === undefined || key.windowMs === 0 ? 0 : int(start.at) + key.windowMs
+    return windowEnd > (wait.until ?? 0) ? { ...wait, reason: this.#reasons.key, until: windowEnd } : wait
+  }
+
+  /** The row is written: what follows from it for others. */
+  follow({ decided, standing, before, amended }: Relation): Moved {
+    const { pos, rule, at } = decided
+    const { key, root } = standing ?? {}
+    if (standing !== undefined) this.#concerned.add(rule)
+    const columns = [key?.text ?? null, key === undefined ? null : turns[key.turn], key?.windowMs ?? null]
+    this.#stand.run(...columns, root?.signature ?? null, root?.time ?? null, amended.coveredBy, pos, rule)
+    if (root !== undefined) {
+      const counted = before === undefined ? 0 : this.#counts(int(before.state), int(before.reason))
+      const change = this.#counts(amended.state, amended.reason) - counted
+      if (change !== 0) this.#countRoot.run(rule, root.signature, root.time, change, at + rootsKeptMs)
+    }
+    if (before?.turn === turns.oldest && typeof before.key === 'string') {
+      const isLive = amended.state === waiting || amended.state === running
+      if (!isLive || before.key !== key?.text) return this.#releaseNext(rule, before.key, pos, at)
+    }
+    return key?.turn === 'newest' && decided.ran ? this.#called(decided, amended, key) : nothing
+  }
+
+  /** A call of the key has been made: it saw all that older deliveries could have told. */
+  #called({ pos, rule, at, firstAttemptAt }: Decided, { state, reason, until }: Amended, key: Key): Moved {
+    const { text, windowMs } = key
+    const moved: { from: number; to: number; count: number }[] = []
+    for (const row of this.#coverable.all(rule, text, pos)) {
+      moved.push({ from: int(row.reason), to: this.#reasons.duplicate, count: int(row.count) })
+    }
+    if (moved.length > 0) this.#cover.run(this.#reasons.duplicate, at, pos, rule, text, pos)
+
+    const postpone = (to: number, end: number) => {
+      const sooner = this.#sooner.all(rule, text, pos, end, this.#reasons.retry)
+      for (const row of sooner) moved.push({ from: int(row.reason), to, count: int(row.count) })
+      if (sooner.length > 0) this.#postpone.run(end, to, rule, text, pos, end, this.#reasons.retry)
+    }
+    if (windowMs > 0) postpone(this.#reasons.key, firstAttemptAt + windowMs)
+    if (state === waiting && reason === this.#reasons.retry && until !== null) postpone(this.#reasons.retry, until)
+
+    const last = this.#start.get(rule, text)
+    const isOk = state === done && (reason === this.#reasons.ok || reason === this.#reasons.ignored)
+    const success = isOk
+      ? [pos, this.#hash.get(pos)?.h || null, at]
+      : [last?.ok_pos ?? null, last?.ok_h ?? null, last?.ok_at ?? null]
+    this.#putStart.run(rule, text, pos, firstAttemptAt, ...success, at + Math.max(windowMs, successKeptMs))
+    return moved
+  }
+
+  /** Whether an event with a later time was accepted, and is neither dead nor discarded. */
+  isSuperseded(rule: number, signature: string, time: number): boolean {
+    return this.#laterRoot.get(rule, signature, time) !== undefined
+  }
+
+  /** Within a transaction; so many at once. Says how many there were. */
+  forgetExpired(now: number): number {
+    return this.#expired.reduce((sum, expired) => sum + Number(expired.all(now).length), 0)
+  }
+
+  #duplicateOf(pos: number): Amended {
+    return { state: done, reason: this.#reasons.duplicate, until: null, coveredBy: pos }
+  }
+
+  #counts(state: number, reason: number): 0 | 1 {
+    return state === dead || (state === done && reason === this.#reasons.discarded) ? 0 : 1
+  }
+
+  #releaseNext(rule: number, key: string, pos: number, at: number): Moved {
+    if (this.#unheld.get(rule, key, pos) !== undefined) return nothing
+    const next = this.#held.get(rule, key)
+    if (next === undefined) return nothing
+    this.#release.run(at, this.#reasons.slot, int(next.pos), rule)
+    return [{ from: this.#reasons.key, to: this.#reasons.slot, count: 1 }]
+  }
+}
+
+/** On disk. */
+const turns = { newest: 0, oldest: 1 } as const
+const nothing: Moved = []
+
+/** From the columns of a delivery. */
+export function readStanding({ key, turn, window, signature, time }: Row): Standing | undefined {
+  if (typeof key !== 'string' && typeof signature !== 'string') return undefined
+  return {
+    ...(typeof key === 'string'
+      ? { key: { text: key, turn: turn === turns.newest ? 'newest' : 'oldest', windowMs: int(window) } }
+      : {}),
+    ...(typeof signature === 'string' ? { root: { signature, time: int(time) } } : {}),
+  }
+}
