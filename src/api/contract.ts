@@ -57,8 +57,12 @@ export interface DeliveryView {
   /** When it came to that state. */
   readonly at: string
   readonly attempts: readonly AttemptView[]
-  /** `waiting`: until when; null otherwise, and for "until somebody says so". */
+  /** `waiting`: until when; null otherwise, and where no time can be told. */
   readonly next: string | null
+  /** `duplicate`: the delivery whose call saw this event, too. */
+  readonly covered_by: string | null
+  /** Duplicates that its call covered: how many, and the ids of the first 100. */
+  readonly covers: { readonly count: number; readonly ids: readonly string[] }
 }
 
 /** A delivery on its own, so that it also says of which event under which rule. */

@@ -75,7 +75,8 @@ function onRecord(delivery: DeliveryEntry, matchedCase: number | null): RuleView
   }
 }
 
-export function viewDelivery({ id, state, reason, at, attempts, next }: DeliveryEntry): DeliveryView {
+export function viewDelivery(entry: DeliveryEntry): DeliveryView {
+  const { id, state, reason, at, attempts, next, coveredBy, covers } = entry
   return {
     id,
     state,
@@ -90,6 +91,8 @@ export function viewDelivery({ id, state, reason, at, attempts, next }: Delivery
       note: attempt.note,
     })),
     next: next === null ? null : iso(next),
+    covered_by: coveredBy ?? null,
+    covers,
   }
 }
 

@@ -23,10 +23,10 @@ const doneStories: Readonly<Record<DoneReason, string>> = {
 const waitStories: Readonly<Record<WaitReason, string>> = {
   due: 'it is not due yet',
   retry: 'the last attempt failed, and it is tried again',
-  key: 'an earlier delivery of the same key comes first',
-  target: 'its target is paused or does not answer',
-  rate: 'the rate limit of the rule',
-  slot: 'all slots of the rule are taken',
+  key: 'another delivery of its key comes first, or came too short a time ago',
+  target: 'its target is paused, does not answer, or has as many calls as it may have',
+  rate: 'the rate limit of the rule or its throttle key',
+  slot: 'all slots of the rule or its throttle key are taken',
   rule_gone: 'its rule is not there any more; load a rule of that name, or discard it',
   parked: 'dead letters fill their share of the store; replay or discard some',
 }
@@ -82,11 +82,13 @@ function tellRule(view: RuleView, now: number): readonly string[] {
 }
 
 export function tellDelivery(delivery: DeliveryView, now: number): readonly string[] {
-  const { state, reason, attempts, at } = delivery
+  const { state, reason, attempts, at, covered_by: coveredBy, covers } = delivery
   const told = attempts.map((attempt, index) => tellAttempt(attempt, index + 1, now))
   return [
     ...told,
     `${state}${reason === '' ? '' : ` (${reason})`} since ${when(at, now)}${storyOf(state, reason)}`,
+    ...(coveredBy === null ? [] : [`Covered by ${coveredBy}.`]),
+    ...(covers.count === 0 ? [] : [`Its call covers ${counted(covers.count, 'older event')}.`]),
     ...next(delivery, now),
   ]
 }
@@ -104,7 +106,8 @@ function storyOf(state: string, reason: string): string {
   return story === undefined ? '' : `: ${story}`
 }
 
-function next({ id, state, next }: DeliveryView, now: number): readonly string[] {
+function next({ id, state, reason, next }: DeliveryView, now: number): readonly string[] {
+  if (state === 'waiting' && reason === 'key' && next === null) return ['Next: its turn, when that one has ended.']
   if (state === 'waiting')
     return [next === null ? 'Next: nothing by itself; it waits for an operator.' : `Next: ${when(next, now)}.`]
   if (state === 'running') return ['Next: the answer to the call that runs right now.']

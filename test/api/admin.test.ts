@@ -92,6 +92,8 @@ describe('what became of an event', () => {
                   { at: '2026-11-24T02:40:00.500Z', status: 500, ms: 20, outcome: 'failed', request: 0, note: '' },
                 ],
                 next: '2026-11-24T02:41:00.000Z',
+                covered_by: null,
+                covers: { count: 0, ids: [] },
               },
             },
             {

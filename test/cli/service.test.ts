@@ -55,6 +55,8 @@ const event: EventView = {
         reason: 'exhausted',
         at: ago(5 * minute),
         next: null,
+        covered_by: null,
+        covers: { count: 0, ids: [] },
         attempts: [
           { at: ago(9 * minute), status: 503, ms: 20, outcome: 'failed', request: 0, note: '' },
           { at: ago(6 * minute), status: 0, ms: 3_000, outcome: 'failed', request: 1, note: 'timeout: no answer came' },
@@ -74,6 +76,8 @@ const event: EventView = {
         reason: 'retry',
         at: ago(minute),
         next: new Date(Date.now() + 90.5 * minute).toISOString(),
+        covered_by: null,
+        covers: { count: 3, ids: [] },
         attempts: [],
       },
     },
@@ -109,6 +113,8 @@ function letter(id: string): DeadLetterView {
     reason: 'refused',
     at: ago(5 * minute),
     next: null,
+    covered_by: null,
+    covers: { count: 0, ids: [] },
     attempts: [{ at: ago(9 * minute), status: 404, ms: 20, outcome: 'refused', request: 0, note: '' }],
     event: '{"the":"event"}',
     answer: {
@@ -146,6 +152,7 @@ describe('why', () => {
 
   render (revision bbbbbbbbbbbb)
     waiting (retry) since TIME (1m ago): the last attempt failed, and it is tried again
+    Its call covers 3 older events.
     Next: TIME (in 1h).
 
   bots: does not concern it, says the rule as it is now
