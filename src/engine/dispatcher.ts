@@ -225,7 +225,7 @@ export class Dispatcher {
         delivery.standing = standingOf(rule, context, this.directory)
         if (delivery.standing?.key === undefined && (rule.dedup ?? rule.order) !== undefined) delivery.note = 'no key'
       }
-      const due = rule.dueAt(context, eventTime(record))
+      const due = rule.dueAt(context, () => eventTime(record))
       if (!Number.isNaN(due)) return due
       delivery.note = 'delay: the instant cannot be read'
       return 0

@@ -9,6 +9,7 @@ import type { Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
 import { canonical } from './json.ts'
 import { lintCaptures, lintClauses, lintSchema, lintTopics } from './lint.ts'
+import { policiesOf } from './policies.ts'
 import { compileRequest } from './request.ts'
 import { durationAt, retryOf } from './retry.ts'
 import type { Match, Reason, RequestTemplate, Rule } from './rule.ts'
@@ -51,9 +52,13 @@ export function parseRule(
   const answers = compileAnswers({ answers: text.answers, ignore: text.ignore, retryOn: text.retry_on }, at, findings)
   const retry = retryOf(text, at, findings)
   const concurrency = concurrencyOf(text, at, findings, around.concurrency)
+  const { policies, normalised: policyValues } = policiesOf(text, at, findings, {
+    own: concurrency,
+    usual: around.concurrency,
+  })
   const discardsCanary = text.discard_canary_events ?? true
   if (topics === undefined || cases === undefined) return undefined
-  const normalised = { ...written, retry: policyText(retry), concurrency, discardsCanary }
+  const normalised = { ...written, retry: policyText(retry), discardsCanary, policies: policyValues }
   return {
     name,
     revision: createHash('sha256').update(canonical(normalised)).digest('hex').slice(0, 12),
@@ -64,18 +69,10 @@ export function parseRule(
     ...matching(text.schema, discardsCanary, cases, topics, text.cases !== undefined),
     answers,
     retry,
-    throttle: { total: { concurrency, ...unlimited }, key: undefined, perKey: { concurrency, ...unlimited } },
-    dueAt: () => 0,
-    dedup: undefined,
-    supersede: undefined,
-    order: undefined,
-    expire: undefined,
-    sample: undefined,
+    ...policies,
     written,
   }
 }
-
-const unlimited = { perSecond: Number.POSITIVE_INFINITY, burst: Number.POSITIVE_INFINITY }
 
 function policyText(retry: Rule['retry']): Json {
   return retry === 'never' ? retry : { ...retry }

@@ -7,7 +7,7 @@ import { type Dialect, Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
 import { inspectRequests } from './inspect-requests.ts'
 import { isList, isMapping, mapping, member } from './json.ts'
-import { idleExecKeys, idleKeys, laterKeys, laterThrottleKeys } from './later-keys.ts'
+import { idleExecKeys, idleKeys, laterKeys } from './later-keys.ts'
 import { once } from './once.ts'
 import { parseRule, type Surroundings } from './parse-rule.ts'
 import type { Rule } from './rule.ts'
@@ -145,18 +145,10 @@ const validators: Readonly<Record<Dialect, () => Validators>> = {
     const { properties } = ruleSchema
     // The parser speaks of these itself, better than "unknown key" would.
     const silent = Object.fromEntries([...Object.keys(laterKeys), ...Object.keys(idleKeys)].map((key) => [key, {}]))
-    const throttle = {
-      ...properties.throttle,
-      properties: {
-        ...properties.throttle.properties,
-        ...Object.fromEntries(Object.keys(laterThrottleKeys).map((key) => [key, {}])),
-      },
-    }
-    return compile({ ...ruleSchema, properties: { ...silent, ...properties, throttle } })
+    return compile({ ...ruleSchema, properties: { ...silent, ...properties } })
   }),
   service: once(() => {
-    const { properties } = serviceRuleSchema
-    return compile({ ...serviceRuleSchema, properties: { ...properties, throttle: {} } })
+    return compile(serviceRuleSchema)
   }),
 }
 
@@ -179,9 +171,6 @@ function noteKeys(rule: JsonObject, at: Path, findings: Findings): void {
     } else if (findings.dialect === 'service' && !Object.hasOwn(serviceRuleSchema.properties, key)) {
       noteUnknown(key, Object.keys(serviceRuleSchema.properties), [...at, key], findings)
     }
-  }
-  for (const [key, lost] of Object.entries(laterThrottleKeys)) {
-    if (member(rule.throttle, key) !== undefined) noteLater(`throttle.${key}`, lost, [...at, 'throttle', key], findings)
   }
   if (findings.dialect !== 'service') return
   const cases = isList(rule.cases) ? rule.cases : []

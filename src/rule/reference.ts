@@ -1,12 +1,34 @@
 import { schemaTables } from '../base/schema-tables.ts'
 import { isObject } from '../base/schema-words.ts'
 import { templateFunctions } from './functions.ts'
-import { laterKeys, laterThrottleKeys } from './later-keys.ts'
+import { laterKeys } from './later-keys.ts'
 import { ruleSchema } from './schema.ts'
+
+/** In which order a delivery is asked, in the words that `why` and the metrics use. */
+const gates = [
+  '## From event to call',
+  '',
+  'An event is matched with each rule of its stream once; what matches is a delivery. Then these gates are asked, in this order; all but `sampled` are asked again each time it wakes up, and by the rule as it is then. The first that does not let it pass decides.',
+  '',
+  '| gate | key | what it says |',
+  '|---|---|---|',
+  '| too old? | `expire` | done (`expired`). A dead letter that was replayed is not asked |',
+  '| in the share? | `sample` | done (`sampled`) |',
+  '| made pointless by a later root event? | `supersede` | done (`superseded`) |',
+  '| due? | `delay`, the event’s `delay_until` | waiting (`due`) until then |',
+  '| its key’s turn? | `dedup`, `order` | waiting (`key`): another delivery of its key runs, comes before it, or ran within the window. Done (`duplicate`): a newer delivery of its key was called. Dead (`key_failed`): the key cannot be rendered |',
+  '| does the target take calls? | configuration | waiting (`target`): paused (it asked for time, is read-only, refuses connections, or fails too often), or as many calls as its limits allow |',
+  '| is there a slot, and a token of the rate? | `throttle` | waiting (`slot`, `rate`) |',
+  '',
+  'Then the requests are made, in order. `failed` ones are tried again by `retry` (waiting, `retry`), which spends an attempt; `throttled` and `unavailable` ones pause the target and spend none (waiting, `target`); a `refused` one makes the delivery dead. What waits holds no slot and takes no memory, and nobody else waits for it, but for deliveries of its key under `order`.',
+  '',
+  'A target is left alone after five refused connections in a row, or when half of at least 20 answers within 10 seconds are failures; then one call at a time probes it, after a pause that grows from 0.1 to 5 seconds. After a probe that succeeds, two calls may be in flight, and twice as many with each further answer.',
+  '',
+]
 
 /** The reference page of the rule language, in Markdown, from the schema that files are checked against. */
 export function renderRuleReference(): string {
-  const later = [...Object.keys(laterKeys), ...Object.keys(laterThrottleKeys).map((key) => `throttle.${key}`)]
+  const later = Object.keys(laterKeys)
   return [
     '# Rules',
     '',
@@ -16,6 +38,7 @@ export function renderRuleReference(): string {
     '',
     // A case says what a rule says.
     ...(isObject(ruleSchema) ? schemaTables('Keys of a rule', ruleSchema, ['cases']) : []),
+    ...gates,
     '## Templates',
     '',
     'Texts in `uri`, `headers`, `query` and `body` may contain `{{expression}}`. A value that is nothing but one of these keeps its type, and its key is left out where the event has nothing there; within text, nothing there is an error and the delivery is dead (`template_failed`). `{expression}` percent-encodes, `{+expression}` does not, `{/expression}` puts a slash before; the last two may find nothing. A single brace begins a template only before a root that is followed by a path, or before a function; any other is text.',

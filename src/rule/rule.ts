@@ -160,9 +160,9 @@ export interface Rule {
   readonly throttle: Throttle
   /**
    * Not to be called before this time, in ms; 0 for at once. NaN: the event names an instant that cannot be read, which is
-   * as good as none. `eventTime` in ms.
+   * as good as none. `eventTime`, in ms, is asked for only where it counts.
    */
-  dueAt(context: TemplateContext, eventTime: number): number
+  dueAt(context: TemplateContext, eventTime: () => number): number
   readonly dedup: Dedup | undefined
   readonly supersede: Supersede | undefined
   readonly order: Order | undefined

@@ -1,5 +1,5 @@
 import Type from 'typebox'
-import { durationPattern } from '../base/units.ts'
+import { durationPattern, ratePattern } from '../base/units.ts'
 import type { Json, JsonObject } from '../event/event.ts'
 
 /*
@@ -223,6 +223,119 @@ const concurrency = Type.Integer({
   examples: [50],
 })
 
+const key = (description: string, examples: readonly string[]) =>
+  Type.String({ minLength: 1, maxLength: 2_000, title: 'a template', description, examples: [...examples] })
+
+const limits = {
+  concurrency: Type.Optional(concurrency),
+  rate: Type.Optional(
+    Type.String({
+      title: 'a rate such as 50/s or 600/min',
+      pattern: ratePattern,
+      description: 'How many calls start in a time. Default: any number.',
+      examples: ['50/s'],
+    }),
+  ),
+  burst: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 1_000_000,
+      description: 'How many may start at once after a while without any. Default: as many as in a second, at least 1.',
+      examples: [10],
+    }),
+  ),
+}
+
+const throttle = Type.Object(
+  {
+    ...limits,
+    key: Type.Optional(
+      key('Each key has these limits for itself, and keys take turns. Default: the limits are those of the rule.', [
+        '{{message.meta.domain}}',
+      ]),
+    ),
+    total: Type.Optional(
+      Type.Object(limits, {
+        ...strict,
+        title: 'a mapping',
+        description: 'With `key`: limits over all keys together. Default: `concurrency: 50`.',
+      }),
+    ),
+  },
+  {
+    ...strict,
+    title: 'a mapping such as {concurrency: 10}',
+    description: 'How many calls at once, and how many in a time. What waits holds no slot and no memory.',
+    examples: ['{concurrency: 10, rate: 50/s}'],
+  },
+)
+
+const dedup = Type.Union(
+  [
+    Type.Literal(false),
+    Type.Object(
+      {
+        key: key('Of events with one key, a call that starts covers all that were accepted before it.', [
+          '{{message.page_id}}',
+        ]),
+        window: Type.Optional(
+          duration('Calls of one key start at least so far apart; retries are exempt. Default: no window.'),
+        ),
+        across_wikis: Type.Optional(
+          Type.Boolean({ description: 'Whether one key of two wikis is the same key.', default: false }),
+        ),
+      },
+      strict,
+    ),
+  ],
+  {
+    title: 'a mapping such as {key: "{{message.page_id}}"}, or false',
+    description:
+      'One call of a key and wiki runs at a time; the newest event’s content is sent, and the older ones are done with it (`duplicate`). An absent key means: not deduplicated. Default: none; for `answers: mediawiki-job` the key `{{message.sha1}}`.',
+    examples: ["{key: '{{message.page_id}}', window: 1h}"],
+  },
+)
+
+const supersede = Type.Union(
+  [
+    Type.Literal(false),
+    Type.Object(
+      {
+        signature: key('What the event is about.', ['{{message.root_event.signature}}']),
+        time: key('When that was: ISO, or unix seconds.', ['{{message.root_event.dt}}']),
+        across_wikis: Type.Optional(
+          Type.Boolean({ description: 'Whether one signature of two wikis is the same.', default: false }),
+        ),
+      },
+      strict,
+    ),
+  ],
+  {
+    title: 'a mapping with signature and time, or false',
+    description:
+      'An event is not called (`superseded`) once one of the same signature and wiki with a later time was accepted that is neither dead nor discarded. Remembered for 7 days. Default: none; for `answers: mediawiki-job` by `root_event`.',
+    examples: ["{signature: '{{message.root_event.signature}}', time: '{{message.root_event.dt}}'}"],
+  },
+)
+
+const expire = Type.Union(
+  [
+    duration('From the event’s time.'),
+    Type.Object(
+      {
+        age: Type.Optional(duration('From the event’s time. Default: never.')),
+        root_age: Type.Optional(duration('From the time of its `root_event`. Default: never.')),
+      },
+      strict,
+    ),
+  ],
+  {
+    title: 'a duration such as 1d, or a mapping with age and root_age',
+    description: 'Not called any more (`expired`) when older than this. Default: never.',
+    examples: ['1d'],
+  },
+)
+
 const statusConditions = (description: string) => {
   const condition = Type.Object(
     {
@@ -288,15 +401,68 @@ const sharedKeys = {
     ),
   ),
   ignore: Type.Optional(statusConditions('Wikimedia’s spelling: which answers are `ignored`.')),
+  delay: Type.Optional(
+    Type.String({
+      title: 'a duration such as 2s, or a template that names an instant',
+      minLength: 1,
+      maxLength: 2_000,
+      description:
+        'Wait so long from the event’s time, or until an instant that a template names (ISO or unix seconds; absent: no wait). Default: until the event’s own `delay_until`, where it has one.',
+      examples: ['2s'],
+    }),
+  ),
+  dedup: Type.Optional(dedup),
+  supersede: Type.Optional(supersede),
+  order: Type.Optional(
+    Type.Object(
+      {
+        key: key('Deliveries of one key run one after another, in order of acceptance. Absent: in no order.', [
+          '{{message.page_id}}',
+        ]),
+      },
+      {
+        ...strict,
+        title: 'a mapping such as {key: "{{message.page_id}}"}',
+        description:
+          'Deliveries of one key and wiki run one after another; a failing one holds only its key. Where over 1,000 wait for it, it is given up. Not together with `dedup`, unless both have the same key and there is no window.',
+        examples: ["{key: '{{message.page_id}}'}"],
+      },
+    ),
+  ),
+  expire: Type.Optional(expire),
+  claim_ttl: Type.Optional(
+    Type.Number({ exclusiveMinimum: 0, description: 'Wikimedia’s spelling of `expire.age`, in seconds.' }),
+  ),
+  root_claim_ttl: Type.Optional(
+    Type.Number({ exclusiveMinimum: 0, description: 'Wikimedia’s spelling of `expire.root_age`, in seconds.' }),
+  ),
+  sample: Type.Optional(
+    Type.Object(
+      {
+        rate: Type.Number({
+          exclusiveMinimum: 0,
+          maximum: 1,
+          description: 'The share of keys that is taken, from 0 to 1.',
+          examples: [0.1],
+        }),
+        key: Type.Optional(key('Events of one key are all taken, or none. Absent: taken.', ['{{message.meta.uri}}'])),
+        hash_template: Type.Optional(key('Wikimedia’s spelling of `key`.', ['{message.meta.uri}'])),
+      },
+      {
+        ...strict,
+        title: 'a mapping such as {rate: 0.1, key: "{{message.meta.uri}}"}',
+        description: 'Only a stable share of keys is taken, by MurmurHash3.',
+        examples: ["{rate: 0.1, key: '{{message.meta.uri}}'}"],
+      },
+    ),
+  ),
 }
 
 const ownKeys = {
   ...sharedKeys,
   exec: Type.Optional(exec),
   cases: Type.Optional(cases),
-  throttle: Type.Optional(
-    Type.Object({ concurrency: Type.Optional(concurrency) }, { ...strict, description: 'Limits.' }),
-  ),
+  throttle: Type.Optional(throttle),
   concurrency: Type.Optional({ ...concurrency, description: 'Wikimedia’s spelling of `throttle.concurrency`.' }),
 }
 

@@ -66,16 +66,7 @@ describe('problems', () => {
     ['retry in both spellings', { retry: { limit: 1 }, retry_limit: 1 }, 'found both'],
     ['no timeout', { exec: { uri: 'http://a.example/', timeout: '0s' } }, 'expected a timeout above 0, found "0s"'],
     ['a timeout in milliseconds', { exec: { uri: 'http://a.example/', timeout: 500 } }, 'rule.exec.timeout'],
-    [
-      'deduplication',
-      { dedup: { key: 'x' } },
-      'dedup, which is not supported by this version yet: duplicates are delivered',
-    ],
-    ['a delay', { delay: '2s' }, 'not supported by this version yet'],
-    ['order', { order: { key: 'x' } }, 'not supported by this version yet'],
-    ['a rate', { throttle: { rate: '5/s' } }, 'throttle.rate, which is not supported by this version yet'],
     ['limiters', { limiters: {} }, 'not supported by this version yet'],
-    ['sampling', { sample: { rate: 0.5 } }, 'not supported by this version yet'],
   ])('name %s', (_, keys, expected) => {
     const problems = problemsWith(keys)
 

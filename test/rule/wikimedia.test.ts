@@ -56,9 +56,19 @@ describe.skipIf(fixturesAbsent)('Wikimedia’s production rules', () => {
     const warnings = loaded.changeprop.problems.map(({ line, message }) => `${line} ${message}`)
 
     expect(warnings).toContainEqual(expect.stringMatching(/^72 .*blacklist.*its pages are not left out/))
-    expect(warnings).toContainEqual(expect.stringMatching(/^111 .*claim_ttl.*old events are delivered/))
+    expect(warnings).toContainEqual(expect.stringMatching(/^322 .*limiters.*calls are not limited by key/))
     expect(warnings).toContainEqual(expect.stringMatching(/^141 .*batch_size, which has no effect/))
     expect(warnings).toContainEqual(expect.stringMatching(/^293 .*enable_blacklist, which has no effect/))
+  })
+
+  test('have their times to live kept to', () => {
+    const rules = loaded.changeprop.rules.filter(({ expire }) => expire !== undefined)
+    expect(rules.map(({ expire }) => expire)).toContainEqual({ ageMs: 864_000_000, rootAgeMs: 864_000_000 })
+    const jobs = loaded.cpjobqueue.rules.filter(({ expire }) => expire !== undefined)
+    expect(jobs.length).toBeGreaterThan(0)
+    for (const { expire } of jobs) {
+      expect(expire).toEqual({ ageMs: Number.POSITIVE_INFINITY, rootAgeMs: 604_800_000 })
+    }
   })
 
   test('keep their own limits, and the defaults of Wikimedia’s engine', () => {

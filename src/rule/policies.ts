@@ -1,0 +1,352 @@
+import type { Path } from '../base/document.ts'
+import { formatDuration, parseDuration, parseRate } from '../base/units.ts'
+import type { Json } from '../event/event.ts'
+import type { Findings } from './findings.ts'
+import { member } from './json.ts'
+import { murmur3 } from './murmur.ts'
+import { durationAt } from './retry.ts'
+import {
+  type Dedup,
+  type Expire,
+  type KeyTemplate,
+  type Limits,
+  type Order,
+  type Rule,
+  type Supersede,
+  type TemplateContext,
+  TemplateError,
+  type Throttle,
+} from './rule.ts'
+import type { RuleText } from './schema.ts'
+import { isSlot, type Part, textOf } from './template.ts'
+import { TemplateCompiler } from './value.ts'
+
+export type Policies = Pick<Rule, 'throttle' | 'dueAt' | 'dedup' | 'supersede' | 'order' | 'expire' | 'sample'>
+
+const jobPath = '/eventbus/v0/internal/job/execute'
+const unlimited = Number.POSITIVE_INFINITY
+
+/** Compiles all that a rule says of when, how often and whether at all. `usual`: where no key says how many at once. */
+export function policiesOf(
+  text: Partial<RuleText>,
+  at: Path,
+  findings: Findings,
+  concurrency: { readonly own: number; readonly usual: number },
+): { readonly policies: Policies; readonly normalised: Json } {
+  return new PolicyCompiler(text, at, findings).compile(concurrency)
+}
+
+class PolicyCompiler {
+  readonly #text: Partial<RuleText>
+  readonly #at: Path
+  readonly #findings: Findings
+  readonly #templates: TemplateCompiler
+
+  constructor(text: Partial<RuleText>, at: Path, findings: Findings) {
+    this.#text = text
+    this.#at = at
+    this.#findings = findings
+    this.#templates = new TemplateCompiler(findings)
+  }
+
+  compile(concurrency: { readonly own: number; readonly usual: number }): {
+    readonly policies: Policies
+    readonly normalised: Json
+  } {
+    const isJob = readsJobs(this.#text)
+    const order = this.#order()
+    const dedup = this.#dedup(isJob && order === undefined)
+    const supersede = this.#supersede(isJob)
+    const delay = this.#delay()
+    const expire = this.#expire(delay.constantMs)
+    const throttle = this.#throttle(concurrency)
+    this.#compare()
+    const { sample } = this.#text
+    return {
+      policies: {
+        throttle,
+        dueAt: delay.dueAt,
+        dedup,
+        supersede,
+        // With dedup on the same key, one call of it runs at a time anyway.
+        order: dedup === undefined ? order : undefined,
+        expire,
+        sample: this.#sample(),
+      },
+      // What is written is in the revision already; these are the values that nobody wrote.
+      normalised: {
+        throttle: [throttle.total, throttle.perKey].map(limitsText),
+        implied: { dedup: isJob && dedup !== undefined, supersede: isJob && supersede !== undefined },
+        expire: expire === undefined ? null : [expire.ageMs, expire.rootAgeMs].map(String),
+        sample: sample ?? null,
+      },
+    }
+  }
+
+  #throttle(concurrency: { readonly own: number; readonly usual: number }): Throttle {
+    const { throttle } = this.#text
+    const own = this.#limits(throttle, ['throttle'], concurrency.own)
+    if (throttle?.key === undefined) {
+      if (throttle?.total !== undefined) {
+        this.#error(
+          ['throttle', 'total'],
+          'expected throttle.key beside total, found none',
+          'add key, or put the limits directly under throttle',
+          'key',
+        )
+      }
+      return { total: own, key: undefined, perKey: noLimits }
+    }
+    return {
+      total: this.#limits(throttle.total, ['throttle', 'total'], concurrency.usual),
+      key: this.#key(throttle.key, ['throttle', 'key']),
+      perKey: own,
+    }
+  }
+
+  #limits(
+    text: { concurrency?: number; rate?: string; burst?: number } | undefined,
+    at: Path,
+    concurrency: number,
+  ): Limits {
+    const { rate, burst } = text ?? {}
+    if (rate === undefined) {
+      if (burst !== undefined) {
+        this.#error([...at, 'burst'], 'expected rate beside burst, found none', 'add rate, or leave burst out', 'key')
+      }
+      return { ...noLimits, concurrency: text?.concurrency ?? concurrency }
+    }
+    const perSecond = parseRate(rate) ?? 0
+    if (perSecond === 0) {
+      this.#error([...at, 'rate'], `expected a rate above 0, found ${rate}`, 'write for instance 50/s')
+    }
+    return {
+      concurrency: text?.concurrency ?? concurrency,
+      perSecond,
+      burst: burst ?? Math.max(1, Math.floor(perSecond)),
+    }
+  }
+
+  #dedup(isImplied: boolean): Dedup | undefined {
+    const { dedup } = this.#text
+    if (dedup === false || (dedup === undefined && !isImplied)) return undefined
+    if (dedup === undefined) return { key: this.#impliedKey('{{message.sha1}}'), windowMs: 0, acrossWikis: false }
+    return {
+      key: this.#key(dedup.key, ['dedup', 'key']),
+      windowMs: dedup.window === undefined ? 0 : this.#duration(dedup.window, ['dedup', 'window']),
+      acrossWikis: dedup.across_wikis ?? false,
+    }
+  }
+
+  #supersede(isImplied: boolean): Supersede | undefined {
+    const { supersede } = this.#text
+    if (supersede === false || (supersede === undefined && !isImplied)) return undefined
+    if (supersede === undefined) {
+      const signature = this.#impliedKey('{{message.root_event.signature}}')
+      const time = this.#impliedKey('{{message.root_event.dt}}')
+      return { signature, time: (context) => instantOf(time(context)), acrossWikis: false }
+    }
+    const time = this.#key(supersede.time, ['supersede', 'time'])
+    return {
+      signature: this.#key(supersede.signature, ['supersede', 'signature']),
+      time: (context) => instantOf(time(context)),
+      acrossWikis: supersede.across_wikis ?? false,
+    }
+  }
+
+  #order(): Order | undefined {
+    const { order } = this.#text
+    return order === undefined ? undefined : { key: this.#key(order.key, ['order', 'key']) }
+  }
+
+  #delay(): { readonly constantMs: number; readonly dueAt: Rule['dueAt'] } {
+    const { delay } = this.#text
+    if (delay === undefined) return { constantMs: 0, dueAt: delayUntil }
+    if (delay.includes('{')) {
+      const instant = this.#key(delay, ['delay'])
+      const dueAt = (context: TemplateContext) => {
+        const said = instant(context)
+        return said === '' ? 0 : instantOf(said)
+      }
+      return { constantMs: 0, dueAt }
+    }
+    if (parseDuration(delay) === undefined) {
+      this.#error(
+        ['delay'],
+        `expected a duration such as 2s, or a template that names an instant, found ${JSON.stringify(delay)}`,
+        'write for instance 2s, or {{message.delay_until}}',
+      )
+    }
+    const constantMs = this.#duration(delay, ['delay'])
+    return { constantMs, dueAt: (_, eventTime) => eventTime() + constantMs }
+  }
+
+  #expire(delayMs: number): Expire | undefined {
+    const { expire, claim_ttl: claimTtl, root_claim_ttl: rootClaimTtl } = this.#text
+    if (expire === undefined && claimTtl === undefined && rootClaimTtl === undefined) return undefined
+    if (expire !== undefined && (claimTtl ?? rootClaimTtl) !== undefined) {
+      this.#error(['expire'], 'expected expire or Wikimedia’s claim_ttl, found both', 'keep one of them', 'key')
+    }
+    const { age, root_age: rootAge } =
+      typeof expire === 'string' ? { age: expire, root_age: undefined } : (expire ?? {})
+    const place = (key: string) => (typeof expire === 'string' ? ['expire'] : ['expire', key])
+    const ageMs = age === undefined ? seconds(claimTtl) : this.#duration(age, place('age'))
+    const rootAgeMs = rootAge === undefined ? seconds(rootClaimTtl) : this.#duration(rootAge, place('root_age'))
+    if (ageMs <= delayMs) {
+      this.#error(
+        place('age'),
+        `expected expire to be longer than delay, found ${formatDuration(ageMs)} and ${formatDuration(delayMs)}`,
+        'nothing would ever be called; lengthen expire or shorten delay',
+      )
+    }
+    return { ageMs, rootAgeMs }
+  }
+
+  #sample(): Rule['sample'] {
+    const { sample } = this.#text
+    if (sample === undefined) return undefined
+    const text = sample.key ?? sample.hash_template
+    if (text === undefined || (sample.key !== undefined && sample.hash_template !== undefined)) {
+      this.#error(
+        ['sample'],
+        'expected sample.key, found none or two',
+        'add key, for instance {{message.meta.uri}}',
+        'key',
+      )
+    }
+    const key = this.#key(text ?? '{{message.meta.uri}}', [
+      'sample',
+      sample.key === undefined ? 'hash_template' : 'key',
+    ])
+    const most = Math.round(0xffffffff * sample.rate)
+    return (context) => {
+      const said = key(context)
+      return said === '' || murmur3(said) <= most
+    }
+  }
+
+  /** Policies that contradict one another. */
+  #compare(): void {
+    const { order, dedup } = this.#text
+    if (order === undefined || dedup === undefined || dedup === false) return
+    if (dedup.window !== undefined) {
+      this.#error(
+        ['dedup', 'window'],
+        'expected no window together with order, found one',
+        'leave out window or order: a window would hold up all that follows',
+        'key',
+      )
+    }
+    if (dedup.key.trim() !== order.key.trim() || dedup.across_wikis === true) {
+      this.#error(
+        ['order'],
+        'expected order and dedup to have the same key, found two',
+        'leave out one of them, or give both the same key',
+        'key',
+      )
+    }
+  }
+
+  #duration(text: string, at: Path): number {
+    return durationAt(text, [...this.#at, ...at], this.#findings)
+  }
+
+  #error(at: Path, message: string, remedy: string, part?: 'key' | 'value'): void {
+    this.#findings.error([...this.#at, ...at], message, remedy, part)
+  }
+
+  #key(text: string, at: Path): KeyTemplate {
+    const place = [...this.#at, ...at]
+    const parts = this.#templates.parts(text, place) ?? []
+    if (!this.#templates.hasFailed && !parts.some(isSlot)) {
+      this.#findings.error(
+        place,
+        `expected a template that reads the event, found ${JSON.stringify(text)}, which is the same for all events`,
+        'write for instance {{message.meta.uri}}',
+      )
+    }
+    for (const part of parts) {
+      if (!isSlot(part)) continue
+      const { isMessage, reads } = part.expression
+      if (isMessage || reads.some(([root, field]) => root === 'targets' || (root === 'wiki' && field === 'token'))) {
+        this.#findings.error(
+          place,
+          `expected a property of the event or its wiki, found ${part.expression.text}`,
+          'write for instance {{message.meta.uri}}',
+        )
+      }
+    }
+    return compileKey(parts)
+  }
+
+  #impliedKey(text: string): KeyTemplate {
+    return compileKey(this.#templates.parts(text, this.#at) ?? [])
+  }
+}
+
+const noLimits: Limits = { concurrency: unlimited, perSecond: unlimited, burst: unlimited }
+
+/** Whether the rule itself says that its answers are those of MediaWiki's jobs. */
+function readsJobs({ answers, exec, cases }: Partial<RuleText>): boolean {
+  if (answers !== undefined) return answers === 'mediawiki-job'
+  const requests = cases === undefined ? [exec ?? []].flat() : cases.flatMap((one) => [one.exec ?? []].flat())
+  const [only] = requests
+  return requests.length === 1 && only !== undefined && only.uri.endsWith(jobPath)
+}
+
+/** A key that lost a part would join strangers: where one part is absent, there is no key. */
+function compileKey(parts: readonly Part[]): KeyTemplate {
+  return (context) => {
+    let key = ''
+    for (const part of parts) {
+      if (!isSlot(part)) {
+        key += part
+        continue
+      }
+      const value = evaluate(part.expression, context)
+      if (value === undefined || value === null || value === '') return ''
+      key += typeof value === 'string' ? value : asText(value, part.expression)
+    }
+    return key
+  }
+}
+
+type Expression = Parameters<typeof textOf>[1]
+
+function evaluate(expression: Expression, context: TemplateContext): Json | undefined {
+  return failing(() => expression.evaluate(context))
+}
+
+function asText(value: Json, expression: Expression): string {
+  return failing(() => textOf(value, expression))
+}
+
+function failing<Result>(render: () => Result): Result {
+  try {
+    return render()
+  } catch (error) {
+    if (!(error instanceof TemplateError) || error.reason === 'unknown_wiki') throw error
+    throw new TemplateError('key_failed', error.expression, error.message)
+  }
+}
+
+/** Where a rule says nothing of delays, the event may. */
+function delayUntil({ record }: TemplateContext): number {
+  const said = member(record.message, 'delay_until')
+  if (said === undefined || said === null || said === '') return 0
+  return typeof said === 'string' || typeof said === 'number' ? instantOf(String(said)) : Number.NaN
+}
+
+/** ISO, or unix seconds, in ms. NaN where it is neither. */
+function instantOf(text: string): number {
+  const ms = /^\d+(?:\.\d+)?$/.test(text) ? Math.ceil(Number(text) * 1_000) : Date.parse(text)
+  return Number.isSafeInteger(ms) ? ms : Number.NaN
+}
+
+function seconds(text: number | undefined): number {
+  return text === undefined ? unlimited : text * 1_000
+}
+
+function limitsText({ concurrency, perSecond, burst }: Limits): Json {
+  return [concurrency, perSecond, burst].map(String)
+}

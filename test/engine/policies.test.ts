@@ -1,0 +1,400 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { DeliveryView } from '../../src/api/contract.ts'
+import { type Behaviour, openTarget, respond, type Script, type TargetRequest } from '../support/target.ts'
+import { becomes, until } from '../support/until.ts'
+import { openWorld, type World } from '../support/world.ts'
+
+async function target(script?: Script | Behaviour) {
+  const opened = await openTarget()
+  if (script !== undefined) opened.behave(script)
+  onTestFinished(() => opened.close())
+  return opened
+}
+
+async function deliveryOf(world: World, id: string, rule = 'rule'): Promise<DeliveryView | undefined> {
+  return (await world.event(id))?.rules.find((view) => view.rule === rule)?.delivery
+}
+
+function ended(world: World, id: string, rule = 'rule'): Promise<DeliveryView | undefined> {
+  return becomes(
+    () => deliveryOf(world, id, rule),
+    (delivery) => delivery?.state === 'done' || delivery?.state === 'dead',
+  )
+}
+
+/** A target that answers only when it is let. */
+async function gate() {
+  let open = () => {}
+  let isOpen = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  const there = await target(async () => {
+    await isOpen
+    return respond(200)
+  })
+  return {
+    there,
+    open: () => open(),
+    shut() {
+      isOpen = new Promise<void>((resolve) => {
+        open = resolve
+      })
+    },
+  }
+}
+
+const bodies = (requests: readonly TargetRequest[]) => requests.map(({ body }) => JSON.parse(body.toString()).n)
+
+const posting = (url: string, more: string) => `
+rule:
+  topic: page
+  exec: { method: post, uri: '${url}/', headers: { content-type: application/json }, body: '{{globals.message}}' }
+${more}`
+
+/** Nothing of the rule is left, and the counts say so. */
+async function idle(world: World, name = 'rule') {
+  const rule = await becomes(
+    () => world.rule(name),
+    ({ waiting, running }) => running === 0 && Object.values(waiting).every((count) => count === 0),
+  )
+  return rule
+}
+
+describe('dedup', () => {
+  test('one call of a key runs at a time; the next one has the newest event, and covers those between', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, "  dedup: { key: '{{message.title}}' }"))
+    const ids = [await world.post('page', { title: 'A', n: 0 })]
+    await there.waitFor(1)
+    for (const n of [1, 2, 3]) ids.push(await world.post('page', { title: 'A', n }))
+    const other = await world.post('page', { title: 'B', n: 9 })
+    await there.waitFor(2)
+    open()
+
+    const newest = await ended(world, ids[3] ?? '')
+    await ended(world, other)
+    expect(bodies(there.requests)).toEqual([0, 9, 3])
+    expect(newest).toMatchObject({ state: 'done', reason: 'ok', covers: { count: 2 } })
+    for (const id of ids.slice(1, 3)) {
+      expect(await deliveryOf(world, id)).toMatchObject({
+        state: 'done',
+        reason: 'duplicate',
+        covered_by: newest?.id,
+        attempts: [],
+      })
+    }
+    expect((await idle(world)).done).toBe(5)
+  })
+
+  test('two wikis with one title are two keys, unless the rule says otherwise', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, "  dedup: { key: '{{message.title}}' }"))
+    await world.post('page', { title: 'A', n: 1, database: 'one' })
+    await world.post('page', { title: 'A', n: 2, database: 'two' })
+    await there.waitFor(2)
+    open()
+    await idle(world)
+    await world.rewrite(posting(there.url, "  dedup: { key: '{{message.title}}', across_wikis: true }"))
+    await world.post('page', { title: 'A', n: 3, database: 'one' })
+    const last = await world.post('page', { title: 'A', n: 4, database: 'two' })
+    await ended(world, last)
+    expect(bodies(there.requests)).toContain(4)
+    expect((await idle(world)).done).toBe(4)
+  })
+
+  test('an event without a key is not deduplicated, and the journal says so', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  dedup: { key: '{{message.title}}' }"))
+    const ids = [await world.post('page', { n: 1 }), await world.post('page', { n: 2 })]
+    for (const id of ids) expect(await ended(world, id)).toMatchObject({ reason: 'ok', attempts: [{ note: 'no key' }] })
+  })
+
+  test('a key that cannot be rendered is a dead letter', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  dedup: { key: 'x{{message.title}}' }"))
+    const id = await world.post('page', { title: ['a', 'list'] })
+    expect(await ended(world, id)).toMatchObject({ state: 'dead', reason: 'key_failed' })
+    expect(there.requests).toEqual([])
+  })
+
+  test('a newer event takes the place of a retry that waits, at its time', async () => {
+    const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
+    const world = await openWorld(
+      posting(there.url, "  dedup: { key: '{{message.title}}' }\n  retry: { delay: 700ms, jitter: none }"),
+    )
+    const first = await world.post('page', { title: 'A', n: 1 })
+    const failed = await becomes(
+      () => deliveryOf(world, first),
+      (delivery) => delivery?.reason === 'retry',
+    )
+    const second = await world.post('page', { title: 'A', n: 2 })
+    expect(await ended(world, second)).toMatchObject({ reason: 'ok', covers: { count: 1 } })
+    expect(await deliveryOf(world, first)).toMatchObject({ reason: 'duplicate' })
+    expect(bodies(there.requests)).toEqual([1, 2])
+    const took = (await deliveryOf(world, second))?.attempts[0]?.at ?? ''
+    expect(Date.parse(took)).toBeGreaterThanOrEqual(Date.parse(failed?.next ?? ''))
+  })
+
+  test('a window keeps calls of a key apart', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  dedup: { key: '{{message.title}}', window: 1s }"))
+    const first = await ended(world, await world.post('page', { title: 'A', n: 1 }))
+    await world.post('page', { title: 'A', n: 2 })
+    const third = await ended(world, await world.post('page', { title: 'A', n: 3 }))
+    expect(bodies(there.requests)).toEqual([1, 3])
+    const [a, b] = [first, third].map((delivery) => Date.parse(delivery?.attempts[0]?.at ?? ''))
+    expect((b ?? 0) - (a ?? 0)).toBeGreaterThanOrEqual(1_000)
+  })
+
+  test('an event that was sent twice is called once', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  dedup: { key: '{{message.title}}' }"))
+    const event = {
+      $schema: '/test/1.0.0',
+      meta: { stream: 'page', id: '5b9c9a56-31a5-4a8e-9c5d-0b8a2d1c7e10', domain: 'wiki.example' },
+      title: 'A',
+      n: 1,
+    }
+    await world.postAll([event])
+    await idle(world)
+    await until('the first is done', async () => (await world.rule('rule')).done === 1)
+    await world.postAll([event])
+    await until('the second is done', async () => (await world.rule('rule')).done === 2)
+    expect(there.requests.length).toBe(1)
+  })
+
+  test('what waits, waits on after a restart, and the newest is called', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, "  dedup: { key: '{{message.title}}' }\n  retry: { delay: 0s }"), {
+      stopTimeoutMs: 100,
+    })
+    await world.post('page', { title: 'A', n: 0 })
+    await there.waitFor(1)
+    for (const n of [1, 2]) await world.post('page', { title: 'A', n })
+    const last = await world.post('page', { title: 'A', n: 3 })
+    await world.restart()
+    open()
+    await ended(world, last)
+    expect(bodies(there.requests).at(-1)).toBe(3)
+    expect(bodies(there.requests).includes(1)).toBe(false)
+    await idle(world)
+  })
+})
+
+describe('supersede', () => {
+  const more = "  supersede: { signature: '{{message.root.signature}}', time: '{{message.root.dt}}' }"
+
+  test('an older root event is not called once a later one was accepted; an equal one is', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, `${more}\n  throttle: { concurrency: 1 }`))
+    const root = (dt: string) => ({ root: { signature: 'T', dt } })
+    await world.post('page', { n: 0, title: 'holds the slot' })
+    await there.waitFor(1)
+    const old = await world.post('page', { n: 1, ...root('2026-01-01T00:00:00Z') })
+    const twins = [
+      await world.post('page', { n: 2, ...root('2026-01-02T00:00:00Z') }),
+      await world.post('page', { n: 3, ...root('2026-01-02T00:00:00Z') }),
+    ]
+    const elsewhere = await world.post('page', { n: 4, database: 'other', ...root('2026-01-01T00:00:00Z') })
+    open()
+    expect(await ended(world, old)).toMatchObject({ state: 'done', reason: 'superseded', attempts: [] })
+    for (const id of [...twins, elsewhere]) expect(await ended(world, id)).toMatchObject({ reason: 'ok' })
+    expect(bodies(there.requests).sort()).toEqual([0, 2, 3, 4])
+  })
+
+  test('a later one that was given up supersedes nobody', async () => {
+    const there = await target((request) => respond(bodies([request])[0] === 2 ? 404 : 200))
+    const world = await openWorld(posting(there.url, more))
+    const later = await world.post('page', { n: 2, root: { signature: 'T', dt: '2026-01-02T00:00:00Z' } })
+    expect(await ended(world, later)).toMatchObject({ state: 'dead' })
+    const earlier = await world.post('page', { n: 1, root: { signature: 'T', dt: '2026-01-01T00:00:00Z' } })
+    expect(await ended(world, earlier)).toMatchObject({ reason: 'ok' })
+  })
+})
+
+describe('order', () => {
+  test('deliveries of a key run one after another; a failing one holds only its key', async () => {
+    let failures = 3
+    const there = await target((request) => {
+      const [n] = bodies([request])
+      if (n !== 1 || failures === 0) return respond(200)
+      failures -= 1
+      return respond(500)
+    })
+    const world = await openWorld(
+      posting(there.url, "  order: { key: '{{message.title}}' }\n  retry: { delay: 20ms, factor: 1, jitter: none }"),
+    )
+    const ids: string[] = []
+    for (const n of [1, 2, 3]) ids.push(await world.post('page', { title: 'A', n }))
+    const other = await world.post('page', { title: 'B', n: 9 })
+    for (const id of [...ids, other]) expect(await ended(world, id)).toMatchObject({ reason: 'ok' })
+    expect(bodies(there.requests).filter((n) => n !== 9)).toEqual([1, 1, 1, 1, 2, 3])
+    await idle(world)
+  })
+
+  test('followers wait for the key, and go on when the one before is given up', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, "  order: { key: '{{message.title}}' }"))
+    await world.post('page', { title: 'A', n: 1 })
+    await there.waitFor(1)
+    const second = await world.post('page', { title: 'A', n: 2 })
+    await becomes(
+      () => deliveryOf(world, second),
+      (delivery) => delivery?.reason === 'key' && delivery.next === null,
+    )
+    expect((await world.rule('rule')).waiting).toEqual({ key: 1 })
+    there.behave((request) => respond(bodies([request])[0] === 2 ? 404 : 200))
+    const third = await world.post('page', { title: 'A', n: 3 })
+    open()
+    expect(await ended(world, second)).toMatchObject({ state: 'dead', reason: 'refused' })
+    expect(await ended(world, third)).toMatchObject({ reason: 'ok' })
+    expect(bodies(there.requests)).toEqual([1, 2, 3])
+  })
+
+  test('holds after a restart', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, "  order: { key: '{{message.title}}' }\n  retry: { delay: 0s }"), {
+      stopTimeoutMs: 100,
+    })
+    for (const n of [1, 2, 3]) await world.post('page', { title: 'A', n })
+    await there.waitFor(1)
+    await world.restart()
+    open()
+    await until('all are done', async () => bodies(there.requests).at(-1) === 3)
+    expect([...new Set(bodies(there.requests))]).toEqual([1, 2, 3])
+    await idle(world)
+  })
+})
+
+describe('time', () => {
+  test('a delayed event is not called before its time, also after a restart, and holds no slot', async () => {
+    const there = await target()
+    const world = await openWorld(`${posting(there.url, '  delay: 1s\n  throttle: { concurrency: 1 }')}
+prompt: { topic: page, exec: { uri: '${there.url}/prompt' } }
+`)
+    const id = await world.post('page', { n: 1 })
+    await ended(world, id, 'prompt')
+    expect(await deliveryOf(world, id)).toMatchObject({ state: 'waiting', reason: 'due' })
+    await world.restart()
+    const delivery = await ended(world, id)
+    const accepted = Date.parse((await world.event(id))?.accepted ?? '')
+    expect(Date.parse(delivery?.attempts[0]?.at ?? '')).toBeGreaterThanOrEqual(accepted + 1_000)
+  })
+
+  test("an event's own delay_until is kept, and one that cannot be read is noted", async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, ''))
+    const at = Math.ceil(Date.now() / 1_000) + 1
+    const later = await world.post('page', { n: 1, delay_until: new Date(at * 1_000).toISOString() })
+    const unix = await world.post('page', { n: 2, delay_until: at })
+    const odd = await world.post('page', { n: 3, delay_until: 'soon' })
+    expect(await ended(world, odd)).toMatchObject({
+      reason: 'ok',
+      attempts: [{ note: expect.stringMatching(/delay/) }],
+    })
+    for (const id of [later, unix]) {
+      const delivery = await ended(world, id)
+      expect(Date.parse(delivery?.attempts[0]?.at ?? '')).toBeGreaterThanOrEqual(at * 1_000)
+    }
+  })
+
+  test('what is too old is not called, but is when it is replayed', async () => {
+    const there = await target(respond(404))
+    const world = await openWorld(posting(there.url, '  expire: 1h'))
+    const old = { dt: new Date(Date.now() - 7_200_000).toISOString() }
+    const event = {
+      $schema: '/test/1.0.0',
+      meta: { stream: 'page', id: '5b9c9a56-31a5-4a8e-9c5d-0b8a2d1c7e11', ...old },
+    }
+    await world.postAll([event])
+    expect(await ended(world, event.meta.id)).toMatchObject({ state: 'done', reason: 'expired' })
+    expect(there.requests).toEqual([])
+  })
+
+  test('a sample takes the same share of keys each time', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  sample: { rate: 0.5, key: '{{message.title}}' }"))
+    const post = async () => {
+      const ids: string[] = []
+      for (let n = 0; n < 20; n++) ids.push(await world.post('page', { title: `T${n}`, n }))
+      const reasons: (string | undefined)[] = []
+      for (const id of ids) reasons.push((await ended(world, id))?.reason)
+      return reasons
+    }
+    const first = await post()
+    expect(new Set(first)).toEqual(new Set(['ok', 'sampled']))
+    expect(await post()).toEqual(first)
+  })
+})
+
+describe('throttle', () => {
+  test('a key has its own concurrency, and the rule one over all', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(
+      posting(there.url, "  throttle: { key: '{{message.database}}', concurrency: 1, total: { concurrency: 2 } }"),
+    )
+    for (const n of [1, 2, 3]) await world.post('page', { database: 'noisy', n })
+    for (const [index, database] of ['a', 'b'].entries()) await world.post('page', { database, n: 10 + index })
+    await there.waitFor(2)
+    await until('the others wait', async () => {
+      const { waiting, running } = await world.rule('rule')
+      return running === 2 && Object.values(waiting).reduce((sum, count) => sum + count, 0) === 3
+    })
+    expect(bodies(there.requests).sort()).toEqual([1, 10])
+    open()
+    await idle(world)
+    expect(there.maxInFlight).toBe(2)
+    expect(bodies(there.requests).filter((n) => n < 10)).toEqual([1, 2, 3])
+  })
+
+  test('another wiki waits for no more than a few calls of a noisy one', async () => {
+    const there = await target()
+    const world = await openWorld(
+      posting(there.url, "  throttle: { key: '{{message.database}}', total: { concurrency: 4 } }"),
+    )
+    there.behave(async () => respond(200))
+    const noise = Array.from({ length: 3_000 }, (_, n) => ({
+      $schema: '/test/1.0.0',
+      meta: { stream: 'page', domain: 'noisy.example' },
+      database: 'noisy',
+      n,
+    }))
+    await world.postAll(noise)
+    const quiet = await world.post('page', { database: 'quiet', n: -1 })
+    const before = there.requests.length
+    await ended(world, quiet)
+    const place = bodies(there.requests).indexOf(-1)
+    expect(place - before).toBeLessThan(3_000 - before)
+    await idle(world)
+    expect(there.requests.length).toBe(3_001)
+  })
+
+  test('a rate is kept to, and waiting for it holds no slot', async () => {
+    const arrivals: number[] = []
+    const there = await target(() => {
+      arrivals.push(performance.now())
+      return respond(200)
+    })
+    const world = await openWorld(posting(there.url, '  throttle: { rate: 20/s, burst: 2 }'))
+    for (let n = 0; n < 12; n++) await world.post('page', { n })
+    await idle(world)
+    expect(bodies(there.requests).sort((a, b) => a - b)).toEqual(Array.from({ length: 12 }, (_, n) => n))
+    // Two at once, and ten more at 50 ms each.
+    expect((arrivals.at(-1) ?? 0) - (arrivals[0] ?? 0)).toBeGreaterThanOrEqual(450)
+  })
+})
+
+describe('the breaker', () => {
+  test('stops calls to a target that fails, spends no attempt while it is open, and heals', async () => {
+    let isWell = false
+    const there = await target(() => respond(isWell ? 200 : 500))
+    const world = await openWorld(posting(there.url, '  retry: { limit: 2, delay: 10ms, factor: 1, jitter: none }'))
+    const ids: string[] = []
+    for (let n = 0; n < 60; n++) ids.push(await world.post('page', { n }))
+    await until('the target is known to fail', async () => ((await world.rule('rule')).waiting.target ?? 0) > 0)
+    isWell = true
+    await idle(world)
+    const fates = await Promise.all(ids.map(async (id) => (await ended(world, id))?.state))
+    expect(fates.filter((state) => state === 'done').length).toBeGreaterThan(20)
+  })
+})

@@ -1,0 +1,183 @@
+import { describe, expect, test } from 'vitest'
+import type { JsonObject, StreamRecord } from '../../src/event/event.ts'
+import { murmur3 } from '../../src/rule/murmur.ts'
+import type { TemplateContext } from '../../src/rule/rule.ts'
+import { problemsWith, ruleWith } from './world.ts'
+
+const accepted = Date.UTC(2026, 10, 24)
+
+function context(message: JsonObject): TemplateContext {
+  const record: StreamRecord = { id: 'id', stream: 'page', accepted, bytes: new Uint8Array(), message }
+  return { record, captures: {}, wiki: () => undefined, target: () => undefined }
+}
+
+const eventTime = () => accepted
+
+describe('a key', () => {
+  const key = (text: string) => ruleWith({ dedup: { key: text } }).dedup?.key ?? (() => 'no dedup')
+
+  test('is the text that the event yields', () => {
+    expect(key('{{message.a}}/{{message.b}}')(context({ a: 'x', b: 5 }))).toBe('x/5')
+  })
+
+  test.each<[string, JsonObject]>([
+    ['absent', { b: 'y' }],
+    ['null', { a: null, b: 'y' }],
+    ['empty', { a: '', b: 'y' }],
+  ])('of which a part is %s is none', (_, message) => {
+    expect(key('{{message.a}}/{{message.b}}')(context(message))).toBe('')
+  })
+
+  test('that is a list fails', () => {
+    expect(() => key('{{message.a}}')(context({ a: [1] }))).toThrow(expect.objectContaining({ reason: 'key_failed' }))
+  })
+
+  test('whose function fails, fails', () => {
+    expect(() => key('{{date(message.a)}}')(context({ a: 'never' }))).toThrow(
+      expect.objectContaining({ reason: 'key_failed' }),
+    )
+  })
+})
+
+describe('a delay', () => {
+  test('that is constant counts from the time of the event', () => {
+    expect(ruleWith({ delay: '2s' }).dueAt(context({}), eventTime)).toBe(accepted + 2_000)
+  })
+
+  test.each<[string, JsonObject, number]>([
+    ['ISO', { at: '2026-12-01T00:00:00Z' }, Date.UTC(2026, 11, 1)],
+    ['unix seconds', { at: 1_800_000_000 }, 1_800_000_000_000],
+    ['unix seconds as text', { at: '1800000000' }, 1_800_000_000_000],
+    ['nothing there', {}, 0],
+    ['what is no instant', { at: 'soon' }, Number.NaN],
+  ])('that an event names: %s', (_, message, due) => {
+    expect(ruleWith({ delay: '{{message.at}}' }).dueAt(context(message), eventTime)).toBe(due)
+  })
+
+  test('is that of the event where the rule says none', () => {
+    expect(ruleWith({}).dueAt(context({ delay_until: 1_800_000_000 }), eventTime)).toBe(1_800_000_000_000)
+    expect(ruleWith({}).dueAt(context({}), eventTime)).toBe(0)
+    expect(ruleWith({ delay: '0s' }).dueAt(context({ delay_until: 1_800_000_000 }), eventTime)).toBe(accepted)
+  })
+})
+
+describe('the job endpoint', () => {
+  const uri = 'http://a.example/rest.php/eventbus/v0/internal/job/execute'
+  const exec = { method: 'post', uri, body: '{{globals.message}}' }
+  const job = { sha1: 'abc', root_event: { signature: 'sig', dt: '2026-11-01T00:00:00Z' } }
+
+  test.each<[string, JsonObject]>([
+    ['says so', { answers: 'mediawiki-job' }],
+    ['calls it literally', { exec }],
+  ])('of a rule that %s brings deduplication and supersession with it', (_, keys) => {
+    const { dedup, supersede } = ruleWith(keys)
+    expect(dedup?.key(context(job))).toBe('abc')
+    expect(dedup?.key(context({}))).toBe('')
+    expect(supersede?.signature(context(job))).toBe('sig')
+    expect(supersede?.time(context(job))).toBe(Date.UTC(2026, 10, 1))
+  })
+
+  test('leaves them out where the rule says so, or sets an order, or reads answers otherwise', () => {
+    expect(ruleWith({ exec, dedup: false, supersede: false })).toMatchObject({ dedup: undefined, supersede: undefined })
+    expect(ruleWith({ exec, order: { key: '{{message.type}}' } }).dedup).toBeUndefined()
+    expect(ruleWith({ exec, answers: 'http' }).dedup).toBeUndefined()
+  })
+})
+
+describe('a throttle', () => {
+  const none = Number.POSITIVE_INFINITY
+
+  test('without a key limits the rule', () => {
+    const { throttle } = ruleWith({ throttle: { concurrency: 5, rate: '120/min' } })
+    expect(throttle.total).toEqual({ concurrency: 5, perSecond: 2, burst: 2 })
+    expect(throttle.key).toBeUndefined()
+  })
+
+  test('with a key limits each key, and the rule by total', () => {
+    const { throttle } = ruleWith({
+      throttle: { key: '{{message.wiki}}', rate: '0.5/s', total: { concurrency: 9, rate: '7/s', burst: 3 } },
+    })
+    expect(throttle.perKey).toEqual({ concurrency: 50, perSecond: 0.5, burst: 1 })
+    expect(throttle.total).toEqual({ concurrency: 9, perSecond: 7, burst: 3 })
+    expect(throttle.key?.(context({ wiki: 'a' }))).toBe('a')
+    expect(ruleWith({ throttle: { key: '{{message.wiki}}', concurrency: 2 } }).throttle).toMatchObject({
+      perKey: { concurrency: 2, perSecond: none },
+      total: { concurrency: 50, perSecond: none },
+    })
+  })
+})
+
+test.each<[string, number]>([
+  ['', 0],
+  ['a', 1_009_084_850],
+  ['en.wikipedia.org-N0ryO6Lrp', 3_817_902_962],
+  ['en.wikipedia.org-rpiwQuPlA', 1_712_891_757],
+  ['é', 269_551_495],
+  ['Пётр', 2_680_946_037],
+])('the hash of samples is MurmurHash3: %j', (text, hash) => {
+  expect(murmur3(text)).toBe(hash)
+})
+
+test('a sample takes what has no key, and a share of the rest', () => {
+  const { sample } = ruleWith({ sample: { rate: 0.5, key: '{{message.k}}' } })
+  expect(sample?.(context({ k: 'en.wikipedia.org-N0ryO6Lrp' }))).toBe(false)
+  expect(sample?.(context({ k: 'en.wikipedia.org-rpiwQuPlA' }))).toBe(true)
+  expect(sample?.(context({}))).toBe(true)
+})
+
+test('ages are read in both spellings', () => {
+  const never = Number.POSITIVE_INFINITY
+  expect(ruleWith({ expire: '1d' }).expire).toEqual({ ageMs: 86_400_000, rootAgeMs: never })
+  expect(ruleWith({ expire: { root_age: '1h' } }).expire).toEqual({ ageMs: never, rootAgeMs: 3_600_000 })
+  expect(ruleWith({ claim_ttl: 60, root_claim_ttl: 30 }).expire).toEqual({ ageMs: 60_000, rootAgeMs: 30_000 })
+})
+
+test('each policy that changes gives the rule another revision', () => {
+  const revisions = [
+    {},
+    { dedup: { key: '{{message.a}}' } },
+    { dedup: { key: '{{message.a}}', window: '1s' } },
+    { order: { key: '{{message.a}}' } },
+    { delay: '1s' },
+    { expire: '1d' },
+    { sample: { rate: 0.5, key: '{{message.a}}' } },
+    { throttle: { rate: '1/s' } },
+    { throttle: { rate: '1/s', burst: 5 } },
+    { throttle: { key: '{{message.a}}' } },
+    { supersede: { signature: '{{message.a}}', time: '{{message.b}}' } },
+  ].map((keys) => ruleWith(keys).revision)
+  expect(new Set(revisions).size).toBe(revisions.length)
+})
+
+describe('refused, with the reason:', () => {
+  const key = '{{message.a}}'
+  test.each<[string, JsonObject, string]>([
+    ['a key that is the same for all', { dedup: { key: 'x' } }, 'rule.dedup.key: expected a template that reads'],
+    ['an empty key', { order: { key: '' } }, 'rule.order.key'],
+    ['the whole event as a key', { dedup: { key: '{{globals.message}}' } }, 'expected a property of the event'],
+    ['a key that does not parse', { dedup: { key: '{{message' } }, 'expected }}'],
+    ['a negative delay', { delay: '-1s' }, 'expected a duration such as 2s'],
+    ['an absurd delay', { delay: '9000d' }, 'expected at most 366d'],
+    ['an absurd window', { dedup: { key, window: '9000d' } }, 'rule.dedup.window: expected at most 366d'],
+    ['a negative window', { dedup: { key, window: '-1s' } }, 'rule.dedup.window'],
+    ['a rate of 0', { throttle: { rate: '0/s' } }, 'expected a rate above 0, found 0/s'],
+    ['a burst of nothing', { throttle: { burst: 5 } }, 'expected rate beside burst'],
+    ['a burst of 0', { throttle: { rate: '1/s', burst: 0 } }, 'rule.throttle.burst'],
+    ['a total without a key', { throttle: { total: { concurrency: 5 } } }, 'expected throttle.key beside total'],
+    ['a window with order', { order: { key }, dedup: { key, window: '1h' } }, 'expected no window together with order'],
+    ['order and dedup by two keys', { order: { key }, dedup: { key: '{{message.b}}' } }, 'to have the same key'],
+    ['an age shorter than the delay', { delay: '2h', expire: '1h' }, 'expected expire to be longer than delay'],
+    ['expire in both spellings', { expire: '1h', claim_ttl: 5 }, 'expected expire or Wikimedia’s claim_ttl'],
+    ['a sample of nothing', { sample: { rate: 0, key } }, 'rule.sample.rate'],
+    ['a sample of more than all', { sample: { rate: 2, key } }, 'rule.sample.rate'],
+    ['a sample without a key', { sample: { rate: 0.5 } }, 'expected sample.key'],
+    ['supersede without a time', { supersede: { signature: key } }, 'rule.supersede'],
+    ['a key within dedup that is unknown', { dedup: { key, windw: '1h' } }, 'did you mean window?'],
+  ])('%s', (_, keys, expected) => {
+    expect(problemsWith(keys).join('\n')).toContain(expected)
+  })
+
+  test('not: order and dedup by one key', () => {
+    expect(problemsWith({ order: { key }, dedup: { key } })).toEqual([])
+  })
+})
