@@ -1,6 +1,7 @@
 import { metaOf, type StreamRecord } from '../event/event.ts'
-import type { Answer, Reply, Send } from '../http/send.ts'
-import { readAnswer, readNoAnswer, type Verdict } from '../mediawiki/answers.ts'
+import type { Answer, OutboundRequest, Reply, Send } from '../http/send.ts'
+import { type Asked, readAnswer, readNoAnswer, type Verdict } from '../mediawiki/answers.ts'
+import { withTitles } from '../mediawiki/api-request.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { type RequestOutcome, type Rule, TemplateError, type WikiRoot } from '../rule/rule.ts'
 import type { AttemptEntry, DeadReason, LastAnswer, Progress } from '../store/store.ts'
@@ -18,6 +19,10 @@ export interface AttemptResult {
   /** How far the last request got: what `retry: never` needs to know. */
   readonly reached: 'answered' | 'cut_off' | 'not_sent' | 'aborted' | 'called_off'
   readonly answer: LastAnswer | undefined
+  /** The last answer proves that nothing of what is still to be done has run. */
+  readonly hasNotRun?: boolean
+  /** The last answer may have been a success. */
+  readonly isDoubtful?: boolean
 }
 
 /** Made once, used by every attempt. */
@@ -110,11 +115,12 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
   let refusal: LastAnswer | undefined
   while (call !== undefined) {
     const at = entries.length === 0 ? begun : tools.now()
-    const { method, origin, path, body, timeoutMs } = call.request
-    const headers = headersOf(call, record, tools.userAgent)
-    const reply = await tools.send({ method, origin, path, headers, body, timeoutMs }, tools.signal)
+    const sent = requestOf(call, record, progress, tools.userAgent)
+    const reply = await tools.send(sent, tools.signal)
     const now = tools.now()
-    verdict = tools.heard(call, reply, reply.kind === 'answer' ? judge(rule, call, reply, now) : readNoAnswer(reply))
+    const asked = { request: sent, doubts: progress.more?.doubts?.[call.index] ?? 0 }
+    const judged = reply.kind === 'answer' ? judge(rule, call, reply, now, asked) : readNoAnswer(reply)
+    verdict = tools.heard(call, reply, judged)
     const status = reply.kind === 'answer' ? reply.status : 0
     entries.push({
       at,
@@ -125,20 +131,15 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
       note: verdict.note === String(status) ? '' : verdict.note,
     })
     const bit = 1 << call.index
+    progress = withRemainder(progress, call.index, verdict)
     if (verdict.outcome === 'ok' || verdict.outcome === 'ignored') {
       progress = { ...progress, finished: progress.finished | bit }
     } else {
       answer = lastAnswer(call, reply)
       if (verdict.outcome !== 'refused') {
         const reached = reachOf(reply)
-        return {
-          outcome: verdict.outcome,
-          progress,
-          entries,
-          fatal: undefined,
-          reached,
-          answer,
-        }
+        const { outcome, hasNotRun = false, isDoubtful = false } = verdict
+        return { outcome, progress, entries, fatal: undefined, reached, answer, hasNotRun, isDoubtful }
       }
       refusal = answer
       progress = { ...progress, refused: progress.refused | bit }
@@ -159,14 +160,8 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
       }
     }
     if (call !== undefined && !tools.mayGoOn(call)) {
-      return {
-        outcome: 'unavailable',
-        progress,
-        entries,
-        fatal: undefined,
-        reached: 'answered',
-        answer,
-      }
+      const paused = { outcome: 'unavailable', reached: 'answered', hasNotRun: true } as const
+      return { ...paused, progress, entries, fatal: undefined, answer }
     }
   }
   const isRefused = progress.refused !== 0
@@ -188,11 +183,45 @@ function reachOf(reply: Reply): AttemptResult['reached'] {
   return reply.sent ? 'cut_off' : 'not_sent'
 }
 
-function judge(rule: Rule, call: Call, reply: Answer, now: number): Verdict {
-  const verdict = readAnswer(rule.answers.preset ?? call.target.answers ?? 'http', reply, now)
+function judge(rule: Rule, call: Call, reply: Answer, now: number, asked: Asked): Verdict {
+  const verdict = readAnswer(rule.answers.preset ?? call.target.answers ?? 'http', reply, now, asked)
   const own = rule.answers.read(reply)
   if (own === undefined || own === verdict.outcome) return verdict
-  return { ...verdict, outcome: own, note: `${verdict.note}, which the rule reads as ${own}` }
+  const { note, pauseMs } = verdict
+  return {
+    outcome: own,
+    note: `${note}, which the rule reads as ${own}`,
+    ...(pauseMs === undefined ? {} : { pauseMs }),
+  }
+}
+
+/** The request as it is sent: only for the titles that are still to be done, where an answer has told them. */
+function requestOf(call: Call, record: StreamRecord, progress: Progress, userAgent: string): OutboundRequest {
+  const titles = progress.more?.titles?.[call.index]
+  const { method, origin, path, body, timeoutMs } =
+    titles === undefined ? call.request : withTitles(call.request, titles)
+  return { method, origin, path, headers: headersOf(call, record, userAgent), body, timeoutMs }
+}
+
+/** Keeps what an answer left to be done, and how often it left us in doubt, until the request has succeeded. */
+function withRemainder(progress: Progress, index: number, verdict: Verdict): Progress {
+  const { outcome, titles, isDoubtful } = verdict
+  const { more } = progress
+  if (outcome === 'ok' || outcome === 'ignored') {
+    if (more === undefined) return progress
+    const { [index]: _, ...otherTitles } = more.titles ?? {}
+    const { [index]: __, ...otherDoubts } = more.doubts ?? {}
+    return { ...progress, more: { ...more, titles: otherTitles, doubts: otherDoubts } }
+  }
+  if (titles === undefined && isDoubtful === undefined) return progress
+  return {
+    ...progress,
+    more: {
+      ...more,
+      ...(titles === undefined ? {} : { titles: { ...more?.titles, [index]: titles } }),
+      ...(isDoubtful ? { doubts: { ...more?.doubts, [index]: (more?.doubts?.[index] ?? 0) + 1 } } : {}),
+    },
+  }
 }
 
 /** The rule's headers, those of the target, and those that let an edit be followed through all it causes. */

@@ -28,12 +28,16 @@ export function decide(
     case 'throttled':
     case 'unavailable':
       if (policy === 'never' ? !provesNothingRan(result) : isTooOld(policy, progress, now)) {
-        return { ...told, state: 'dead', reason: policy === 'never' ? 'exhausted' : 'too_old' }
+        if (policy !== 'never') return { ...told, state: 'dead', reason: 'too_old' }
+        return { ...told, state: 'dead', reason: reached === 'answered' ? 'exhausted' : 'interrupted' }
       }
       return { ...told, state: 'waiting', reason: 'target', until: now }
     case 'failed':
       if (policy === 'never') {
-        if (isUnsent(result)) return { ...told, state: 'waiting', reason: 'retry', until: now + notSentPauseMs }
+        if (provesNothingRan(result)) {
+          return { ...told, state: 'waiting', reason: 'retry', until: now + notSentPauseMs }
+        }
+        if (result.isDoubtful) return { progress, attempts, state: 'done', reason: 'ignored' }
         return {
           ...told,
           state: 'dead',
@@ -50,15 +54,10 @@ function isUnsent({ reached }: AttemptResult): boolean {
   return reached === 'not_sent' || reached === 'called_off'
 }
 
-/** A proxy may say 503 after the call ran; these answers come before anything runs. */
+/** A proxy may say 503 after the call ran; some answers come before anything runs. */
 function provesNothingRan(result: AttemptResult): boolean {
-  const last = result.entries.at(-1)
-  if (last === undefined || isUnsent(result)) return true
-  return last.status === 429 || last.status === 423 || refusals.has(last.note)
+  return isUnsent(result) || result.hasNotRun === true
 }
-
-/** Codes of MediaWiki's action API. */
-const refusals = new Set(['maxlag', 'readonly', 'ratelimited'])
 
 function afterFailure(policy: RetryPolicy, result: AttemptResult, now: number, random: () => number): Verdict {
   const progress = {
@@ -67,6 +66,7 @@ function afterFailure(policy: RetryPolicy, result: AttemptResult, now: number, r
   }
   const told = { progress, attempts: result.entries, answer: result.answer }
   const decision = nextRetry(policy, progress, now, random)
-  if (decision.kind === 'give-up') return { ...told, state: 'dead', reason: decision.reason }
-  return { ...told, state: 'waiting', reason: 'retry', until: decision.at }
+  if (decision.kind === 'retry') return { ...told, state: 'waiting', reason: 'retry', until: decision.at }
+  if (result.isDoubtful) return { progress, attempts: result.entries, state: 'done', reason: 'ignored' }
+  return { ...told, state: 'dead', reason: decision.reason }
 }

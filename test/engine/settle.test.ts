@@ -65,14 +65,27 @@ describe('what follows from an attempt', () => {
   })
 
   test.each([
-    [{ status: 429, note: '' }, 'waiting'],
-    [{ status: 423, note: '' }, 'waiting'],
-    [{ status: 200, note: 'maxlag' }, 'waiting'],
-    [{ status: 503, note: '503 with Retry-After' }, 'dead'],
-    [{ status: 404, note: '' }, 'dead'],
-  ])('retry: never, told to wait by %o: %s, for only some answers prove that nothing ran', (said, state) => {
-    const entry = { at: now, ms: 1, outcome: 'throttled', request: 0, ...said } as const
-    expect(decide('never', aResult({ outcome: 'throttled', entries: [entry] }), now)).toMatchObject({ state })
+    [{ hasNotRun: true }, { state: 'waiting', reason: 'target' }],
+    [{ hasNotRun: false }, { state: 'dead', reason: 'exhausted' }],
+    [{ reached: 'cut_off' }, { state: 'dead', reason: 'interrupted' }],
+    [{ reached: 'not_sent' }, { state: 'waiting', reason: 'target' }],
+  ] as const)('retry: never, told to wait by %o: only some answers prove that nothing ran', (said, expected) => {
+    for (const outcome of ['throttled', 'unavailable'] as const) {
+      expect(decide('never', aResult({ outcome, ...said }), now)).toMatchObject(expected)
+    }
+  })
+
+  test('retry: never after a failure that proves that nothing ran: tried again', () => {
+    const result = aResult({ outcome: 'failed', hasNotRun: true })
+    expect(decide('never', result, now)).toMatchObject({ state: 'waiting', reason: 'retry' })
+  })
+
+  test('what may have been a success is done where it would be given up', () => {
+    const doubtful = aResult({ outcome: 'failed', isDoubtful: true })
+    expect(decide(policy, doubtful, now)).toMatchObject({ state: 'waiting', reason: 'retry' })
+    for (const end of [{ ...policy, limit: 0 }, 'never'] as const) {
+      expect(decide(end, doubtful, now)).toMatchObject({ state: 'done', reason: 'ignored' })
+    }
   })
 
   test('a stop before the connection was up spends no attempt, and ends nothing', () => {
