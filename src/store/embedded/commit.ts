@@ -99,7 +99,8 @@ export class Commits {
   /** Throws where the disk is full: then the events are refused, and the rest is kept for `probe`. */
   apply(group: Group): readonly Effect[] {
     // What the rows say of others is judged anew when they are written in the end.
-    const settles = this.#derived.standings.isIdle ? group.settles : group.settles.slice()
+    const isIdle = this.#derived.standings.isIdle && group.extras.every(({ standing }) => standing === undefined)
+    const settles = isIdle ? group.settles : group.settles.slice()
     try {
       return this.#apply(group)
     } catch (error) {
@@ -114,7 +115,8 @@ export class Commits {
    * that is full has room for small writes in itself, and would be called well and full in turns.
    */
   probe(): { readonly hasRoom: boolean; readonly effects: readonly Effect[] } {
-    const effects = this.#held === undefined ? noEffects : this.#apply(this.#held)
+    const held = this.#held
+    const effects = held === undefined ? noEffects : this.#apply({ ...held, settles: held.settles.slice() })
     this.#held = undefined
     try {
       this.transaction(() => this.#bytes.run('probe', new Uint8Array(this.#probeBytes)))

@@ -10,6 +10,8 @@ export interface Recovered {
   readonly mark: number
   readonly cursor: number
   readonly last: number
+  /** Deliveries whose call was cut off and is not repeated: dead now. */
+  readonly interrupted: readonly { readonly pos: number; readonly rule: number }[]
 }
 
 const interrupted: LastAnswer = {
@@ -41,12 +43,11 @@ export function recover(database: Database, words: Words, now: number): Recovere
 
   if (meta('clean', 1) === 0) countUncleanStop(database, words, cursor, now)
   setNumber.run('clean', 0)
-  settleRunning(database, words, now)
-  return { mark, cursor, last }
+  return { mark, cursor, last, interrupted: settleRunning(database, words, now) }
 }
 
 /** Claimed calls are not repeated; all others go on at once. */
-function settleRunning(database: Database, words: Words, now: number): void {
+function settleRunning(database: Database, words: Words, now: number): Recovered['interrupted'] {
   const slot = words.intern('reason', 'slot')
   const reason = words.intern('reason', 'interrupted')
   const answer = JSON.stringify(interrupted)
@@ -65,12 +66,16 @@ function settleRunning(database: Database, words: Words, now: number): void {
   const claimed = database.prepare(`
     UPDATE deliveries SET state = 3, reason = ?, until = NULL, at = ?, claimed = 0 WHERE rule = ? AND state = 1 AND state <> 2
   `)
+  const ended = database.prepare('SELECT pos FROM deliveries WHERE rule = ? AND state = 1 AND state <> 2')
+  const interruptions: { pos: number; rule: number }[] = []
   for (const rule of words.ids('rule')) {
     unclaimed.run(slot, now, now, rule)
     letter.run(answer.length, answer, rule)
     suspect.run(rule)
+    for (const row of ended.all(rule)) interruptions.push({ pos: int(row.pos), rule })
     claimed.run(reason, now, rule)
   }
+  return interruptions
 }
 
 /**

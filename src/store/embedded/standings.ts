@@ -53,6 +53,7 @@ export class Standings {
   readonly #concerned = new Set<number>()
   readonly #reasons: Readonly<Record<'key' | 'slot' | 'retry' | 'ok' | 'ignored' | 'discarded' | 'duplicate', number>>
   readonly #before: Statement
+  readonly #columns: Statement
   readonly #hash: Statement
   readonly #start: Statement
   readonly #putStart: Statement
@@ -87,6 +88,7 @@ export class Standings {
     for (const rule of words.ids('rule')) if (some.get(rule) !== undefined) this.#concerned.add(rule)
     const live = 'rule = ? AND key = ? AND state < 2'
     this.#before = database.prepare('SELECT state, reason, key, turn FROM deliveries WHERE pos = ? AND rule = ?')
+    this.#columns = database.prepare('SELECT key, turn, signature, time FROM deliveries WHERE pos = ? AND rule = ?')
     this.#hash = database.prepare('SELECT h FROM events WHERE pos = ?')
     this.#start = database.prepare('SELECT pos, at, ok_pos, ok_h, ok_at FROM starts WHERE rule = ? AND key = ?')
     this.#putStart = database.prepare(`
@@ -214,6 +216,15 @@ export class Standings {
       : [last?.ok_pos ?? null, last?.ok_h ?? null, last?.ok_at ?? null]
     this.#putStart.run(rule, text, pos, firstAttemptAt, ...success, at + Math.max(windowMs, successKeptMs))
     return moved
+  }
+
+  /** Within a transaction: a delivery died without a settlement. */
+  interrupted(pos: number, rule: number, now: number): void {
+    const row = this.#columns.get(pos, rule)
+    if (row === undefined) return
+    const { key, turn, signature, time } = row
+    if (typeof key === 'string' && turn === turns.oldest) this.#releaseNext(rule, key, pos, now)
+    if (typeof signature === 'string') this.#countRoot.run(rule, signature, int(time), -1, now + rootsKeptMs)
   }
 
   /** Whether an event with a later time was accepted, and is neither dead nor discarded. */

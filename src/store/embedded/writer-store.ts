@@ -91,8 +91,9 @@ export class WriterStore {
     migrate(database, file)
     const words = new Words(database)
     database.exec('BEGIN IMMEDIATE')
-    const { mark, cursor, last } = recover(database, words, now)
+    const { mark, cursor, last, interrupted } = recover(database, words, now)
     const standings = new Standings(database, words)
+    for (const { pos, rule } of interrupted) standings.interrupted(pos, rule, now)
     database.exec('COMMIT')
 
     const ids = new MetaIds(database)
