@@ -1,8 +1,9 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { ServiceError } from '../../src/base/errors.ts'
-import type { AttemptEntry, LastAnswer } from '../../src/store/store.ts'
+import type { LastAnswer } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
 import {
+  anAttempt,
   anEvent,
   appendAndRoute,
   aSettlement,
@@ -26,10 +27,6 @@ const answer: LastAnswer = {
   body: 'no such page',
   truncated: false,
   request: 'POST http://wiki.test/',
-}
-
-function anAttempt(part: Partial<AttemptEntry> = {}): AttemptEntry {
-  return { at: 1_700_000_000_000, ms: 12, status: 200, outcome: 'ok', request: 0, note: '', ...part }
 }
 
 /** What any back end keeps. Run by each one's own test file. */

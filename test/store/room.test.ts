@@ -4,7 +4,19 @@ import { WoundClock } from '../support/clock.ts'
 import { until } from '../support/until.ts'
 import { openEmbedded, temporaryFolder } from './embedded.ts'
 import { manyBytes } from './limits.ts'
-import { anEvent, appendAndRoute, aSettlement, events, lane, route, settle, settleFirst, stream } from './world.ts'
+import {
+  anEvent,
+  appendAndRoute,
+  aSettlement,
+  events,
+  idOf,
+  lane,
+  route,
+  settle,
+  settleFirst,
+  stream,
+  Work,
+} from './world.ts'
 
 const noWait = Number.POSITIVE_INFINITY
 const dayMs = 86_400_000
@@ -123,6 +135,117 @@ describe.skipIf(smallDiskAbsent)('closing on a full disk', () => {
     expect(await route(again.store, stored)).toHaveLength(stored)
     expect(await again.store.find(record.id)).toHaveLength(1)
     await again.store.close()
+  })
+})
+
+describe.skipIf(smallDiskAbsent)('what stands to others on a full disk', () => {
+  const newest = { key: { text: 'page', turn: 'newest', windowMs: 60_000 } } as const
+  const oldest = { key: { text: 'page', turn: 'oldest', windowMs: 0 } } as const
+
+  async function setup() {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const kill = () => Promise.reject(new Error('the disk has no room for a copy'))
+    const open = (clock?: WoundClock) => openEmbedded(`${disk.folder}/data`, clock)
+    const work = new Work({ open, kill }, new WoundClock())
+    await work.open()
+    onTestFinished(() => work.store.close())
+    const { clock } = work
+    /** Hands something in while the disk is full, and says what came of it once there was room. */
+    const whileFull = async <Told>(handIn: () => Promise<Told>, triesInVain = 0): Promise<Told> => {
+      await disk.fill()
+      const handedIn = handIn()
+      await until('the store knows that the disk is full', () => !work.store.health().writable)
+      for (let tries = 0; tries < triesInVain; tries += 1) {
+        clock.wind(1_000)
+        // It is answered after the try.
+        await work.store.find('nobody')
+      }
+      await disk.free()
+      await until('the store writes again', () => {
+        clock.wind(1_000)
+        return work.store.health().writable
+      })
+      return handedIn
+    }
+    return { work, clock, whileFull }
+  }
+
+  test.each([
+    ['to what is only remembered', false, 0],
+    ['to what waits', true, 0],
+    ['to what waits, after a try in vain', true, 1],
+  ])('comes to the same when it is written later, where it stands %s', async (_what, keepsWaiting, triesInVain) => {
+    const { work, clock, whileFull } = await setup()
+    const twin = () => anEvent({ meta: { id: 'twin' } })
+    const records = await work.accept([twin(), anEvent(), anEvent(), twin(), anEvent(), anEvent()])
+    const [called, stranger, fresh, again, first, second] = records.map((record) => ({ lane, record }))
+    if (!called || !stranger || !fresh || !again || !first || !second) throw new Error('six were accepted')
+    await work.arrive({ ...called, standing: newest })
+    await work.called(await work.takeOne())
+    if (keepsWaiting) await work.arrive({ ...stranger, standing: { key: { ...newest.key, text: 'another page' } } })
+    await work.reopen()
+
+    const begun = clock.now()
+    const ordered = { rule: 'ordered', key: '' }
+    const told = await whileFull(
+      () =>
+        Promise.all([
+          work.arrive({ ...fresh, standing: newest }),
+          work.arrive({ ...again, standing: newest }),
+          work.arrive({ ...first, standing: oldest, lane: ordered }),
+          work.arrive({ ...second, standing: oldest, lane: ordered }),
+        ]),
+      triesInVain,
+    )
+
+    expect(told.map((consequences) => consequences?.amended)).toEqual([
+      { state: 'waiting', reason: 'key', until: begun + 60_000 },
+      { state: 'done', reason: 'duplicate' },
+      undefined,
+      { state: 'waiting', reason: 'key', until: noWait },
+    ])
+    expect((await work.entry(again)).coveredBy).toBe(idOf(called))
+    expect(await work.reopen()).toEqual(work.waiting)
+  })
+
+  test('is covered, postponed and released with a call that is written later, and told of once', async () => {
+    const { work, clock, whileFull } = await setup()
+    const [covered, called, postponed, first, second] = (await work.accept(events(5))).map((record) => ({
+      lane,
+      record,
+    }))
+    if (!covered || !called || !postponed || !first || !second) throw new Error('five were accepted')
+    const ordered = { rule: 'ordered', key: '' }
+    await work.arrive({ ...covered, standing: newest })
+    await work.arrive({ ...called, standing: newest })
+    await work.arrive({ ...first, standing: oldest, lane: ordered })
+    await work.arrive({ ...second, standing: oldest, lane: ordered })
+    const taken = [await work.takeOne(), await work.takeOne(ordered)]
+    await work.arrive({ ...postponed, standing: newest })
+
+    const begun = clock.now()
+    const told = await whileFull(() => Promise.all(taken.map((one) => work.called(one))))
+
+    expect(told).toEqual([
+      {
+        amended: undefined,
+        moved: [
+          { from: 'slot', to: 'duplicate', count: 1 },
+          { from: 'slot', to: 'key', count: 1 },
+        ],
+        due: [{ lane, until: begun + 60_000 }],
+      },
+      {
+        amended: undefined,
+        moved: [{ from: 'key', to: 'slot', count: 1 }],
+        due: [{ lane: ordered, until: begun }],
+      },
+    ])
+    expect((await work.entry(covered)).coveredBy).toBe(idOf(called))
+    expect((await work.takeOne(ordered)).record.id).toBe(second.record.id)
+    expect(await work.take()).toEqual([])
+    expect(await work.reopen()).toEqual(work.waiting)
   })
 })
 
