@@ -3,7 +3,7 @@ import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } fr
 import { cpus, release, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { bareCalls, drains, endToEnd, fullStore, manyRules, repetitions, waiting } from './groups-calls.ts'
+import { bareCalls, drains, endToEnd, fullStore, manyRules, ofPolicies, repetitions, waiting } from './groups-calls.ts'
 import { appends, intake } from './groups-intake.ts'
 import { latency, starts } from './groups-time.ts'
 import { Runs } from './runs.ts'
@@ -30,6 +30,7 @@ const groups: Readonly<Record<string, Group>> = {
   f: { what: '1, 30 and 300 rules', run: manyRules },
   g: { what: 'memory while deliveries wait', run: waiting },
   h: { what: "the store's own append loop", run: appends },
+  p: { what: 'policies, each against none', run: ofPolicies },
   latency: { what: 'from post to call at 1,000/s', run: latency },
   start: { what: 'start-up time; with --big on 1M events', run: starts },
 }

@@ -1,6 +1,6 @@
 import { cell, rateCell, shareCell, usageCells, usageHead } from './columns.ts'
 import type { CallRun, EndToEndRun, Run, Runs } from './runs.ts'
-import { callingRules, refusedRules } from './service.ts'
+import { callingRules, policyRules, refusedRules } from './service.ts'
 import { asMs, asRatio, printTable, spread } from './table.ts'
 
 /** Repetitions of each thing that is measured. */
@@ -115,6 +115,35 @@ export async function manyRules(runs: Runs): Promise<void> {
   const rows = [...drained].map(([count, all]) => [`${count}`, rateCell(all), shareCell(all, one), ...usageCells(all)])
   const head = ['rules', 'calls/s', 'share of one rule', ...usageHead]
   printTable('(f) rules on one topic of which one matches: drain of 50k, target at 0 ms', head, rows)
+}
+
+const policies: Readonly<Record<string, string>> = {
+  none: '',
+  'delay, over by then': '  delay: 1ms\n',
+  'sample of all': "  sample: { rate: 1, key: '{{message.meta.id}}' }\n",
+  'throttle by 4,096 keys': "  throttle: { key: '{{match.meta.id.key}}', total: { concurrency: 100 } }\n",
+  'dedup, a key each': "  dedup: { key: '{{message.meta.id}}' }\n",
+  'dedup, 4,096 keys': "  dedup: { key: '{{match.meta.id.key}}' }\n",
+  'order, a key each': "  order: { key: '{{message.meta.id}}' }\n",
+  'order, 4,096 keys': "  order: { key: '{{match.meta.id.key}}' }\n",
+  supersede: "  supersede: { signature: '{{message.meta.id}}', time: '{{message.meta.dt}}' }\n",
+}
+
+/** What each policy costs per event. */
+export async function ofPolicies(runs: Runs): Promise<void> {
+  const drained = new Map<string, Run[]>(Object.keys(policies).map((name) => [name, []]))
+  await repeat(async () => {
+    for (const [name, policy] of Object.entries(policies)) {
+      const text = policyRules(runs.targetPort, policy)
+      const rules = policy.includes('throttle') ? text.replace('  throttle: { concurrency: 100 }\n', '') : text
+      const run = await runs.withFreshService(refusedRules, (service) => runs.drainToEnd(service, rules, backlog))
+      drained.get(name)?.push(run)
+    }
+  })
+  const none = drained.get('none') ?? []
+  const rows = [...drained].map(([name, all]) => [name, rateCell(all), shareCell(all, none), ...usageCells(all)])
+  const head = ['policy', 'events/s', 'share of none', ...usageHead]
+  printTable('(p) drain of 50k through a rule with a policy, target at 0 ms, until all are settled', head, rows)
 }
 
 /** Needs minutes and some GB of disk: `--big`. */

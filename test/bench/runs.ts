@@ -195,6 +195,17 @@ export class Runs {
     return run
   }
 
+  /** The same where a call may be for several events: until all have come to their end. */
+  async drainToEnd(service: Service, rules: string, events: number): Promise<Run> {
+    await this.post(service.port, { ...backlogPost, events })
+    await this.#begin(0, [])
+    const end = this.#watch(service.pid)
+    const began = monotonicMs()
+    service.swapRules(rules)
+    const ended = await service.settled(events)
+    return { perSecond: (events / (ended - began)) * 1000, usage: end(), events }
+  }
+
   /** Posts while the calls are made: from the first post to the last call. */
   async endToEnd(
     service: Service,

@@ -132,6 +132,14 @@ export function callingRules(port: number, silent = 0, more = ''): string {
   return [...others, rule('calling', stream, 'benchwiki', port, more)].join('')
 }
 
+/** The calling rule with a policy; `{{match.meta.id.key}}` is one of 4,096 keys, `{{message.meta.id}}` another each time. */
+export function policyRules(port: number, policy: string): string {
+  return callingRules(port, 0, policy).replace(
+    'match: { database: benchwiki }',
+    "match: { database: benchwiki, meta: { id: '/^(?<key>[0-9a-f]{3})/' } }",
+  )
+}
+
 function rule(name: string, topic: string, database: string, port: number, more: string): string {
   return `${name}:
   topic: ${topic}
