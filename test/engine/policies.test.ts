@@ -298,7 +298,32 @@ prompt: { topic: page, exec: { uri: '${there.url}/prompt' } }
     }
   })
 
-  test('what is too old is not called, but is when it is replayed', async () => {
+  test('thousands of delayed events are called once each and none early, with a restart in between', async () => {
+    const arrivals = new Map<number, number>()
+    const there = await target((request) => {
+      const [n] = bodies([request])
+      arrivals.set(n, Date.now())
+      return respond(200)
+    })
+    const world = await openWorld(posting(there.url, ''))
+    const begun = Math.ceil(Date.now() / 1_000) + 2
+    const dueAt = (n: number) => begun + (n % 3)
+    const batch = (from: number) =>
+      Array.from({ length: 500 }, (_, index) => ({
+        $schema: '/test/1.0.0',
+        meta: { stream: 'page', domain: 'wiki.example' },
+        n: from + index,
+        delay_until: dueAt(from + index),
+      }))
+    for (let from = 0; from < 4_000; from += 500) expect(await world.postAll(batch(from))).toBe(201)
+    await world.restart()
+    await until('all were called', () => arrivals.size === 4_000)
+    await idle(world)
+    expect(there.requests.length).toBe(4_000)
+    expect([...arrivals].filter(([n, at]) => at < dueAt(n) * 1_000)).toEqual([])
+  })
+
+  test('what is too old is not called', async () => {
     const there = await target(respond(404))
     const world = await openWorld(posting(there.url, '  expire: 1h'))
     const old = { dt: new Date(Date.now() - 7_200_000).toISOString() }
@@ -309,6 +334,19 @@ prompt: { topic: page, exec: { uri: '${there.url}/prompt' } }
     await world.postAll([event])
     expect(await ended(world, event.meta.id)).toMatchObject({ state: 'done', reason: 'expired' })
     expect(there.requests).toEqual([])
+  })
+
+  test('a dead letter that is replayed is called however old it is', async () => {
+    const there = await target(respond(404))
+    const world = await openWorld(posting(there.url, '  expire: 1s'))
+    const id = await world.post('page', { n: 1 })
+    expect(await ended(world, id)).toMatchObject({ state: 'dead', reason: 'refused' })
+    const accepted = Date.parse((await world.event(id))?.accepted ?? '')
+    await until('it is too old', () => Date.now() > accepted + 1_000)
+    there.behave(respond(200))
+    await world.ask('POST', '/v1/dead/replay', { all: true })
+    await there.waitFor(2)
+    expect(await ended(world, id)).toMatchObject({ state: 'done', reason: 'ok' })
   })
 
   test('a sample takes the same share of keys each time', async () => {
@@ -348,25 +386,29 @@ describe('throttle', () => {
   })
 
   test('another wiki waits for no more than a few calls of a noisy one', async () => {
-    const there = await target()
+    const { there, open } = await gate()
     const world = await openWorld(
       posting(there.url, "  throttle: { key: '{{message.database}}', total: { concurrency: 4 } }"),
     )
-    there.behave(async () => respond(200))
-    const noise = Array.from({ length: 3_000 }, (_, n) => ({
+    const noise = Array.from({ length: 5_000 }, (_, n) => ({
       $schema: '/test/1.0.0',
       meta: { stream: 'page', domain: 'noisy.example' },
       database: 'noisy',
       n,
     }))
     await world.postAll(noise)
+    await there.waitFor(4)
     const quiet = await world.post('page', { database: 'quiet', n: -1 })
-    const before = there.requests.length
+    await until('it is routed', async () => {
+      const { waiting, running } = await world.rule('rule')
+      return Object.values(waiting).reduce((sum, count) => sum + count, running) === 5_001
+    })
+    open()
     await ended(world, quiet)
-    const place = bodies(there.requests).indexOf(-1)
-    expect(place - before).toBeLessThan(3_000 - before)
+    // Four are running, then the two wikis take turns; but its row has to be fetched, which takes as long as some quick calls.
+    expect(bodies(there.requests).indexOf(-1)).toBeLessThan(100)
     await idle(world)
-    expect(there.requests.length).toBe(3_001)
+    expect(there.requests.length).toBe(5_001)
   })
 
   test('a rate is kept to, and waiting for it holds no slot', async () => {

@@ -88,6 +88,16 @@ describe('what follows from an attempt', () => {
     }
   })
 
+  test('so is it where the target was found failing by that very answer', () => {
+    const progress = { ...noProgress, firstAttemptAt: now - 60_001 }
+    const doubtful = aResult({ outcome: 'unavailable', isDoubtful: true, progress })
+    for (const end of [policy, 'never'] as const) {
+      expect(decide(end, doubtful, now)).toMatchObject({ state: 'done', reason: 'ignored' })
+    }
+    const young = { ...doubtful, progress: { ...progress, firstAttemptAt: now } }
+    expect(decide(policy, young, now)).toMatchObject({ state: 'waiting', reason: 'target' })
+  })
+
   test('a stop before the connection was up spends no attempt, and ends nothing', () => {
     const calledOff = aResult({ outcome: 'failed', reached: 'called_off' })
     expect(decide({ ...policy, limit: 0 }, calledOff, now)).toMatchObject({ state: 'waiting', reason: 'retry' })
