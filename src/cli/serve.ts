@@ -92,7 +92,9 @@ class StopSignals {
     return new Promise((wake) => this.#waiting.push({ number, wake }))
   }
 
+  /** Where a stop was asked for, the process is about to exit: a further signal must not kill it on its way. */
   close(): void {
+    if (this.#count > 0) return
     process.off('SIGTERM', this.#onSignal)
     process.off('SIGINT', this.#onSignal)
   }
