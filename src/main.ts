@@ -9,6 +9,7 @@ import { Engine } from './engine/engine.ts'
 import { Letters } from './engine/letters.ts'
 import { openSender } from './http/undici-send.ts'
 import { createDirectory } from './mediawiki/directory.ts'
+import { createSessions } from './mediawiki/session.ts'
 import { createMetrics } from './observability/metrics.ts'
 import { loadRules } from './rule/load.ts'
 import type { RuleSet } from './rule/rule.ts'
@@ -58,8 +59,9 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   const { retention, path } = config.store.embedded
   const store = createEmbeddedStore({ path, retention })
   const userAgent = `changeprop/${version}`
+  const sessions = createSessions({ send: sender.send, clock, userAgent })
   const engine = new Engine(
-    { store, send: sender.send, clock, observer: metrics, userAgent, deadBytes: retention.deadBytes },
+    { store, send: sender.send, sessions, clock, observer: metrics, userAgent, deadBytes: retention.deadBytes },
     createDirectory(config),
   )
   const letters = new Letters(store, engine, clock.now)

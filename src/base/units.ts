@@ -52,6 +52,11 @@ export function formatSize(bytes: number): string {
   return `${bytes / size}${unit}`
 }
 
+/** As `formatDuration`, for what may start per second. */
+export function formatRate(perSecond: number): string {
+  return Number.isInteger(perSecond) ? `${perSecond}/s` : `${Number((perSecond * 60).toPrecision(12))}/min`
+}
+
 function amount(found: RegExpExecArray | null, units: Readonly<Record<string, number>>): number {
   const unit = units[found?.[2] ?? 'none']
   return found === null || unit === undefined ? Number.NaN : Number(found[1]) * unit

@@ -1,3 +1,5 @@
+import type { Limits } from '../rule/rule.ts'
+
 /** The configuration, fully resolved: defaults applied, secrets read, durations in ms, sizes in bytes. */
 export interface Config {
   readonly listen: { readonly host: string; readonly port: number }
@@ -27,7 +29,18 @@ export interface WikiConfig {
   readonly url: string
   /** `host` header of calls to it. */
   readonly host?: string
+  readonly login?: LoginConfig
+  /** Value of the `authorization` header: a secret. */
+  readonly authorization?: string
+  /** Each wiki of a farm has them for itself. */
+  readonly limits?: Limits
   readonly maxPauseMs: number
+}
+
+export interface LoginConfig {
+  readonly user: string
+  /** A secret. */
+  readonly password: string
 }
 
 export interface TargetConfig {
@@ -35,5 +48,6 @@ export interface TargetConfig {
   readonly host?: string
   /** Value of the `authorization` header: a secret. */
   readonly authorization?: string
+  readonly limits?: Limits
   readonly maxPauseMs: number
 }

@@ -111,18 +111,7 @@ function isWithin(inner: Problem, outer: Problem): boolean {
 /** Keys that later versions will know; a plain "unknown key" would send people to look for a misspelling. */
 function laterKeys(document: Document): readonly Problem[] {
   const root = isObject(document.value) ? document.value : {}
-  const wikis = Array.isArray(root.wikis)
-    ? root.wikis.map((wiki: unknown, index) => ({ path: ['wikis', index], site: wiki }))
-    : []
-  const targets = isObject(root.targets)
-    ? Object.entries(root.targets).map(([name, site]) => ({ path: ['targets', name], site }))
-    : []
-  const keys: readonly { path: Path; key: string; of: unknown }[] = [
-    { path: ['store'], key: 'kafka', of: root.store },
-    ...[...wikis, ...targets].flatMap(({ path, site }) =>
-      ['login', 'concurrency', 'rate'].map((key) => ({ path, key, of: site })),
-    ),
-  ]
+  const keys: readonly { path: Path; key: string; of: unknown }[] = [{ path: ['store'], key: 'kafka', of: root.store }]
   return keys
     .filter(({ key, of }) => isObject(of) && Object.hasOwn(of, key))
     .map(({ path, key }) =>

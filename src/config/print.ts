@@ -1,5 +1,5 @@
-import { formatDuration, formatSize } from '../base/units.ts'
-import type { Config } from './config.ts'
+import { formatDuration, formatRate, formatSize } from '../base/units.ts'
+import type { Config, TargetConfig } from './config.ts'
 import type { Origin } from './resolve.ts'
 import { settings } from './settings.ts'
 
@@ -34,22 +34,29 @@ export function showConfig(
     'admin.token': masked(admin.token),
     stop_timeout: formatDuration(config.stopTimeoutMs),
     'log.level': log.level,
-    wikis: config.wikis.map(({ maxPauseMs, ...wiki }) => ({ ...wiki, max_pause: formatDuration(maxPauseMs) })),
-    targets: Object.fromEntries(
-      Object.entries(config.targets).map(([name, { maxPauseMs, authorization, ...target }]) => [
-        name,
-        {
-          ...target,
-          ...(authorization === undefined ? {} : { authorization: mask }),
-          max_pause: formatDuration(maxPauseMs),
-        },
-      ]),
-    ),
+    wikis: config.wikis.map(({ login, ...wiki }) => ({
+      ...showSite(wiki),
+      ...(login === undefined ? {} : { login: { user: login.user, password: mask } }),
+    })),
+    targets: Object.fromEntries(Object.entries(config.targets).map(([name, target]) => [name, showSite(target)])),
   }
   return Object.fromEntries(
     settings.map(({ name }) => [name, { value: values[name], origin: origins.get(name) ?? 'default' }]),
   )
 }
+
+function showSite({ authorization, limits, maxPauseMs, ...site }: TargetConfig): object {
+  const { concurrency, perSecond } = limits ?? noLimits
+  return {
+    ...site,
+    ...(authorization === undefined ? {} : { authorization: mask }),
+    ...(concurrency === Number.POSITIVE_INFINITY ? {} : { concurrency }),
+    ...(perSecond === Number.POSITIVE_INFINITY ? {} : { rate: formatRate(perSecond) }),
+    max_pause: formatDuration(maxPauseMs),
+  }
+}
+
+const noLimits = { concurrency: Number.POSITIVE_INFINITY, perSecond: Number.POSITIVE_INFINITY }
 
 /** The same as YAML that could be a configuration file (but for secrets), each value with its origin as a comment. */
 export function printConfig(config: Config, origins: ReadonlyMap<string, Origin>): string {

@@ -3,10 +3,11 @@ import ipaddr from 'ipaddr.js'
 import Type from 'typebox'
 import { type Document, formatPath, type Path, problemAt } from '../base/document.ts'
 import type { Problem } from '../base/problem.ts'
-import { parseDuration, parseSize } from '../base/units.ts'
+import { parseDuration, parseRate, parseSize } from '../base/units.ts'
+import type { Limits } from '../rule/rule.ts'
 import type { Config, EmbeddedStoreConfig, TargetConfig, WikiConfig } from './config.ts'
 import { checkFolder } from './folder.ts'
-import { targetSchema, wikiSchema } from './schema.ts'
+import { loginSchema, targetSchema, wikiSchema } from './schema.ts'
 import { readSecret } from './secret.ts'
 import { ajv, problemOf, type Setting } from './settings.ts'
 import { checkUrl, checkWikis, type Objection } from './sites.ts'
@@ -58,7 +59,6 @@ class Values {
 
   async config(): Promise<Config> {
     const locate = this.#locate
-    const wikis = this.#wikis()
     return {
       listen: { host: this.#text('listen.host'), port: Number(this.#value('listen.port')) },
       store: {
@@ -76,7 +76,7 @@ class Values {
       admin: { token: await this.#adminToken() },
       stopTimeoutMs: this.#ms('stop_timeout', 0),
       log: { level: levels.find((level) => level === this.#value('log.level')) ?? 'info' },
-      wikis,
+      wikis: await this.#wikis(),
       targets: await this.#targets(),
     }
   }
@@ -99,42 +99,69 @@ class Values {
     return { ageMs, sizeBytes, deadBytes }
   }
 
-  #wikis(): readonly WikiConfig[] {
+  async #wikis(): Promise<readonly WikiConfig[]> {
     const value = this.#value('wikis')
     const entries = validateWikis(value) ? value : []
     this.#object('wikis', checkWikis(entries, ['wikis']))
-    return entries.flatMap((entry, index) => {
-      const { database, domain, url, host, max_pause } = entry ?? {}
-      const maxPauseMs = this.#pause(max_pause, ['wikis', index, 'max_pause'])
-      if (url === undefined) return []
-      return {
+    const wikis: WikiConfig[] = []
+    for (const [index, entry] of entries.entries()) {
+      const { database, domain, url, host, login } = entry ?? {}
+      const path = ['wikis', index]
+      const password = await this.#secret(login?.password, [...path, 'login', 'password'])
+      const common = await this.#site(entry ?? {}, path)
+      if (url === undefined) continue
+      wikis.push({
         ...(database === undefined ? {} : { database }),
         ...(domain === undefined ? {} : { domain }),
         url: withoutSlash(url),
         ...(host === undefined ? {} : { host }),
-        maxPauseMs,
-      }
-    })
+        ...(login?.user === undefined || password === undefined ? {} : { login: { user: login.user, password } }),
+        ...common,
+      })
+    }
+    return wikis
   }
 
   async #targets(): Promise<Readonly<Record<string, TargetConfig>>> {
     const value = this.#value('targets')
     const entries = validateTargets(value) ? value : {}
     const targets: [string, TargetConfig][] = []
-    for (const [name, { url, host, authorization, max_pause }] of Object.entries(entries)) {
-      const secret = await this.#secret(authorization, ['targets', name, 'authorization'])
-      const maxPauseMs = this.#pause(max_pause, ['targets', name, 'max_pause'])
+    for (const [name, entry] of Object.entries(entries)) {
+      const { url, host } = entry
+      const common = await this.#site(entry, ['targets', name])
       if (url === undefined) continue
       this.#object('targets', checkUrl(url, ['targets', name, 'url']))
-      const target = {
-        url: withoutSlash(url),
-        maxPauseMs,
-        ...(host === undefined ? {} : { host }),
-        ...(secret === undefined ? {} : { authorization: secret }),
-      }
-      targets.push([name, target])
+      targets.push([name, { url: withoutSlash(url), ...(host === undefined ? {} : { host }), ...common }])
     }
     return Object.fromEntries(targets)
+  }
+
+  /** What wikis and targets have in common. */
+  async #site(
+    { authorization, concurrency, rate, max_pause }: SiteText,
+    path: Path,
+  ): Promise<Pick<TargetConfig, 'authorization' | 'limits' | 'maxPauseMs'>> {
+    const secret = await this.#secret(authorization, [...path, 'authorization'])
+    const limits = this.#limits(concurrency, rate, [...path, 'rate'])
+    return {
+      ...(secret === undefined ? {} : { authorization: secret }),
+      ...(limits === undefined ? {} : { limits }),
+      maxPauseMs: this.#pause(max_pause, [...path, 'max_pause']),
+    }
+  }
+
+  #limits(concurrency: number | undefined, rate: string | undefined, at: Path): Limits | undefined {
+    if (concurrency === undefined && rate === undefined) return undefined
+    const perSecond = rate === undefined ? Number.POSITIVE_INFINITY : (parseRate(rate) ?? 0)
+    if (perSecond === 0) {
+      const remedy = 'write a larger one; to call nobody, leave the rules out'
+      this.#object(String(at[0]), [{ path: at, message: `expected a rate above 0, found ${rate}`, remedy }])
+    }
+    return {
+      concurrency: concurrency ?? Number.POSITIVE_INFINITY,
+      perSecond,
+      burst: Math.max(1, Math.floor(perSecond)),
+    }
   }
 
   async #adminToken(): Promise<string | undefined> {
@@ -149,7 +176,8 @@ class Values {
     if (value === undefined) return undefined
     const result = await readSecret(value, this.#env, this.#locate)
     if ('secret' in result) return result.secret
-    this.#object(path[0] === 'targets' ? 'targets' : formatPath(path), [{ path, ...result }])
+    const isOfSite = path[0] === 'targets' || path[0] === 'wikis'
+    this.#object(isOfSite ? String(path[0]) : formatPath(path), [{ path, ...result }])
     return undefined
   }
 
@@ -186,7 +214,7 @@ class Values {
   #pause(value: string | undefined, path: Path): number {
     const ms = parseDuration(value ?? '1h') ?? 0
     if (ms < 1_000)
-      this.#object(path[0] === 'wikis' ? 'wikis' : 'targets', [
+      this.#object(String(path[0]), [
         { path, message: `expected at least 1s, found ${value}`, remedy: 'write a longer duration' },
       ])
     return ms
@@ -270,8 +298,11 @@ class Values {
   }
 }
 
+type SiteText = Pick<Partial<Type.Static<typeof targetSchema>>, 'authorization' | 'concurrency' | 'rate' | 'max_pause'>
+
 const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
-const wikisSchema = Type.Array(Type.Union([Type.Partial(wikiSchema), Type.Null()]))
+const partialWiki = Type.Partial(Type.Object({ ...wikiSchema.properties, login: Type.Partial(loginSchema) }))
+const wikisSchema = Type.Array(Type.Union([partialWiki, Type.Null()]))
 const targetsSchema = Type.Record(Type.String(), Type.Partial(targetSchema))
 const validateWikis = ajv.compile<Type.Static<typeof wikisSchema>>(wikisSchema)
 const validateTargets = ajv.compile<Type.Static<typeof targetsSchema>>(targetsSchema)

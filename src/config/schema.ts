@@ -1,5 +1,5 @@
 import Type from 'typebox'
-import { durationPattern, sizePattern } from '../base/units.ts'
+import { durationPattern, ratePattern, sizePattern } from '../base/units.ts'
 
 /*
  * The one source of the configuration: its validator, the JSON Schema for editors, its documentation and its defaults.
@@ -68,6 +68,44 @@ const url = (description: string) =>
 
 const maxPause = duration('The longest pause that an answer (Retry-After) may ask for.', { default: '1h' })
 
+const limits = {
+  concurrency: Type.Optional(
+    Type.Integer({
+      title: 'a whole number from 1 up',
+      minimum: 1,
+      examples: [10],
+      description: 'How many calls to it may be in flight at once, those of all rules together.',
+    }),
+  ),
+  rate: Type.Optional(
+    Type.String({
+      title: 'a rate such as 50/s or 600/min',
+      pattern: ratePattern,
+      examples: ['50/s'],
+      description:
+        'How many calls to it may start in a time, those of all rules together. After a pause as many as of one second may start at once.',
+    }),
+  ),
+}
+
+export const loginSchema = Type.Object(
+  {
+    user: Type.String({
+      title: 'a user name',
+      minLength: 1,
+      maxLength: 255,
+      examples: ['Bot@changeprop'],
+      description: 'With a bot password: the name of the user, `@`, and that of the bot password.',
+    }),
+    password: secret('Its password, which Special:BotPasswords makes.'),
+  },
+  {
+    ...closed,
+    description:
+      'Who to log in as, when a call first needs it; each wiki of a farm has a session of its own. Cookies and tokens are kept in memory only.',
+  },
+)
+
 const domainOf = (what: string) =>
   Type.Optional(
     Type.String({
@@ -89,6 +127,11 @@ export const wikiSchema = Type.Object(
         'The host header of calls to it, where it is not that of the URL. May use captures as well.',
       ),
     ),
+    login: Type.Optional(loginSchema),
+    authorization: Type.Optional(
+      secret('Value of the authorization header of calls to it, e.g. `Bearer …` with the access token of OAuth 2.'),
+    ),
+    ...limits,
     max_pause: Type.Optional(maxPause),
   },
   closed,
@@ -101,6 +144,7 @@ export const targetSchema = Type.Object(
       hostHeader('^[A-Za-z0-9._-]+(:\\d{1,5})?$', 'The host header of calls to it, where it is not that of the URL.'),
     ),
     authorization: Type.Optional(secret('Value of the authorization header of calls to it, e.g. `Bearer …`.')),
+    ...limits,
     max_pause: Type.Optional(maxPause),
   },
   closed,

@@ -2,6 +2,7 @@ import { metaOf, type StreamRecord } from '../event/event.ts'
 import type { Answer, OutboundRequest, Reply, Send } from '../http/send.ts'
 import { type Asked, readAnswer, readNoAnswer, type Verdict } from '../mediawiki/answers.ts'
 import { withTitles } from '../mediawiki/api-request.ts'
+import type { Denial, Grant, Sessions } from '../mediawiki/session.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { type RequestOutcome, type Rule, TemplateError, type WikiRoot } from '../rule/rule.ts'
 import type { AttemptEntry, DeadReason, LastAnswer, Progress } from '../store/store.ts'
@@ -21,13 +22,14 @@ export interface AttemptResult {
   readonly answer: LastAnswer | undefined
   /** The last answer proves that nothing of what is still to be done has run. */
   readonly hasNotRun?: boolean
-  /** The last answer may have been a success. */
+  /** The last answer may have been a success, and with that all would be done. */
   readonly isDoubtful?: boolean
 }
 
 /** Made once, used by every attempt. */
 export interface AttemptTools {
   readonly send: Send
+  readonly sessions: Sessions
   /** The one in force. */
   readonly directory: Directory
   readonly userAgent: string
@@ -91,7 +93,13 @@ function callOf(delivery: Delivery, index: number, directory: Directory): Call {
         `no wiki or target of the configuration covers ${request.origin}${request.path}`,
       )
     }
-    return { index, request, target }
+    const root = wikiOf()
+    // Of what was found now: until there is a token, the wiki may have moved, and a token is for this target alone.
+    const withToken =
+      template.usesToken && root !== undefined
+        ? (token: string) => template.render({ ...context, wiki: () => ({ ...root, token }) })
+        : undefined
+    return { index, request, target, withToken }
   } catch (error) {
     if (error instanceof TemplateError) throw new CallError(error.reason, error.message)
     throw error
@@ -104,7 +112,6 @@ function callOf(delivery: Delivery, index: number, directory: Directory): Call {
  * only if we are broken.
  */
 export async function attempt(delivery: Delivery, first: Call, tools: AttemptTools): Promise<AttemptResult> {
-  const { rule, record } = delivery
   const begun = tools.now()
   let progress =
     delivery.progress.firstAttemptAt === 0 ? { ...delivery.progress, firstAttemptAt: begun } : delivery.progress
@@ -115,11 +122,12 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
   let refusal: LastAnswer | undefined
   while (call !== undefined) {
     const at = entries.length === 0 ? begun : tools.now()
-    const sent = requestOf(call, record, progress, tools.userAgent)
-    const reply = await tools.send(sent, tools.signal)
+    const session = tools.sessions.prepare(call.target, call.withToken !== undefined, tools.signal)
+    const { reply, judged } =
+      session === undefined
+        ? await made(delivery, call, progress, tools)
+        : await madeInSession(delivery, call, progress, tools, session)
     const now = tools.now()
-    const asked = { request: sent, doubts: progress.more?.doubts?.[call.index] ?? 0 }
-    const judged = reply.kind === 'answer' ? judge(rule, call, reply, now, asked) : readNoAnswer(reply)
     verdict = tools.heard(call, reply, judged)
     const status = reply.kind === 'answer' ? reply.status : 0
     entries.push({
@@ -138,7 +146,8 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
       answer = lastAnswer(call, reply)
       if (verdict.outcome !== 'refused') {
         const reached = reachOf(reply)
-        const { outcome, hasNotRun = false, isDoubtful = false } = verdict
+        const { outcome, hasNotRun = false } = verdict
+        const isDoubtful = verdict.isDoubtful === true && isAllElseDone(call.index, delivery)
         return { outcome, progress, entries, fatal: undefined, reached, answer, hasNotRun, isDoubtful }
       }
       refusal = answer
@@ -176,6 +185,56 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
   }
 }
 
+interface Made {
+  readonly reply: Reply
+  readonly judged: Verdict
+}
+
+async function made(
+  { rule, record }: Delivery,
+  call: Call,
+  progress: Progress,
+  tools: AttemptTools,
+  more?: Readonly<Record<string, string>>,
+): Promise<Made> {
+  const sent = requestOf(call, record, progress, tools.userAgent, more)
+  const reply = await tools.send(sent, tools.signal)
+  if (reply.kind === 'none') return { reply, judged: readNoAnswer(reply) }
+  const asked = { request: sent, doubts: progress.more?.doubts?.[call.index] ?? 0 }
+  return { reply, judged: judge(rule, call, reply, tools.now(), asked) }
+}
+
+/** A session that turns out to be lost is renewed once, and the call is made again at no cost. */
+async function madeInSession(
+  delivery: Delivery,
+  call: Call,
+  progress: Progress,
+  tools: AttemptTools,
+  session: Promise<Grant | Denial>,
+): Promise<Made> {
+  let grant = await session
+  let renewed = ''
+  for (;;) {
+    if (grant.kind === 'denied') return { reply: grant.reply, judged: grant.verdict }
+    const { headers, token } = grant
+    const granted = call.withToken === undefined ? call : { ...call, request: call.withToken(token) }
+    const { reply, judged } = await made(delivery, granted, progress, tools, headers)
+    const { needs } = judged
+    const renewal =
+      needs === undefined || renewed !== ''
+        ? undefined
+        : tools.sessions.renew(call.target, call.withToken !== undefined, tools.signal, grant, needs)
+    if (renewal === undefined) return { reply, judged: { ...judged, note: `${renewed}${judged.note}` } }
+    renewed = `${judged.note}, and the ${needs} was renewed; `
+    grant = await renewal
+  }
+}
+
+/** Whether every other request has succeeded. */
+function isAllElseDone(index: number, { match, progress }: Delivery): boolean {
+  return match.requests.every((_, other) => other === index || (progress.finished >>> other) & 1)
+}
+
 function reachOf(reply: Reply): AttemptResult['reached'] {
   if (reply.kind === 'answer') return 'answered'
   // A stop is no fault of the call, whether it was on its way or not yet.
@@ -196,11 +255,17 @@ function judge(rule: Rule, call: Call, reply: Answer, now: number, asked: Asked)
 }
 
 /** The request as it is sent: only for the titles that are still to be done, where an answer has told them. */
-function requestOf(call: Call, record: StreamRecord, progress: Progress, userAgent: string): OutboundRequest {
+function requestOf(
+  call: Call,
+  record: StreamRecord,
+  progress: Progress,
+  userAgent: string,
+  more?: Readonly<Record<string, string>>,
+): OutboundRequest {
   const titles = progress.more?.titles?.[call.index]
   const { method, origin, path, body, timeoutMs } =
     titles === undefined ? call.request : withTitles(call.request, titles)
-  return { method, origin, path, headers: headersOf(call, record, userAgent), body, timeoutMs }
+  return { method, origin, path, headers: { ...headersOf(call, record, userAgent), ...more }, body, timeoutMs }
 }
 
 /** Keeps what an answer left to be done, and how often it left us in doubt, until the request has succeeded. */

@@ -10,6 +10,8 @@ export interface Call {
   readonly index: number
   readonly request: OutboundRequest
   readonly target: Target
+  /** The same request with a token, for the very same target; undefined where it says no `wiki.token`. */
+  readonly withToken: ((token: string) => OutboundRequest) | undefined
 }
 
 /** One event under one rule, in hand: queued in memory or running. */

@@ -3,6 +3,7 @@ import type { Clock } from '../base/clock.ts'
 import { eventTime } from '../event/event.ts'
 import type { Reply, Send } from '../http/send.ts'
 import type { Verdict as ReplyVerdict } from '../mediawiki/answers.ts'
+import type { Sessions } from '../mediawiki/session.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { type RequestOutcome, TemplateError } from '../rule/rule.ts'
 import type { DeadReason, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
@@ -11,6 +12,7 @@ import { type Call, Delivery } from './delivery.ts'
 import { contextOf, expiry, standingOf } from './gates.ts'
 import type { LaneQueue } from './lane.ts'
 import { laneKey } from './lane-key.ts'
+import { noLimits } from './limit.ts'
 import type { RuleWork } from './rule-work.ts'
 import { decide } from './settle.ts'
 import type { Settler, Verdict } from './settler.ts'
@@ -31,6 +33,7 @@ export interface DispatcherParts {
   readonly works: Works
   readonly settler: Settler
   readonly send: Send
+  readonly sessions: Sessions
   readonly clock: Clock
   readonly userAgent: string
   attempted(rule: string, outcome: RequestOutcome, ms: number): void
@@ -56,10 +59,11 @@ export class Dispatcher {
   constructor(parts: DispatcherParts, directory: Directory) {
     this.#parts = parts
     this.directory = directory
-    const { send, userAgent, clock } = parts
+    const { send, sessions, userAgent, clock } = parts
     const inForce = () => this.directory
     this.#tools = {
       send,
+      sessions,
       userAgent,
       signal: this.#abort.signal,
       get directory() {
@@ -422,7 +426,9 @@ export class Dispatcher {
   #queueOf(work: RuleWork, { rule, record, match }: Delivery, { target }: Call): LaneQueue {
     const { key } = rule.throttle
     const throttleKey = key === undefined ? undefined : key(contextOf(record, match, this.directory))
-    return this.#parts.works.lane(work, laneKey(target.name, throttleKey))
+    const { works } = this.#parts
+    works.limit(target.name).use(target.limits ?? noLimits)
+    return works.lane(work, laneKey(target.name, throttleKey))
   }
 
   /** With its lane, where the next call goes elsewhere. What cannot be rendered is found out again at the next start. */
@@ -468,9 +474,11 @@ function sofar({ progress }: Delivery): Pick<Verdict, 'progress'> {
 }
 
 /**
- * What is finished is known by its place in `exec`, and another revision may have other requests there: then all are made
- * again. Not so where no call may be repeated.
+ * What is finished, and what is left of the rest, is known by its place in `exec`, and another revision may have other
+ * requests there: then all are made again, whole. Not so where no call may be repeated.
  */
 function underRevision(revision: string, { revision: before, progress }: StoredDelivery): Progress {
-  return before === revision || before === '' ? progress : { ...progress, finished: 0, refused: 0 }
+  if (before === revision || before === '') return progress
+  const anew = { ...progress, finished: 0, refused: 0 }
+  return progress.more === undefined ? anew : { ...anew, more: { ...progress.more, titles: {}, doubts: {} } }
 }

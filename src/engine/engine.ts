@@ -1,5 +1,6 @@
 import type { Clock } from '../base/clock.ts'
 import type { Send } from '../http/send.ts'
+import type { Sessions } from '../mediawiki/session.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
 import { type DeadLetter, type LaneBacklog, noProgress, type Store, type WaitReason } from '../store/store.ts'
@@ -16,6 +17,7 @@ export interface EngineObserver extends SettleObserver {
 export interface EngineParts {
   readonly store: Store
   readonly send: Send
+  readonly sessions: Sessions
   readonly clock: Clock
   readonly observer: EngineObserver
   readonly userAgent: string
@@ -50,7 +52,7 @@ export class Engine {
 
   constructor(parts: EngineParts, directory: Directory) {
     this.#parts = parts
-    const { store, clock, observer, send, userAgent } = parts
+    const { store, clock, observer, send, sessions, userAgent } = parts
     const works = new Works(store, clock, (work) => this.#dispatcher.pump(work))
     const settler = new Settler(store, clock, works, observer)
     this.#works = works
@@ -61,6 +63,7 @@ export class Engine {
         works,
         settler,
         send,
+        sessions,
         clock,
         userAgent,
         attempted: observer.attempted,

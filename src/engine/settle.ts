@@ -1,4 +1,5 @@
 import type { RetryPolicy } from '../rule/rule.ts'
+import type { DeadReason, Progress } from '../store/store.ts'
 import type { AttemptResult } from './attempt.ts'
 import { isTooOld, nextRetry } from './retry.ts'
 import type { Verdict } from './settler.ts'
@@ -27,22 +28,16 @@ export function decide(
       return { ...told, state: 'dead', reason: 'refused' }
     case 'throttled':
     case 'unavailable':
-      if (policy === 'never' ? !provesNothingRan(result) : isTooOld(policy, progress, now)) {
-        if (policy !== 'never') return { ...told, state: 'dead', reason: 'too_old' }
-        return { ...told, state: 'dead', reason: reached === 'answered' ? 'exhausted' : 'interrupted' }
+      if (policy === 'never' ? provesNothingRan(result) : !isTooOld(policy, progress, now)) {
+        return { ...told, state: 'waiting', reason: 'target', until: now }
       }
-      return { ...told, state: 'waiting', reason: 'target', until: now }
+      return givenUp(result, progress, policy === 'never' ? endOfOnlyAttempt(reached) : 'too_old')
     case 'failed':
       if (policy === 'never') {
         if (provesNothingRan(result)) {
           return { ...told, state: 'waiting', reason: 'retry', until: now + notSentPauseMs }
         }
-        if (result.isDoubtful) return { progress, attempts, state: 'done', reason: 'ignored' }
-        return {
-          ...told,
-          state: 'dead',
-          reason: reached === 'answered' ? 'exhausted' : 'interrupted',
-        }
+        return givenUp(result, progress, endOfOnlyAttempt(reached))
       }
       if (reached === 'aborted' || reached === 'called_off')
         return { ...told, state: 'waiting', reason: 'retry', until: now }
@@ -64,9 +59,22 @@ function afterFailure(policy: RetryPolicy, result: AttemptResult, now: number, r
     ...result.progress,
     failures: result.progress.failures + 1,
   }
-  const told = { progress, attempts: result.entries, answer: result.answer }
   const decision = nextRetry(policy, progress, now, random)
-  if (decision.kind === 'retry') return { ...told, state: 'waiting', reason: 'retry', until: decision.at }
-  if (result.isDoubtful) return { progress, attempts: result.entries, state: 'done', reason: 'ignored' }
-  return { ...told, state: 'dead', reason: decision.reason }
+  if (decision.kind === 'give-up') return givenUp(result, progress, decision.reason)
+  const { entries: attempts, answer } = result
+  return { progress, attempts, answer, state: 'waiting', reason: 'retry', until: decision.at }
+}
+
+function endOfOnlyAttempt(reached: AttemptResult['reached']): DeadReason {
+  return reached === 'answered' ? 'exhausted' : 'interrupted'
+}
+
+/** What may have been a success is no dead letter. */
+function givenUp(
+  { entries: attempts, answer, isDoubtful }: AttemptResult,
+  progress: Progress,
+  reason: DeadReason,
+): Verdict {
+  if (isDoubtful) return { progress, attempts, state: 'done', reason: 'ignored' }
+  return { progress, attempts, answer, state: 'dead', reason }
 }

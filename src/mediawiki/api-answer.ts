@@ -4,7 +4,7 @@ import { readPurge } from './api-purge.ts'
 import { parametersOf } from './api-request.ts'
 import { type Warning, warningsOf } from './api-warnings.ts'
 import { isSuccess, readHttp } from './http-answer.ts'
-import { inOneLine, throttled, type Verdict } from './verdict.ts'
+import { inOneLine, throttled, unavailable, type Verdict } from './verdict.ts'
 
 /**
  * The action API says no with status 200, in the body, and in a header besides. Without the request it cannot be known
@@ -40,7 +40,7 @@ function codesOf(content: unknown, { headers }: Answer): readonly string[] {
   return (headers['mediawiki-api-error'] ?? '').split(/\s*,\s*/).filter((code) => code !== '')
 }
 
-type Reading = 'passing' | 'cut_short' | 'token' | 'login' | 'refused' | 'unknown'
+type Reading = 'passing' | 'cut_short' | 'token' | 'login' | 'stranger' | 'refused' | 'unknown'
 
 /** Only what no repetition can heal is refused. Extensions have codes of their own, and many of those pass. */
 function readingOf(code: string): Reading {
@@ -63,6 +63,13 @@ function readingOf(code: string): Reading {
     case 'readapidenied':
     case 'writeapidenied':
       return 'login'
+    case 'mwoauth-invalid-authorization':
+    case 'mwoauth-invalid-authorization-blocked-user':
+    case 'mwoauth-invalid-authorization-invalid-user':
+    case 'mwoauth-invalid-authorization-not-approved':
+    case 'mwoauth-invalid-authorization-wrong-user':
+    case 'mwoauth-invalid-authorization-wrong-wiki':
+      return 'stranger'
     case 'badinteger':
     case 'badtimestamp':
     case 'badtitle':
@@ -95,6 +102,8 @@ function readError(code: string, note: string, byStatus: Verdict, answer: Answer
       return { outcome: 'failed', note, needs: 'token', hasNotRun: true }
     case 'login':
       return { outcome: 'failed', note, needs: 'login', hasNotRun: true }
+    case 'stranger':
+      return { ...unavailable(answer, now, note), hasNotRun: true }
     case 'refused':
       return { outcome: 'refused', note }
     case 'unknown':

@@ -3,7 +3,7 @@ import { metaOf } from '../event/event.ts'
 import type { WikiRoot } from '../rule/rule.ts'
 import { expand, isFarm, plainNames, regexOf, soleWiki, type WikiKey } from './farm.ts'
 import { remember } from './remember.ts'
-import { type Base, covers, readBase, type Site, targetSite, wikiSite, withoutSlash } from './site.ts'
+import { type Base, covers, readBase, type Site, targetSite, type WikiTarget, wikiSite, withoutSlash } from './site.ts'
 import { SiteIndex } from './site-index.ts'
 import type { Directory, Target } from './wiki.ts'
 
@@ -20,8 +20,9 @@ export function createDirectory({ wikis, targets }: Pick<Config, 'wikis' | 'targ
   const index = new SiteIndex()
   const urls = new Map<string, string>()
   const taken = new Set<string>()
-  for (const [name, { url, host, authorization, maxPauseMs }] of Object.entries(targets)) {
-    const target = { name, headers: headersOf(host, authorization), maxPauseMs, answers: undefined }
+  for (const [name, { url, host, authorization, limits, maxPauseMs }] of Object.entries(targets)) {
+    const headers = headersOf(host, authorization)
+    const target = { name, headers, maxPauseMs, limits, answers: undefined, api: undefined }
     index.add('target', targetSite(baseOf(url), target))
     urls.set(name, withoutSlash(url))
     taken.add(name)
@@ -59,7 +60,7 @@ export function createDirectory({ wikis, targets }: Pick<Config, 'wikis' | 'targ
     const said = database ?? domain ?? withoutSlash(entry.url)
     const name = taken.has(said) ? `${said} (${withoutSlash(entry.url)})` : said
     taken.add(name)
-    return wikiSite(baseOf(entry.url), { name, headers: headersOf(entry.host), maxPauseMs: entry.maxPauseMs })
+    return wikiSite(baseOf(entry.url), wikiTarget(name, entry.host, entry))
   }
 
   const byPattern = {
@@ -76,7 +77,8 @@ export function createDirectory({ wikis, targets }: Pick<Config, 'wikis' | 'targ
     return base === undefined || base.path !== '' ? null : base.origin
   })
   const stranger = remember(remembered, (origin): Target => {
-    return { name: origin, headers: {}, maxPauseMs: literalMaxPauseMs, answers: undefined }
+    const nothing = { headers: {}, limits: undefined, answers: undefined, api: undefined }
+    return { name: origin, maxPauseMs: literalMaxPauseMs, ...nothing }
   })
 
   return {
@@ -105,7 +107,12 @@ function farmSite(entry: WikiConfig, { url, host }: WikiRoot): Site | undefined 
   const base = readBase(url)
   if (base === undefined) return undefined
   const name = host === undefined ? url : `${url} (${host})`
-  return wikiSite(base, { name, headers: headersOf(host), maxPauseMs: entry.maxPauseMs })
+  return wikiSite(base, wikiTarget(name, host, entry))
+}
+
+function wikiTarget(name: string, host: string | undefined, entry: WikiConfig): WikiTarget {
+  const { authorization, login, limits, maxPauseMs } = entry
+  return { name, headers: headersOf(host, authorization), maxPauseMs, limits, login }
 }
 
 function firstFit(patterns: readonly ((name: string) => WikiRoot | undefined)[], name: string): WikiRoot | null {

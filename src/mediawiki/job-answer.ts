@@ -20,7 +20,7 @@ export function readJob(answer: Answer, now: number, doubts: number): Verdict {
       return { ...throttled(answer, now, 'readonly'), hasNotRun: true }
     case 403:
       if (member(content, 'error') !== 'rest-read-denied') return { outcome: 'refused', note }
-      return { ...unavailable(answer, now, note), hasNotRun: true }
+      return { ...unavailable(answer, now, note), needs: 'login', hasNotRun: true }
     case 404:
     case 405:
     case 501:

@@ -1,3 +1,4 @@
+import type { LoginConfig } from '../config/config.ts'
 import type { Target } from './wiki.ts'
 
 /** Where a base URL points. */
@@ -32,12 +33,17 @@ export function targetSite(base: Base, target: Target): Site {
   return { base, targetAt: () => target }
 }
 
+export interface WikiTarget extends Omit<Target, 'answers' | 'api'> {
+  readonly login: LoginConfig | undefined
+}
+
 /** A wiki's two well-known end points say by themselves how their answers are to be read. */
-export function wikiSite(base: Base, target: Omit<Target, 'answers'>): Site {
-  const plain: Target = { ...target, answers: undefined }
-  const api: Target = { ...target, answers: 'mediawiki-api' }
-  const job: Target = { ...target, answers: 'mediawiki-job' }
+export function wikiSite(base: Base, { login, ...target }: WikiTarget): Site {
   const apiPath = `${base.path}/api.php`
+  const wiki = { ...target, api: { origin: base.origin, path: apiPath, login } }
+  const plain: Target = { ...wiki, answers: undefined }
+  const api: Target = { ...wiki, answers: 'mediawiki-api' }
+  const job: Target = { ...wiki, answers: 'mediawiki-job' }
   const jobPath = `${base.path}/rest.php/eventbus/v0/internal/job/execute`
   return {
     base,

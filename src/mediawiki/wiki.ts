@@ -1,5 +1,6 @@
+import type { LoginConfig } from '../config/config.ts'
 import type { JsonObject } from '../event/event.ts'
-import type { AnswersPreset, WikiRoot } from '../rule/rule.ts'
+import type { AnswersPreset, Limits, WikiRoot } from '../rule/rule.ts'
 
 /** Where calls go: a configured wiki or target, or a host that stands literally in a rule. */
 export interface Target {
@@ -8,7 +9,19 @@ export interface Target {
   /** Header values to add, e.g. `host`, `authorization`. They go nowhere else, and never into logs. */
   readonly headers: Readonly<Record<string, string>>
   readonly maxPauseMs: number
+  /** Of all calls to it together, whatever their rules; undefined for none. */
+  readonly limits: Limits | undefined
   readonly answers: AnswersPreset | undefined
+  /** Undefined for what is no wiki. All targets of one wiki share it. */
+  readonly api: WikiApi | undefined
+}
+
+/** Where a wiki makes sessions, and who we are there. */
+export interface WikiApi {
+  readonly origin: string
+  /** Of api.php. */
+  readonly path: string
+  readonly login: LoginConfig | undefined
 }
 
 /** Which wikis and targets there are (design.md §4, "Wiki of an event" and "Hosts"). */

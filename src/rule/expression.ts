@@ -21,7 +21,7 @@ export interface Expression {
 }
 
 export const templateRoots = ['message', 'match', 'globals', 'wiki', 'targets'] as const
-const wikiFields = ['url', 'host', 'database', 'domain'] as const
+const wikiFields = ['url', 'host', 'database', 'domain', 'token'] as const
 
 type Evaluate = Expression['evaluate']
 type Node = Omit<Expression, 'text'>
@@ -120,14 +120,11 @@ class Reader {
   #wiki(steps: readonly Step[], reads: Node['reads']): Node {
     const [step] = steps
     const expected = `expected wiki.${wikiFields.join(', wiki.')}`
-    if (step === 'token') {
-      const found = 'wiki.token, which is not supported by this version yet'
-      throw this.#error(expected, 'leave it out for now', found)
-    }
     const field = wikiFields.find((name) => name === step)
     if (field === undefined || steps.length !== 1) throw this.#error(expected, 'write one of these')
     const text = `wiki.${field}`
-    const evaluate = (context: TemplateContext) => wikiOf(context, text)[field]
+    const otherwise = field === 'token' ? '' : undefined
+    const evaluate = (context: TemplateContext) => wikiOf(context, text)[field] ?? otherwise
     return { evaluate, isMessage: false, base: field === 'url' ? { kind: 'wiki' } : undefined, reads }
   }
 

@@ -100,21 +100,15 @@ export function lintClauses(
   })
 }
 
-/** Named groups that no template uses, and templates that use what nothing captures. */
-export function lintCaptures(
-  match: Json | undefined,
-  used: readonly { readonly at: Path; readonly expression: Expression }[],
-  isComplete: boolean,
-  at: Path,
-  findings: Findings,
-): void {
-  const captured = itemsOf(match).flatMap((item) => capturePaths(item))
-  const reads = used.flatMap(({ at, expression }) =>
-    expression.reads
-      .filter(([root]) => root === 'match')
-      .map((read) => ({ at, text: expression.text, path: read.slice(1).map(String) })),
-  )
-  for (const { at, text, path } of reads) {
+interface Used {
+  readonly at: Path
+  readonly expression: Expression
+}
+
+/** Templates that use what none of these patterns captures. */
+export function lintReads(matches: readonly (Json | undefined)[], used: readonly Used[], findings: Findings): void {
+  const captured = matches.flatMap(itemsOf).flatMap((item) => capturePaths(item))
+  for (const { at, text, path } of readsOf(used)) {
     const isCaptured = captured.some(({ path: own, names, isNumbered }) => {
       if (own.slice(0, path.length).join('\0') !== path.slice(0, own.length).join('\0')) return false
       const [below, ...more] = path.slice(own.length)
@@ -129,8 +123,12 @@ export function lintCaptures(
       'correct the path, or name a group in match',
     )
   }
-  if (!isComplete) return
-  for (const { path, names } of captured) {
+}
+
+/** Named groups that no template uses. */
+export function lintCaptures(match: Json | undefined, used: readonly Used[], at: Path, findings: Findings): void {
+  const reads = readsOf(used)
+  for (const { path, names } of itemsOf(match).flatMap((item) => capturePaths(item))) {
     for (const name of names) {
       const whole = [...path, name].join('\0')
       if (reads.some((read) => whole.startsWith(read.path.join('\0')))) continue
@@ -141,6 +139,14 @@ export function lintCaptures(
       )
     }
   }
+}
+
+function readsOf(used: readonly Used[]): readonly { at: Path; text: string; path: readonly string[] }[] {
+  return used.flatMap(({ at, expression }) =>
+    expression.reads
+      .filter(([root]) => root === 'match')
+      .map((read) => ({ at, text: expression.text, path: read.slice(1).map(String) })),
+  )
 }
 
 function itemsOf(pattern: Json | undefined): readonly Json[] {

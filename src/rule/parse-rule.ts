@@ -8,7 +8,7 @@ import { compileSchemaTest } from './event-schema.ts'
 import type { Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
 import { canonical } from './json.ts'
-import { lintCaptures, lintClauses, lintSchema, lintTopics } from './lint.ts'
+import { lintCaptures, lintClauses, lintReads, lintSchema, lintTopics } from './lint.ts'
 import { policiesOf } from './policies.ts'
 import { compileRequest } from './request.ts'
 import { durationAt, retryOf } from './retry.ts'
@@ -47,18 +47,20 @@ export function parseRule(
   around: Surroundings,
 ): Rule | undefined {
   const topics = topicsOf(text, at, findings, around)
-  const cases = casesOf(text, at, findings, around)
+  const concurrency = concurrencyOf(text, at, findings, around.concurrency)
+  const {
+    policies: { samples, ...policies },
+    normalised: policyValues,
+    templates,
+  } = policiesOf(text, at, findings, { own: concurrency, usual: around.concurrency })
+  const cases = casesOf(text, at, findings, around, templates)
   lintSchema(text.schema, at, findings)
   const answers = compileAnswers({ answers: text.answers, ignore: text.ignore, retryOn: text.retry_on }, at, findings)
   const retry = retryOf(text, at, findings)
-  const concurrency = concurrencyOf(text, at, findings, around.concurrency)
-  const { policies, normalised: policyValues } = policiesOf(text, at, findings, {
-    own: concurrency,
-    usual: around.concurrency,
-  })
   const discardsCanary = text.discard_canary_events ?? true
   if (topics === undefined || cases === undefined) return undefined
   const normalised = { ...written, retry: policyText(retry), discardsCanary, policies: policyValues }
+  const judgement = matching(text.schema, discardsCanary, cases, topics, text.cases !== undefined)
   return {
     name,
     revision: createHash('sha256').update(canonical(normalised)).digest('hex').slice(0, 12),
@@ -66,11 +68,22 @@ export function parseRule(
     line: findings.line(at),
     topics: topics.written,
     concernsTopic: (topic) => topics.compiled.concerns(topic),
-    ...matching(text.schema, discardsCanary, cases, topics, text.cases !== undefined),
+    ...judgement,
     answers,
     retry,
     ...policies,
+    sample: sampleOf(samples, judgement.match),
     written,
+  }
+}
+
+/** Cases of Wikimedia's rules may have shares of their own. */
+function sampleOf(samples: readonly Rule['sample'][], match: Rule['match']): Rule['sample'] {
+  const [first] = samples
+  if (samples.every((sample) => sample === first)) return first
+  return (context) => {
+    const index = match(context.record.message ?? {})?.case ?? 0
+    return samples[index]?.(context) ?? true
   }
 }
 
@@ -112,20 +125,31 @@ function casesOf(
   at: Path,
   findings: Findings,
   { hosts, isWhole }: Surroundings,
+  ofPolicies: TemplateCompiler,
 ): readonly Case[] | undefined {
   const list: readonly { at: Path; text: Partial<Pick<RuleText, 'match' | 'match_not' | 'exec'>> }[] =
     text.cases === undefined
       ? [{ at, text }]
       : text.cases.map((one, index) => ({ at: [...at, 'cases', index], text: one }))
-  if (isWhole) lintClauses(text, list, at, findings)
+  if (isWhole) {
+    lintClauses(text, list, at, findings)
+    lintReads(
+      list.map(({ text }) => text.match),
+      ofPolicies.expressions,
+      findings,
+    )
+  }
   const cases = list.map(({ at, text }) => {
     const report = (inner: Path, { message, remedy }: { message: string; remedy: string }) =>
       findings.error([...at, ...inner], message, remedy)
     const clause = compileClause(text.match, text.match_not, report)
     const templates = new TemplateCompiler(findings)
     const requests = text.exec === undefined ? undefined : requestsOf(text.exec, [...at, 'exec'], hosts, templates)
-    if (isWhole && text.exec !== undefined)
-      lintCaptures(text.match, templates.expressions, !templates.hasFailed, at, findings)
+    if (isWhole && text.exec !== undefined) {
+      lintReads([text.match], templates.expressions, findings)
+      if (!templates.hasFailed && !ofPolicies.hasFailed)
+        lintCaptures(text.match, [...templates.expressions, ...ofPolicies.expressions], at, findings)
+    }
     return requests === undefined ? undefined : { clause, requests }
   })
   const whole = cases.filter((one) => one !== undefined)

@@ -4,6 +4,7 @@ import type { Json } from '../event/event.ts'
 import type { Findings } from './findings.ts'
 import { member } from './json.ts'
 import { murmur3 } from './murmur.ts'
+import { percentEncode } from './percent.ts'
 import { durationAt } from './retry.ts'
 import {
   type Dedup,
@@ -17,14 +18,25 @@ import {
   TemplateError,
   type Throttle,
 } from './rule.ts'
-import type { RuleText } from './schema.ts'
+import type { RuleText, SampleText } from './schema.ts'
 import { isSlot, type Part, textOf } from './template.ts'
 import { TemplateCompiler } from './value.ts'
 
-export type Policies = Pick<Rule, 'throttle' | 'dueAt' | 'dedup' | 'supersede' | 'order' | 'expire' | 'sample'>
+export interface Policies extends Pick<Rule, 'throttle' | 'dueAt' | 'dedup' | 'supersede' | 'order' | 'expire'> {
+  /** By case; a rule without cases is one. Undefined where all events are taken. */
+  readonly samples: readonly Rule['sample'][]
+}
+
+interface Compiled {
+  readonly policies: Policies
+  readonly normalised: Json
+  /** Of keys and instants. */
+  readonly templates: TemplateCompiler
+}
 
 const jobPath = '/eventbus/v0/internal/job/execute'
 const unlimited = Number.POSITIVE_INFINITY
+const latestMs = Date.UTC(9999, 11, 31)
 
 /** Compiles all that a rule says of when, how often and whether at all. `usual`: where no key says how many at once. */
 export function policiesOf(
@@ -32,7 +44,7 @@ export function policiesOf(
   at: Path,
   findings: Findings,
   concurrency: { readonly own: number; readonly usual: number },
-): { readonly policies: Policies; readonly normalised: Json } {
+): Compiled {
   return new PolicyCompiler(text, at, findings).compile(concurrency)
 }
 
@@ -49,10 +61,7 @@ class PolicyCompiler {
     this.#templates = new TemplateCompiler(findings)
   }
 
-  compile(concurrency: { readonly own: number; readonly usual: number }): {
-    readonly policies: Policies
-    readonly normalised: Json
-  } {
+  compile(concurrency: { readonly own: number; readonly usual: number }): Compiled {
     const isJob = readsJobs(this.#text)
     const order = this.#order()
     const dedup = this.#dedup(isJob && order === undefined)
@@ -61,7 +70,6 @@ class PolicyCompiler {
     const expire = this.#expire(delay.constantMs)
     const throttle = this.#throttle(concurrency)
     this.#compare()
-    const { sample } = this.#text
     return {
       policies: {
         throttle,
@@ -71,15 +79,14 @@ class PolicyCompiler {
         // With dedup on the same key, one call of it runs at a time anyway.
         order: dedup === undefined ? order : undefined,
         expire,
-        sample: this.#sample(),
+        samples: this.#samples(),
       },
       // What is written is in the revision already; these are the values that nobody wrote.
       normalised: {
         throttle: [throttle.total, throttle.perKey].map(limitsText),
         implied: { dedup: isJob && dedup !== undefined, supersede: isJob && supersede !== undefined },
-        expire: expire === undefined ? null : [expire.ageMs, expire.rootAgeMs].map(String),
-        sample: sample ?? null,
       },
+      templates: this.#templates,
     }
   }
 
@@ -190,11 +197,12 @@ class PolicyCompiler {
     const { age, root_age: rootAge } =
       typeof expire === 'string' ? { age: expire, root_age: undefined } : (expire ?? {})
     const place = (key: string) => (typeof expire === 'string' ? ['expire'] : ['expire', key])
+    const agePlace = claimTtl === undefined ? place('age') : ['claim_ttl']
     const ageMs = age === undefined ? seconds(claimTtl) : this.#duration(age, place('age'))
     const rootAgeMs = rootAge === undefined ? seconds(rootClaimTtl) : this.#duration(rootAge, place('root_age'))
     if (ageMs <= delayMs) {
       this.#error(
-        place('age'),
+        agePlace,
         `expected expire to be longer than delay, found ${formatDuration(ageMs)} and ${formatDuration(delayMs)}`,
         'nothing would ever be called; lengthen expire or shorten delay',
       )
@@ -202,23 +210,28 @@ class PolicyCompiler {
     return { ageMs, rootAgeMs }
   }
 
-  #sample(): Rule['sample'] {
-    const { sample } = this.#text
-    if (sample === undefined) return undefined
-    const text = sample.key ?? sample.hash_template
-    if (text === undefined || (sample.key !== undefined && sample.hash_template !== undefined)) {
-      this.#error(
-        ['sample'],
-        'expected sample.key, found none or two',
-        'add key, for instance {{message.meta.uri}}',
-        'key',
-      )
+  #samples(): readonly Rule['sample'][] {
+    const { sample, cases = [{}] } = this.#text
+    const whole = this.#sample(sample, ['sample'])
+    return cases.map((one, index) => ('sample' in one ? this.#sample(one.sample, ['cases', index, 'sample']) : whole))
+  }
+
+  #sample(text: SampleText | undefined, at: Path): Rule['sample'] {
+    if (text === undefined) return undefined
+    const { rate, key: own, hash_template: theirs } = text
+    if (own !== undefined && theirs !== undefined) {
+      this.#error([...at, 'hash_template'], 'expected key or hash_template, found both', 'keep one of them', 'key')
     }
-    const key = this.#key(text ?? '{{message.meta.uri}}', [
-      'sample',
-      sample.key === undefined ? 'hash_template' : 'key',
-    ])
-    const most = Math.round(0xffffffff * sample.rate)
+    if (theirs !== undefined && rate < 0.01) {
+      this.#error([...at, 'rate'], `expected a rate from 0.01 to 1, found ${rate}`, 'write key for a smaller share')
+    }
+    const written = own ?? theirs
+    if (written === undefined) {
+      this.#error(at, 'expected sample.key, found none', 'add key, for instance {{message.meta.uri}}', 'key')
+      return undefined
+    }
+    const key = this.#key(written, [...at, own === undefined ? 'hash_template' : 'key'])
+    const most = Math.round(0xffffffff * rate)
     return (context) => {
       const said = key(context)
       return said === '' || murmur3(said) <= most
@@ -257,11 +270,12 @@ class PolicyCompiler {
 
   #key(text: string, at: Path): KeyTemplate {
     const place = [...this.#at, ...at]
-    const parts = this.#templates.parts(text, place) ?? []
-    if (!this.#templates.hasFailed && !parts.some(isSlot)) {
+    const parts = this.#templates.parts(text, place)
+    if (parts === undefined) return compileKey([])
+    if (!parts.some((part) => isSlot(part) && part.expression.reads.length > 0)) {
       this.#findings.error(
         place,
-        `expected a template that reads the event, found ${JSON.stringify(text)}, which is the same for all events`,
+        `expected a template that reads the event, found ${JSON.stringify(text)}, which does not`,
         'write for instance {{message.meta.uri}}',
       )
     }
@@ -297,37 +311,30 @@ function readsJobs({ answers, exec, cases }: Partial<RuleText>): boolean {
 /** A key that lost a part would join strangers: where one part is absent, there is no key. */
 function compileKey(parts: readonly Part[]): KeyTemplate {
   return (context) => {
-    let key = ''
-    for (const part of parts) {
-      if (!isSlot(part)) {
-        key += part
-        continue
-      }
-      const value = evaluate(part.expression, context)
-      if (value === undefined || value === null || value === '') return ''
-      key += typeof value === 'string' ? value : asText(value, part.expression)
+    try {
+      return keyOf(parts, context)
+    } catch (error) {
+      if (!(error instanceof TemplateError) || error.reason === 'unknown_wiki') throw error
+      throw new TemplateError('key_failed', error.expression, error.message)
     }
-    return key
   }
 }
 
-type Expression = Parameters<typeof textOf>[1]
-
-function evaluate(expression: Expression, context: TemplateContext): Json | undefined {
-  return failing(() => expression.evaluate(context))
-}
-
-function asText(value: Json, expression: Expression): string {
-  return failing(() => textOf(value, expression))
-}
-
-function failing<Result>(render: () => Result): Result {
-  try {
-    return render()
-  } catch (error) {
-    if (!(error instanceof TemplateError) || error.reason === 'unknown_wiki') throw error
-    throw new TemplateError('key_failed', error.expression, error.message)
+function keyOf(parts: readonly Part[], context: TemplateContext): string {
+  let key = ''
+  for (const part of parts) {
+    if (!isSlot(part)) {
+      key += part
+      continue
+    }
+    const { operator, expression } = part
+    const value = expression.evaluate(context)
+    if (value === undefined || value === null || value === '') return ''
+    const text = textOf(value, expression)
+    if (operator === '{{' || operator === '{+') key += text
+    else key += operator === '{/' ? `/${percentEncode(text)}` : percentEncode(text)
   }
+  return key
 }
 
 /** Where a rule says nothing of delays, the event may. */
@@ -337,10 +344,13 @@ function delayUntil({ record }: TemplateContext): number {
   return typeof said === 'string' || typeof said === 'number' ? instantOf(String(said)) : Number.NaN
 }
 
-/** ISO, or unix seconds, in ms. NaN where it is neither. */
+/** ISO, or unix seconds, in ms. NaN where it is neither, or later than the year 9999, as are milliseconds taken for seconds. */
 function instantOf(text: string): number {
-  const ms = /^\d+(?:\.\d+)?$/.test(text) ? Math.ceil(Number(text) * 1_000) : Date.parse(text)
-  return Number.isSafeInteger(ms) ? ms : Number.NaN
+  if (/^\d+(?:\.\d+)?$/.test(text)) {
+    const ms = Math.ceil(Number(text) * 1_000)
+    return ms <= latestMs ? ms : Number.NaN
+  }
+  return /^\d{4}-\d\d-\d\d(?:T|$)/.test(text) ? Date.parse(text) : Number.NaN
 }
 
 function seconds(text: number | undefined): number {

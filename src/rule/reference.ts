@@ -15,8 +15,8 @@ const gates = [
   '| too old? | `expire` | done (`expired`). A dead letter that was replayed is not asked |',
   '| in the share? | `sample` | done (`sampled`) |',
   '| made pointless by a later root event? | `supersede` | done (`superseded`) |',
-  '| due? | `delay`, the event’s `delay_until` | waiting (`due`) until then |',
-  '| its key’s turn? | `dedup`, `order` | waiting (`key`): another delivery of its key runs, comes before it, or ran within the window. Done (`duplicate`): a newer delivery of its key was called. Dead (`key_failed`): the key cannot be rendered |',
+  '| due? | `delay`, the event’s `delay_until` | waiting (`due`) until then. An instant that cannot be read is none, and the journal says so |',
+  '| its key’s turn? | `dedup`, `order` | waiting (`key`): another delivery of its key runs, comes before it, or ran within the window. Done (`duplicate`): a newer delivery of its key was called. Dead (`key_failed`): the key cannot be rendered, say because it is a list. Where the event has nothing for a part of the key, it has none, and the journal says so |',
   '| does the target take calls? | configuration | waiting (`target`): paused (it asked for time, is read-only, refuses connections, or fails too often), or as many calls as its limits allow |',
   '| is there a slot, and a token of the rate? | `throttle` | waiting (`slot`, `rate`) |',
   '',
@@ -25,6 +25,16 @@ const gates = [
   'A target is left alone after five refused connections in a row, or when half of at least 20 answers within 10 seconds are failures; then one call at a time probes it, after a pause that grows from 0.1 to 5 seconds. After a probe that succeeds, two calls may be in flight, and twice as many with each further answer.',
   '',
 ]
+
+/** What the schema names as the first example of each key, as it stands in a file. */
+export function examplesOfKeys(): readonly string[] {
+  const schemas: Readonly<Record<string, unknown>> = ruleSchema.properties
+  return Object.entries(schemas).flatMap(([key, schema]) => {
+    const [example] = isObject(schema) && Array.isArray(schema.examples) ? schema.examples : []
+    if (example === undefined) return []
+    return [`${key}: ${typeof example === 'string' ? example : JSON.stringify(example)}`]
+  })
+}
 
 /** The reference page of the rule language, in Markdown, from the schema that files are checked against. */
 export function renderRuleReference(): string {
@@ -38,12 +48,20 @@ export function renderRuleReference(): string {
     '',
     // A case says what a rule says.
     ...(isObject(ruleSchema) ? schemaTables('Keys of a rule', ruleSchema, ['cases']) : []),
+    '## An example of each key',
+    '',
+    '```yaml',
+    ...examplesOfKeys(),
+    '```',
+    '',
     ...gates,
     '## Templates',
     '',
-    'Texts in `uri`, `headers`, `query` and `body` may contain `{{expression}}`. A value that is nothing but one of these keeps its type, and its key is left out where the event has nothing there; within text, nothing there is an error and the delivery is dead (`template_failed`). `{expression}` percent-encodes, `{+expression}` does not, `{/expression}` puts a slash before; the last two may find nothing. A single brace begins a template only before a root that is followed by a path, or before a function; any other is text.',
+    'Texts in `uri`, `headers`, `query` and `body`, and keys of policies, may contain `{{expression}}`. A value that is nothing but one of these keeps its type, and its key is left out where the event has nothing there; within text, nothing there is an error and the delivery is dead (`template_failed`). `{expression}` percent-encodes, `{+expression}` does not, `{/expression}` puts a slash before; the last two may find nothing. A single brace begins a template only before a root that is followed by a path, or before a function; any other is text.',
     '',
-    'Roots: `message` (the event, with `meta.id` and `meta.dt` filled in), `match` (what regexes captured: `match.meta.uri.title`, `match.meta.uri[1]`), `globals.message` (the event as received), `wiki.url`, `wiki.host`, `wiki.database`, `wiki.domain` (the configured wiki of the event), `targets.NAME.url`.',
+    'In a key of a policy, a part for which the event has nothing, or an empty text, means that there is no key; a list or mapping is an error (`key_failed`).',
+    '',
+    'Roots: `message` (the event, with `meta.id` and `meta.dt` filled in), `match` (what regexes captured: `match.meta.uri.title`, `match.meta.uri[1]`), `globals.message` (the event as received), `wiki.url`, `wiki.host`, `wiki.database`, `wiki.domain` (the configured wiki of the event), `wiki.token` (a CSRF token of it; not in `uri`, nor in keys), `targets.NAME.url`.',
     '',
     '| function | gives |',
     '|---|---|',

@@ -54,11 +54,17 @@ export function compileRequest(
     text.body === undefined
       ? undefined
       : compileBody(templates.value(text.body, [...at, 'body']), headers.contentType, method, [...at, 'body'], findings)
-  for (const { at, expression } of expressions.slice(before)) checkTargets(expression, at, hosts, findings)
+  const own = expressions.slice(before)
+  for (const { at, expression } of own) checkTargets(expression, at, hosts, findings)
+  const usesToken = own.some(({ expression }) => readsToken(expression))
   if (uri === undefined) return undefined
   const needed =
     body?.contentType === undefined || headers.contentType !== undefined ? {} : { 'content-type': body.contentType }
-  return template(method, uri, query, headers.compile(needed), body?.render, text.timeoutMs)
+  return template(method, uri, query, headers.compile(needed), body?.render, text.timeoutMs, usesToken)
+}
+
+function readsToken({ reads }: Expression): boolean {
+  return reads.some(([root, field]) => root === 'wiki' && field === 'token')
 }
 
 function checkTargets({ reads }: Expression, at: Path, hosts: Hosts, findings: Findings): void {
@@ -78,11 +84,13 @@ function template(
   headers: (context: TemplateContext) => Readonly<Record<string, string>>,
   body: ((context: TemplateContext) => Uint8Array | string | null) | undefined,
   timeoutMs: number,
+  usesToken: boolean,
 ): RequestTemplate {
   const constantPath = uri.constantPath !== undefined && query === '' ? uri.constantPath : undefined
   return {
     method,
     literalOrigin: uri.literalOrigin,
+    usesToken,
     origin: (context) => uri.origin(context),
     render(context) {
       const { origin, path } = uri.render(context)
@@ -120,6 +128,9 @@ function addressOf(text: string, at: Path, hosts: Hosts, templates: TemplateComp
     const expression = typeof part === 'string' ? undefined : part.expression
     if (expression?.isMessage) {
       findings.error(at, 'expected text in an address, found the whole message', 'name a property of the event')
+    }
+    if (expression !== undefined && readsToken(expression)) {
+      findings.error(at, 'expected no secret in an address, found wiki.token', 'put it into the body')
     }
     if (expression?.base?.kind === 'wiki' && hosts.wikis.length === 0) {
       findings.warn(

@@ -65,6 +65,8 @@ export interface RequestTemplate {
   readonly method: string
   /** Scheme, host and port where they stand literally in the rule: such a host is allowed by that. */
   readonly literalOrigin: string | undefined
+  /** Whether it says `wiki.token`, so that the wiki is to be asked for one before it is rendered to be sent. */
+  readonly usesToken: boolean
   /** Scheme, host and port of the request that `render` would make, at less cost. Throws TemplateError. */
   origin(context: TemplateContext): string
   /** Throws TemplateError. Headers are the rule's own plus what the body needs; a body that is the whole message is its bytes. */

@@ -95,6 +95,28 @@ const execText = 'The request to make, or up to 30 of them, made in order; each 
 const exec = Type.Union([request, Type.Array(request, listOfRequests)], { description: execText })
 const serviceExec = Type.Union([serviceRequest, Type.Array(serviceRequest, listOfRequests)], { description: execText })
 
+const key = (description: string, examples: readonly string[]) =>
+  Type.String({ minLength: 1, maxLength: 2_000, title: 'a template', description, examples: [...examples] })
+
+const sample = Type.Object(
+  {
+    rate: Type.Number({
+      exclusiveMinimum: 0,
+      maximum: 1,
+      description: 'The share of keys that is taken, from 0 to 1.',
+      examples: [0.1],
+    }),
+    key: Type.Optional(key('Events of one key are all taken, or none. Absent: taken.', ['{{message.meta.uri}}'])),
+    hash_template: Type.Optional(key('Wikimedia’s spelling of `key`.', ['{message.meta.uri}'])),
+  },
+  {
+    ...strict,
+    title: 'a mapping such as {rate: 0.1, key: "{{message.meta.uri}}"}',
+    description: 'Only a stable share of keys is taken, by MurmurHash3.',
+    examples: ["{rate: 0.1, key: '{{message.meta.uri}}'}"],
+  },
+)
+
 const clauses = {
   match: Type.Optional(
     patterns(
@@ -112,7 +134,10 @@ const cases = Type.Array(Type.Object({ ...clauses, exec }, strict), {
   maxItems: 100,
   description: casesText,
 })
-const serviceCases = Type.Array(Type.Object({ ...clauses, exec: serviceExec }), { minItems: 1, description: casesText })
+const serviceCases = Type.Array(Type.Object({ ...clauses, exec: serviceExec, sample: Type.Optional(sample) }), {
+  minItems: 1,
+  description: casesText,
+})
 
 const answers = Type.Union(
   [
@@ -223,9 +248,6 @@ const concurrency = Type.Integer({
   examples: [50],
 })
 
-const key = (description: string, examples: readonly string[]) =>
-  Type.String({ minLength: 1, maxLength: 2_000, title: 'a template', description, examples: [...examples] })
-
 const limits = {
   concurrency: Type.Optional(concurrency),
   rate: Type.Optional(
@@ -266,7 +288,7 @@ const throttle = Type.Object(
     ...strict,
     title: 'a mapping such as {concurrency: 10}',
     description: 'How many calls at once, and how many in a time. What waits holds no slot and no memory.',
-    examples: ['{concurrency: 10, rate: 50/s}'],
+    examples: ["{concurrency: 2, rate: 50/s, key: '{{message.meta.domain}}', total: {concurrency: 20}}"],
   },
 )
 
@@ -326,7 +348,7 @@ const expire = Type.Union(
         age: Type.Optional(duration('From the event’s time. Default: never.')),
         root_age: Type.Optional(duration('From the time of its `root_event`. Default: never.')),
       },
-      strict,
+      { ...strict, minProperties: 1 },
     ),
   ],
   {
@@ -373,6 +395,7 @@ const sharedKeys = {
     Type.Boolean({
       description: 'Whether events whose `meta.domain` is `canary` are passed over.',
       default: true,
+      examples: [false],
     }),
   ),
   retry_limit: Type.Optional(
@@ -431,31 +454,22 @@ const sharedKeys = {
   ),
   expire: Type.Optional(expire),
   claim_ttl: Type.Optional(
-    Type.Number({ exclusiveMinimum: 0, description: 'Wikimedia’s spelling of `expire.age`, in seconds.' }),
+    Type.Number({
+      exclusiveMinimum: 0,
+      maximum: 366 * 86_400,
+      description: 'Wikimedia’s spelling of `expire.age`, in seconds.',
+      examples: [864_000],
+    }),
   ),
   root_claim_ttl: Type.Optional(
-    Type.Number({ exclusiveMinimum: 0, description: 'Wikimedia’s spelling of `expire.root_age`, in seconds.' }),
+    Type.Number({
+      exclusiveMinimum: 0,
+      maximum: 366 * 86_400,
+      description: 'Wikimedia’s spelling of `expire.root_age`, in seconds.',
+      examples: [864_000],
+    }),
   ),
-  sample: Type.Optional(
-    Type.Object(
-      {
-        rate: Type.Number({
-          exclusiveMinimum: 0,
-          maximum: 1,
-          description: 'The share of keys that is taken, from 0 to 1.',
-          examples: [0.1],
-        }),
-        key: Type.Optional(key('Events of one key are all taken, or none. Absent: taken.', ['{{message.meta.uri}}'])),
-        hash_template: Type.Optional(key('Wikimedia’s spelling of `key`.', ['{message.meta.uri}'])),
-      },
-      {
-        ...strict,
-        title: 'a mapping such as {rate: 0.1, key: "{{message.meta.uri}}"}',
-        description: 'Only a stable share of keys is taken, by MurmurHash3.',
-        examples: ["{rate: 0.1, key: '{{message.meta.uri}}'}"],
-      },
-    ),
-  ),
+  sample: Type.Optional(sample),
 }
 
 const ownKeys = {
@@ -498,3 +512,4 @@ export type RuleText = Type.Static<typeof ruleSchema> | Type.Static<typeof servi
 export type ExecText = NonNullable<RuleText['exec']>
 export type AnswersText = NonNullable<RuleText['answers']>
 export type ConditionsText = NonNullable<RuleText['ignore']>
+export type SampleText = Type.Static<typeof sample>

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import {
   durationPattern,
   formatDuration,
+  formatRate,
   formatSize,
   parseDuration,
   parseRate,
@@ -84,6 +85,10 @@ describe('rates', () => {
     ['0/s', 0],
   ])('%s is %d per second', (text, perSecond) => {
     expect(parseRate(text)).toBeCloseTo(perSecond, 12)
+  })
+
+  test.each(['50/s', '90/min', '1/min', '7/min', '0.6/min'])('%s is printed as it is written', (text) => {
+    expect(formatRate(parseRate(text) ?? 0)).toBe(text)
   })
 
   test.each(['', '50', '50/h', '/s', '-1/s', '50 / s', '50/sec'])('%j is none', (text) => {

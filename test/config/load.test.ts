@@ -117,11 +117,11 @@ intake: { max_body: 10MB, allow: [ 127.0.0.1, 10.0.0.0/8 ] }
 admin: { token: { evn: X } }
 stop_timeout: 30
 wikis:
-  - { url: 'http://a/w', concurrency: 3, database: a }
+  - { url: 'http://a/w', concurrency: 0, database: a }
   - { url: 'http://a/w', database: b, login: { user: x } }
 targets:
   a b: { url: 'ftp://x' }
-  s: { url: 'https://x', rate: 5/s }
+  s: { url: 'https://x', rate: 5/h }
 `)
   expect(config).toBeUndefined()
   expect(
@@ -145,11 +145,11 @@ targets:
     'c.yaml:5:36 intake.allow[0]',
     'c.yaml:6:19 admin.token.evn',
     'c.yaml:7:15 stop_timeout',
-    'c.yaml:9:26 wikis[0].concurrency later',
-    'c.yaml:10:39 wikis[1].login later',
+    'c.yaml:9:39 wikis[0].concurrency',
+    'c.yaml:10:39 wikis[1].login',
     'c.yaml:12:3 targets["a b"]',
     'c.yaml:12:15 targets["a b"].url',
-    'c.yaml:13:26 targets.s.rate later',
+    'c.yaml:13:32 targets.s.rate',
   ])
   expect(lines.join('\n')).not.toContain('u:p@')
 })
@@ -160,10 +160,11 @@ schemas: { from: [ 5, 'http://h/x?y', folder ], unknown: refuse }
 stop_timeout: soon
 admin: { token: { env: NOT_THERE } }
 wikis:
-  - { url: 'http://a/w?x', concurrency: 3 }
+  - { url: 'http://a/w?x' }
   - { domian: a, url: 'http://b/w?x' }
   - none
   - { domain: 5, url: 'http://c/w', max_pause: 1ms, host: 7 }
+  - { database: d, url: 'http://d', concurrency: -1, rate: 0/s, login: { password: { env: NEITHER } } }
 targets:
   a: { url: 5, authorization: { env: NOT_THERE_EITHER } }
   b: { url: 'http://b/w?x', hots: x }
@@ -179,17 +180,20 @@ targets:
     '4:17 admin.token',
     '6:5 wikis[0]',
     '6:12 wikis[0].url',
-    '6:28 wikis[0].concurrency',
     '7:7 wikis[1].domian',
     '7:23 wikis[1].url',
     '8:5 wikis[2]',
     '9:15 wikis[3].domain',
     '9:48 wikis[3].max_pause',
     '9:59 wikis[3].host',
-    '11:13 targets.a.url',
-    '11:31 targets.a.authorization',
-    '12:13 targets.b.url',
-    '12:29 targets.b.hots',
+    '10:50 wikis[4].concurrency',
+    '10:60 wikis[4].rate',
+    '10:65 wikis[4].login',
+    '10:84 wikis[4].login.password',
+    '12:13 targets.a.url',
+    '12:31 targets.a.authorization',
+    '13:13 targets.b.url',
+    '13:29 targets.b.hots',
   ])
 })
 
@@ -255,11 +259,15 @@ describe('a folder of schemas', () => {
 
 describe('wikis and targets', () => {
   test('are resolved', async () => {
-    const { config, problems } = await load(`
+    const { config, problems } = await load(
+      `
 wikis:
   - { database: mywiki, url: 'http://127.0.0.1:8080/', host: 'w.example:81' }
   - { domain: '/^(?<lang>\\w+)\\.w\\.example$/', url: 'https://{{lang}}.w.example/{{lang}}/w', host: '{{lang}}.x', max_pause: 5m }
-targets: { search: { url: 'https://s.example/' } }`)
+  - { database: limited, url: 'http://l', concurrency: 10, rate: 90/min, authorization: Bearer x, login: { user: B@c, password: { env: PW } } }
+targets: { search: { url: 'https://s.example/' }, slow: { url: 'https://t', concurrency: 2 }, paced: { url: 'https://p', rate: 50/s } }`,
+      { PW: 'secret' },
+    )
     expect(problems).toEqual([])
     expect(config?.wikis).toEqual([
       { database: 'mywiki', url: 'http://127.0.0.1:8080', host: 'w.example:81', maxPauseMs: 3_600_000 },
@@ -269,8 +277,29 @@ targets: { search: { url: 'https://s.example/' } }`)
         host: '{{lang}}.x',
         maxPauseMs: 300_000,
       },
+      {
+        database: 'limited',
+        url: 'http://l',
+        limits: { concurrency: 10, perSecond: 1.5, burst: 1 },
+        authorization: 'Bearer x',
+        login: { user: 'B@c', password: 'secret' },
+        maxPauseMs: 3_600_000,
+      },
     ])
-    expect(config?.targets).toEqual({ search: { url: 'https://s.example', maxPauseMs: 3_600_000 } })
+    const unlimited = Number.POSITIVE_INFINITY
+    expect(config?.targets).toEqual({
+      search: { url: 'https://s.example', maxPauseMs: 3_600_000 },
+      slow: {
+        url: 'https://t',
+        limits: { concurrency: 2, perSecond: unlimited, burst: unlimited },
+        maxPauseMs: 3_600_000,
+      },
+      paced: {
+        url: 'https://p',
+        limits: { concurrency: unlimited, perSecond: 50, burst: 50 },
+        maxPauseMs: 3_600_000,
+      },
+    })
   })
 
   test.each([
@@ -356,7 +385,9 @@ describe('a secret', () => {
   })
 
   test('is never printed', async () => {
-    const yaml = "targets: { a: { url: 'http://a', authorization: hush-1 } }\nadmin: { token: { file: token } }"
+    const yaml = `targets: { a: { url: 'http://a', authorization: hush-1 } }
+wikis: [ { database: a, url: 'http://a', authorization: hush-3, login: { user: B, password: hush-4 } } ]
+admin: { token: { file: token } }`
     const { config, origins } = await load(yaml, {}, {}, { token: 'hush-2' })
     if (config === undefined) throw new Error('no config')
     const printed = printConfig(config, origins) + JSON.stringify(showConfig(config, origins))
@@ -381,7 +412,7 @@ test('an empty file changes nothing', async () => {
 
 test('the printed configuration is a configuration, and says where each value came from', async () => {
   const yaml =
-    "listen: { port: 1001 }\nwikis: [ { database: mywiki, url: 'http://127.0.0.1:8080', host: wiki.example.org } ]\nintake: { allow: [ 10.0.0.0/8 ] }"
+    "listen: { port: 1001 }\nwikis: [ { database: mywiki, url: 'http://127.0.0.1:8080', host: wiki.example.org, concurrency: 3, rate: 7/min } ]\ntargets: { a: { url: 'http://a', rate: 5/s } }\nintake: { allow: [ 10.0.0.0/8 ] }"
   const first = await load(yaml, { CHANGEPROP_LISTEN_HOST: '::1' })
   if (first.config === undefined) throw new Error('no config')
   const printed = printConfig(first.config, first.origins)

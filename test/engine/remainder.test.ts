@@ -62,6 +62,21 @@ test('a replay sends only the rest, too', async () => {
   expect(there.requests.map(({ body }) => titlesOf(body))).toEqual(['A|B', 'B'])
 })
 
+test('another revision of the rule is asked for all its titles, not for what an answer to the earlier one left', async () => {
+  const there = await target()
+  there.behave(({ index }) => respond(200, index === 0 ? purged(['A'], ['B']) : purged(['C', 'D'], []), json))
+  const rules = purging(there.url).replace('delay: 10ms', 'delay: 700ms')
+  const world = await openWorld(rules.replace('{{message.titles}}', 'A|B'))
+  const id = await world.post('pages')
+  await becomes(
+    async () => (await world.event(id))?.rules[0]?.delivery,
+    (delivery) => delivery?.reason === 'retry',
+  )
+  await world.rewrite(rules.replace('{{message.titles}}', 'C|D'))
+  expect(await ended(world, id)).toMatchObject({ state: 'done', reason: 'ok' })
+  expect(there.requests.map(({ body }) => titlesOf(body))).toEqual(['A|B', 'C|D'])
+})
+
 test('a job’s 500 with error null, which is also core’s success, is tried twice more and then ignored', async () => {
   const there = await target()
   there.behave(respond(500, JSON.stringify({ error: null, status: false }), json))

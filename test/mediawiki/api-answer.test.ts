@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { readAnswer } from '../../src/mediawiki/answers.ts'
-import { throttledPauseMs, type Verdict } from '../../src/mediawiki/verdict.ts'
+import { throttledPauseMs, unavailablePauseMs, type Verdict } from '../../src/mediawiki/verdict.ts'
 import type { RequestOutcome } from '../../src/rule/rule.ts'
 import { aCall, anAnswer, now, type Pair } from './world.ts'
 
@@ -149,6 +149,12 @@ describe('an error', () => {
 
   test('that asks for a login says so', () => {
     expect(read(200, '{"error":{"code":"mustbeloggedin"}}').needs).toBe('login')
+  })
+
+  test('that does not take our credentials leaves the wiki alone, for people to mend them', () => {
+    const note = 'mwoauth-invalid-authorization'
+    const verdict = { outcome: 'unavailable', pauseMs: unavailablePauseMs, note, hasNotRun: true }
+    expect(read(200, JSON.stringify({ error: { code: note } }))).toEqual(verdict)
   })
 
   test('is read from the header where the body does not tell', () => {

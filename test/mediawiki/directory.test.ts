@@ -222,7 +222,31 @@ describe('who answers', () => {
 
   test('is the host itself, without credentials, where it stands in the rule', () => {
     const target = directory.resolve('http://elsewhere.example:81', '/x', one, true)
-    expect(target).toEqual({ name: 'http://elsewhere.example:81', headers: {}, maxPauseMs: hour, answers: undefined })
+    expect(target).toEqual({ name: 'http://elsewhere.example:81', headers: {}, maxPauseMs: hour })
+  })
+
+  test('has the limits, the credentials and the login of its entry, and of no other', () => {
+    const limits = { concurrency: 10, perSecond: 50, burst: 50 }
+    const login = { user: 'Bot@c', password: 'secret' }
+    const directory = aDirectory(
+      [
+        { ...farm, limits, login, authorization: 'Bearer w' },
+        { database: 'plain', url: 'http://plain.example/w' },
+      ],
+      { search: { url: 'https://search.example', limits } },
+    )
+    const at = (lang: string, path = '/w/api.php') => {
+      const wiki = directory.wikiOf({ meta: { domain: `${lang}.wiki.example.org` } })
+      return directory.resolve(`https://${lang}.wiki.example.org`, path, wiki, false)
+    }
+    const api = { origin: 'https://de.wiki.example.org', path: '/w/api.php', login }
+    expect(at('de')).toMatchObject({ limits, api, headers: { authorization: 'Bearer w' } })
+    expect(at('de', '/w/rest.php')?.api).toBe(at('de')?.api)
+    expect(at('de')?.api).not.toBe(at('fr')?.api)
+    const plain = directory.resolve('http://plain.example', '/w/api.php', undefined, false)
+    expect(plain).toMatchObject({ limits: undefined, api: { login: undefined }, headers: {} })
+    const search = directory.resolve('https://search.example', '/', undefined, false)
+    expect(search).toMatchObject({ limits, api: undefined })
   })
 
   test('is the configured target also where its host stands in the rule', () => {

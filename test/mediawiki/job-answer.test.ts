@@ -94,7 +94,7 @@ test('an end point that is not there pauses for longer, and nothing has run', ()
   expect(read(404)).toEqual({ ...verdict, note: '404' })
   expect(read(405)).toEqual({ ...verdict, note: '405' })
   expect(read(501)).toEqual({ ...verdict, note: '501' })
-  expect(read(403, '{"error":"rest-read-denied"}')).toEqual({ ...verdict, note: 'rest-read-denied' })
+  expect(read(403, '{"error":"rest-read-denied"}')).toEqual({ ...verdict, needs: 'login', note: 'rest-read-denied' })
 })
 
 test('what a target says is a note of one line and bounded length', () => {

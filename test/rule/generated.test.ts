@@ -5,13 +5,14 @@ import { contextOf, parse, recordOf } from './world.ts'
 
 const keys = [
   'topic', 'topics', 'exclude_topics', 'schema', 'match', 'match_not', 'cases', 'exec', 'answers', 'retry', 'throttle', 'concurrency',
-  'retry_on', 'ignore', 'retry_limit', 'dedup', 'method', 'uri', 'headers', 'query', 'body', 'timeout', 'status', 'is', 'limit', 'delay',
+  'retry_on', 'ignore', 'retry_limit', 'dedup', 'supersede', 'order', 'expire', 'claim_ttl', 'sample', 'key', 'window', 'rate', 'burst',
+  'total', 'signature', 'time', 'age', 'root_age', 'hash_template', 'method', 'uri', 'headers', 'query', 'body', 'timeout', 'status', 'is', 'limit', 'delay',
   'meta', '__proto__', 'constructor', 'toString', '<<', 'x-modules', 'services',
 ] // biome-ignore format: a list
 const texts = [
   '{{message.title}}', '{{', '{{}}', '{message.a}', '{decode(', '{{date(message', '{{wiki.url}}/api.php', '{{targets.x.url}}', '/(a+)+$/',
   '/(?<x>a)(b)/', '/[/', '/a/gg', 'http://a.example/', 'http://', '/sys/x', 'https://{{message.h}}/', 'undefined', '5xx', '5s', '-1s', 'never',
-  '{{match.a.x}}', "{{default(message.a, 'x')}}", '/mediawiki/page/change/^1.0.0', '\ud800', '\u0000',
+  '50/s', '0/s', '{{match.a.x}}', "{{default(message.a, 'x')}}", '/mediawiki/page/change/^1.0.0', '\ud800', '\u0000',
 ] // biome-ignore format: a list
 
 const scalar = fc.oneof(
@@ -52,9 +53,9 @@ const badRule = fc
     cases: fc.option(value, { nil: undefined }),
     answers: value,
     retry: value,
-    throttle: value,
+    policy: fc.tuple(fc.constantFrom('delay', 'dedup', 'supersede', 'throttle', 'order', 'expire', 'sample'), value),
   })
-  .map((rule) => ({ bad: { ...rule, unknown_key_of_no_use: 1 } }))
+  .map(({ policy: [key, value], ...rule }) => ({ bad: { ...rule, [key]: value, unknown_key_of_no_use: 1 } }))
 
 /** Any piece of such a text, with a character changed: mostly no YAML any more. */
 const brokenText = fc
@@ -147,4 +148,44 @@ test('rules never throw when an event is matched or explained, and only Template
     { numRuns: 3_000 },
   )
   expect(rendered).toBeGreaterThan(100)
+}, 300_000)
+
+test('policies say when and under which key for any event, or throw TemplateError', () => {
+  const texts = ['{{message.title}}', '{message.tags}', '{/message.meta.title}', '{{date(message.tags)}}', '-']
+  const text = fc.array(fc.constantFrom(...texts), { minLength: 1 }).map((parts) => parts.join(''))
+  const instant = fc.constantFrom('{{message.title}}', '{{message.meta.title}}', '{{message.tags}}')
+  let keys = 0
+  fc.assert(
+    fc.property(text, text, instant, event, (key, other, delay, parsed) => {
+      const policies = {
+        delay,
+        dedup: { key },
+        supersede: { signature: other, time: delay },
+        throttle: { key: other },
+        sample: { rate: 0.5, key },
+      }
+      const { rules } = parse(yaml({ rule: { topic: 'page', exec: { uri: 'http://a.example/' }, ...policies } }))
+      const message = JSON.parse(JSON.stringify(parsed))
+      for (const rule of rules) {
+        const context = contextOf(rule, recordOf(message))
+        for (const ask of [
+          () => rule.dueAt(context, () => 0),
+          () => rule.dedup?.key(context),
+          () => rule.supersede?.signature(context),
+          () => rule.supersede?.time(context),
+          () => rule.throttle.key?.(context),
+          () => rule.sample?.(context),
+        ]) {
+          try {
+            if (typeof ask() === 'string') keys++
+          } catch (error) {
+            expect(error).toBeInstanceOf(TemplateError)
+            expect(error).toMatchObject({ reason: 'key_failed' })
+          }
+        }
+      }
+    }),
+    { numRuns: 2_000 },
+  )
+  expect(keys).toBeGreaterThan(100)
 }, 300_000)

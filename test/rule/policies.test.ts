@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import type { JsonObject, StreamRecord } from '../../src/event/event.ts'
 import { murmur3 } from '../../src/rule/murmur.ts'
+import { examplesOfKeys } from '../../src/rule/reference.ts'
 import type { TemplateContext } from '../../src/rule/rule.ts'
-import { problemsWith, ruleWith } from './world.ts'
+import { parse, problemsWith, ruleOf, ruleWith } from './world.ts'
 
 const accepted = Date.UTC(2026, 10, 24)
 
@@ -28,6 +29,23 @@ describe('a key', () => {
     expect(key('{{message.a}}/{{message.b}}')(context(message))).toBe('')
   })
 
+  test('in single braces is percent-encoded, as Wikimedia’s samplers have it', () => {
+    expect(key('{message.a}{/message.b}{+message.c}')(context({ a: 'x/y', b: 'ä', c: '/' }))).toBe('x%2Fy/%C3%A4/')
+  })
+
+  test('that names a wiki which is not configured fails as such', () => {
+    expect(() => key('{{wiki.database}}')(context({}))).toThrow(expect.objectContaining({ reason: 'unknown_wiki' }))
+  })
+
+  test('may be what match captured, which is a use of it', () => {
+    const keys = { match: { title: '/^(?<space>\\w+):/' }, dedup: { key: '{{match.title.space}}' } }
+    expect(problemsWith(keys)).toEqual([])
+    const exec = { uri: 'http://a.example/' }
+    expect(
+      problemsWith({ exec: null, match: null, dedup: keys.dedup, cases: [{ match: keys.match, exec }, { exec }] }),
+    ).toEqual([])
+  })
+
   test('that is a list fails', () => {
     expect(() => key('{{message.a}}')(context({ a: [1] }))).toThrow(expect.objectContaining({ reason: 'key_failed' }))
   })
@@ -50,6 +68,9 @@ describe('a delay', () => {
     ['unix seconds as text', { at: '1800000000' }, 1_800_000_000_000],
     ['nothing there', {}, 0],
     ['what is no instant', { at: 'soon' }, Number.NaN],
+    ['what only looks like one', { at: 'in May 5' }, Number.NaN],
+    ['milliseconds for seconds', { at: 1_800_000_000_000 }, Number.NaN],
+    ['the fourteen digits of MediaWiki', { at: '20261201000000' }, Number.NaN],
   ])('that an event names: %s', (_, message, due) => {
     expect(ruleWith({ delay: '{{message.at}}' }).dueAt(context(message), eventTime)).toBe(due)
   })
@@ -125,6 +146,40 @@ test('a sample takes what has no key, and a share of the rest', () => {
   expect(sample?.(context({}))).toBe(true)
 })
 
+test('cases of Wikimedia’s rules have shares of their own, else that of the rule', () => {
+  const exec = { uri: 'http://a.example/' }
+  const rule = (sample: JsonObject) => ({
+    topic: 'page',
+    sample: { rate: 1, hash_template: '{{message.k}}' },
+    cases: [
+      { match: { kind: 'some' }, sample, exec },
+      { match: { kind: 'all' }, exec },
+    ],
+  })
+  const file = (sample: JsonObject) => {
+    const options = { templates: { rule: rule(sample) } }
+    return JSON.stringify({ paths: { '/x': { 'x-modules': [{ path: 'sys/kafka.js', options }] } } })
+  }
+  const { sample } = ruleOf(file({ rate: 0.5, hash_template: '{{message.k}}' }))
+  const k = 'en.wikipedia.org-N0ryO6Lrp'
+
+  expect(sample?.(context({ kind: 'some', k }))).toBe(false)
+  expect(sample?.(context({ kind: 'some', k: 'en.wikipedia.org-rpiwQuPlA' }))).toBe(true)
+  expect(sample?.(context({ kind: 'all', k }))).toBe(true)
+  expect(parse(file({ rate: 0.001, hash_template: '{{message.k}}' })).problems[0]).toMatchObject({
+    path: expect.stringMatching(/rule\.cases\[0\]\.sample\.rate$/),
+    message: 'expected a rate from 0.01 to 1, found 0.001',
+  })
+})
+
+test.each(examplesOfKeys())('what the reference gives as an example loads: %s', (line) => {
+  const [key = ''] = line.split(':')
+  const rest = key === 'topic' || key === 'topics' ? '' : 'topic: page, '
+  const text = `rule: { ${rest}exec: { uri: 'http://a.example/' }, ${line} }`
+
+  expect(parse(text).problems.filter(({ severity }) => severity === 'error')).toEqual([])
+})
+
 test('ages are read in both spellings', () => {
   const never = Number.POSITIVE_INFINITY
   expect(ruleWith({ expire: '1d' }).expire).toEqual({ ageMs: 86_400_000, rootAgeMs: never })
@@ -153,6 +208,14 @@ describe('refused, with the reason:', () => {
   const key = '{{message.a}}'
   test.each<[string, JsonObject, string]>([
     ['a key that is the same for all', { dedup: { key: 'x' } }, 'rule.dedup.key: expected a template that reads'],
+    ['a key of constants only', { dedup: { key: "{{'x'}}{{timeuuid()}}" } }, 'expected a template that reads'],
+    [
+      'a key that nothing captures',
+      { dedup: { key: '{{match.title.x}}' } },
+      'rule.dedup.key: expected something that match',
+    ],
+    ['a target as a key', { throttle: { key: '{{targets.a.url}}' } }, 'expected a property of the event or its wiki'],
+    ['a secret as a key', { dedup: { key: '{{wiki.token}}' } }, 'rule.dedup.key: expected a property of the event'],
     ['an empty key', { order: { key: '' } }, 'rule.order.key'],
     ['the whole event as a key', { dedup: { key: '{{globals.message}}' } }, 'expected a property of the event'],
     ['a key that does not parse', { dedup: { key: '{{message' } }, 'expected }}'],
@@ -161,6 +224,7 @@ describe('refused, with the reason:', () => {
     ['an absurd window', { dedup: { key, window: '9000d' } }, 'rule.dedup.window: expected at most 366d'],
     ['a negative window', { dedup: { key, window: '-1s' } }, 'rule.dedup.window'],
     ['a rate of 0', { throttle: { rate: '0/s' } }, 'expected a rate above 0, found 0/s'],
+    ['a total rate of 0', { throttle: { key, total: { rate: '0/min' } } }, 'rule.throttle.total.rate: expected a rate'],
     ['a burst of nothing', { throttle: { burst: 5 } }, 'expected rate beside burst'],
     ['a burst of 0', { throttle: { rate: '1/s', burst: 0 } }, 'rule.throttle.burst'],
     ['a total without a key', { throttle: { total: { concurrency: 5 } } }, 'expected throttle.key beside total'],
@@ -168,6 +232,14 @@ describe('refused, with the reason:', () => {
     ['order and dedup by two keys', { order: { key }, dedup: { key: '{{message.b}}' } }, 'to have the same key'],
     ['an age shorter than the delay', { delay: '2h', expire: '1h' }, 'expected expire to be longer than delay'],
     ['expire in both spellings', { expire: '1h', claim_ttl: 5 }, 'expected expire or Wikimedia’s claim_ttl'],
+    [
+      'an age shorter than the delay, in seconds',
+      { delay: '2h', claim_ttl: 60 },
+      'rule.claim_ttl: expected expire to be',
+    ],
+    ['a mapping of no ages', { expire: {} }, 'rule.expire'],
+    ['an absurd claim_ttl', { claim_ttl: 1e12 }, 'rule.claim_ttl'],
+    ['a sample by two keys', { sample: { rate: 0.5, key, hash_template: key } }, 'expected key or hash_template'],
     ['a sample of nothing', { sample: { rate: 0, key } }, 'rule.sample.rate'],
     ['a sample of more than all', { sample: { rate: 2, key } }, 'rule.sample.rate'],
     ['a sample without a key', { sample: { rate: 0.5 } }, 'expected sample.key'],
@@ -177,7 +249,27 @@ describe('refused, with the reason:', () => {
     expect(problemsWith(keys).join('\n')).toContain(expected)
   })
 
-  test('not: order and dedup by one key', () => {
-    expect(problemsWith({ order: { key }, dedup: { key } })).toEqual([])
+  test.each<[string, JsonObject]>([
+    ['order and dedup by one key', { order: { key }, dedup: { key } }],
+    ['a window where calls are not repeated', { retry: 'never', dedup: { key, window: '1h' } }],
+    ['an age longer than the delay', { delay: '1h', expire: { age: '2h' } }],
+  ])('not: %s', (_, keys) => {
+    expect(problemsWith(keys)).toEqual([])
+  })
+
+  test('each at its place', () => {
+    const text = [
+      'rule:',
+      '  topic: page',
+      '  exec: { uri: "http://a.example/" }',
+      '  dedup: { key: x, window: 9000d }',
+      '  throttle: { rate: 0/s }',
+    ].join('\n')
+
+    expect(
+      parse(text)
+        .problems.map(({ line, column }) => `${line}:${column}`)
+        .sort(),
+    ).toEqual(['4:17', '4:28', '5:21'])
   })
 })

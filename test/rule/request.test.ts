@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { JsonObject } from '../../src/event/event.ts'
+import type { WikiRoot } from '../../src/rule/rule.ts'
 import { bodyText, contextOf, problemsWith, recordOf, requestOf, requestsOf, ruleWith } from './world.ts'
 
 const json = { 'content-type': 'application/json' }
@@ -359,4 +360,39 @@ test('a request has a method in upper case, get by default, and 420 seconds', ()
   expect(requestOf({}, {})).toMatchObject({ method: 'GET', timeoutMs: 420_000 })
   expect(requestOf({ method: 'purge', timeout: '2s' }, {})).toMatchObject({ method: 'PURGE', timeoutMs: 2_000 })
   expect(problemsWith({ exec: { uri: 'http://a.example/', method: 'pots' } })[0]).toContain('did you mean post?')
+})
+
+describe('a token of the wiki', () => {
+  const wikis = [{ url: 'http://w.example' }]
+  const exec = (more: JsonObject) => ({ method: 'post', uri: '{{wiki.url}}/api.php', ...more })
+  const bodies: readonly JsonObject[] = [
+    { body: { token: '{{wiki.token}}' } },
+    { body: 'token={wiki.token}' },
+    { body: { token: "{{default(wiki.token, '')}}" } },
+    { query: { token: '{{wiki.token}}' } },
+    { headers: { 'x-token': '{{wiki.token}}' } },
+  ]
+
+  test.each(bodies)('is asked for by a request that says it: %j', (more) => {
+    const uses = (request: JsonObject) =>
+      ruleWith({ exec: [request, exec({})] }, { wikis, targets: {} })
+        .match({})
+        ?.requests.map((each) => each.usesToken)
+
+    expect(uses(exec(more))).toEqual([true, false])
+  })
+
+  test('is put where it says, and empty as long as there is none', () => {
+    const body = { action: 'edit', token: '{{wiki.token}}' }
+    const textFor = (wiki: WikiRoot) => requestOf(exec({ body }), {}, { wiki, hosts: { wikis, targets: {} } }).body
+
+    expect(textFor({ url: 'http://w.example', token: 'a+\\' })).toBe('action=edit&token=a%2B%5C')
+    expect(textFor({ url: 'http://w.example' })).toBe('action=edit&token=')
+  })
+
+  test('does not belong into an address', () => {
+    const problems = problemsWith({ exec: { uri: '{{wiki.url}}/x/{{wiki.token}}' } }, { wikis, targets: {} })
+
+    expect(problems).toEqual([expect.stringContaining('expected no secret in an address, found wiki.token')])
+  })
 })

@@ -111,10 +111,6 @@ describe('a template', () => {
     ['{{title}}', 'write message.title'],
     ['{{globals.x}}', 'globals.message'],
     ['{{request.params.title}}', 'expected a root of templates, found request; that root exists only within'],
-    [
-      '{{wiki.token}}',
-      'expected wiki.url, wiki.host, wiki.database, wiki.domain, found wiki.token, which is not supported',
-    ],
     ['{{wiki.name}}', 'expected wiki.url'],
     ['{{targets.search}}', 'expected targets.NAME.url'],
     ['{{message.a b}}', 'expected its end'],

@@ -4,7 +4,7 @@ import type { Lane, Settlement, Standing, StoredDelivery } from '../../src/store
 import { WoundClock } from '../support/clock.ts'
 import { anEvent, idOf, type Known, type StoreWorld, Work } from './world.ts'
 
-const runs = Number(process.env.ROUNDS ?? 1) * 40
+const runs = Number(process.env.ROUNDS ?? 1) * 20
 const windowMs = 10_000
 /** Keys of the first are by their newest, of the second with a window, of the third in order. */
 const rules = ['newest', 'window', 'oldest'] as const
@@ -37,6 +37,7 @@ const ways = {
   unmade: { isCall: false, part: () => ({ state: 'dead', reason: 'template_failed' }) },
   parked: { isCall: false, part: () => ({ state: 'waiting', reason: 'parked', until: Number.POSITIVE_INFINITY }) },
   running: { isCall: false, part: () => ({ state: 'running', reason: '' }) },
+  claimed: { isCall: false, part: () => ({ state: 'running', reason: '', claimed: true }) },
 } satisfies Record<string, { isCall: boolean; part: (now: number) => Partial<Settlement> }>
 
 const key = fc.constantFrom('x', 'x', 'x', 'y')
@@ -97,6 +98,8 @@ interface Modelled {
   standing: Standing | undefined
   state: 'waiting' | 'in hand' | 'done' | 'dead' | 'parked'
   isDiscarded: boolean
+  /** Running, and not to be repeated. */
+  isClaimed: boolean
   coveredBy: Modelled | undefined
   /** It was reopened, or got another key: the window does not hold for it. */
   isExempt: boolean
@@ -141,12 +144,13 @@ class Model {
     if (isOk) this.#successes.set(key, delivery)
   }
 
-  /** It gives up its place in the order of its key. */
-  leaves(delivery: Modelled, key: string | undefined): void {
-    if (key === undefined || this.#heads.get(key) !== delivery) return
+  /** It gives up its place in the order of its key; says who has it now. */
+  leaves(delivery: Modelled, key: string | undefined): Modelled | undefined {
+    if (key === undefined || this.#heads.get(key) !== delivery) return undefined
     const next = this.all.find((one) => one !== delivery && one.state === 'waiting' && keyOf(one) === key)
     if (next === undefined) this.#heads.delete(key)
     else this.#heads.set(key, next)
+    return next
   }
 
   handedOut(delivery: Modelled, taken: StoredDelivery, next: ReadonlyMap<string, number>, now: number): void {
@@ -232,10 +236,13 @@ class Run {
         return
       case 'restart':
         await this.#settled()
+        for (const one of this.#inHand()) {
+          one.state = one.isClaimed ? 'dead' : 'waiting'
+          if (one.isClaimed && this.#model.leaves(one, keyOf(one)) !== undefined) this.#work.released(one.lane.rule)
+        }
         expect(await (step.how === 'kill' ? this.#work.reopenAfterKill() : this.#work.reopen())).toEqual(
           this.#work.waiting,
         )
-        for (const one of this.#model.all) if (one.state === 'in hand') one.state = 'waiting'
     }
   }
 
@@ -281,6 +288,7 @@ class Run {
       standing: key === undefined && rootTime === undefined ? undefined : standing,
       state: 'waiting',
       isDiscarded: false,
+      isClaimed: false,
       coveredBy: undefined,
       isExempt: false,
       taken: undefined,
@@ -295,7 +303,8 @@ class Run {
     const now = this.#work.clock.now()
     const { isCall, part } = ways[how]
     const settlement: Partial<Settlement> = part(now)
-    if (how === 'running') {
+    delivery.isClaimed = how === 'claimed'
+    if (how === 'running' || how === 'claimed') {
       this.#pending.push(this.#told(delivery, settlement, false))
       return
     }
@@ -374,19 +383,23 @@ class Run {
 
 /** Whatever happens, in whatever order: what a store does with keys and roots is what the model says. */
 export function modelOfStandings(name: string, openWorld: () => Promise<StoreWorld>): void {
-  test(`${name}: whatever happens, keeps keys and root events as the model does, and loses nothing that waits`, async () => {
-    let work: Work | undefined
-    onTestFinished(() => work?.store.close())
-    await fc.assert(
-      fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 60, size: 'max' }), async (steps) => {
-        await work?.store.close()
-        work = new Work(await openWorld(), new WoundClock())
-        await work.open()
-        const run = new Run(work)
-        for (const step of steps) await run.do(step)
-        await run.drain()
-      }),
-      { numRuns: runs },
-    )
-  }, 600_000)
+  test(
+    `${name}: whatever happens, keeps keys and root events as the model does, and loses nothing that waits`,
+    async () => {
+      let work: Work | undefined
+      onTestFinished(() => work?.store.close())
+      await fc.assert(
+        fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 60, size: 'max' }), async (steps) => {
+          await work?.store.close()
+          work = new Work(await openWorld(), new WoundClock())
+          await work.open()
+          const run = new Run(work)
+          for (const step of steps) await run.do(step)
+          await run.drain()
+        }),
+        { numRuns: runs },
+      )
+    },
+    runs * 20_000,
+  )
 }

@@ -197,6 +197,12 @@ export class Work {
     return records
   }
 
+  /** The next store will let one by that waited for its key: what was before it is claimed, and ends with this one. */
+  released(rule: string): void {
+    this.#count(rule, 'key', -1)
+    this.#count(rule, 'slot', 1)
+  }
+
   /** Resolves when the decision is durable, with what came of it beyond. */
   settle(known: Known, part: Partial<Settlement>): Promise<Consequences | undefined> {
     const { lane, record, standing, progress = noProgress } = known
