@@ -82,6 +82,8 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
       if (writable) engine.resume()
     },
     broken: tellBroken,
+    rows: (change) => engine.rows(change),
+    lost: () => engine.dropLost(),
   })
   engine.start(loaded.rules, backlog, tellBroken)
 

@@ -311,14 +311,14 @@ export class Dispatcher {
       reason: '',
       claimed: true,
     }
-    this.#parts.settler.settle(work, delivery, claim, () => {
-      if (!this.#isStopping) {
+    this.#parts.settler.settle(work, delivery, claim, (isOurs) => {
+      if (isOurs && !this.#isStopping) {
         void this.#run(work, queue, delivery)
         return
       }
       queue.targetLimit.ended()
       queue.health.ended()
-      this.shelve(work, delivery)
+      if (isOurs) this.shelve(work, delivery)
       this.#end(work, queue, delivery)
     })
   }

@@ -82,16 +82,22 @@ export class Engine {
   /** `backlog`: the lanes that the store found when it was opened. `broken`: told where we are broken. */
   start(rules: RuleSet | undefined, backlog: readonly LaneBacklog[], broken: (error: unknown) => void): void {
     this.#works.use(rules)
-    for (const { lane, nextUntil, waiting } of backlog) {
-      const work = this.#works.of(lane.rule)
-      for (const [reason, count] of Object.entries(waiting) as [WaitReason, number][]) {
-        work.waiting.set(reason, (work.waiting.get(reason) ?? 0) + count)
-      }
-      this.#works.lane(work, lane.key).rowAt(nextUntil)
-    }
+    for (const lane of backlog) this.rows(lane)
     this.#parts.store.running(() => this.#dispatcher.running)
     this.#sweepLater()
     this.#routing = this.#router.run().catch(broken)
+  }
+
+  /** Rows of a lane came or went by other hands than ours. */
+  rows({ lane, nextUntil, waiting }: LaneBacklog): void {
+    const work = this.#works.of(lane.rule)
+    for (const [reason, count] of Object.entries(waiting) as [WaitReason, number][]) work.count(reason, count)
+    this.#works.lane(work, lane.key).rowAt(nextUntil)
+  }
+
+  /** Drops what is another process's now; calls of it that are in flight end as they may. */
+  dropLost(): void {
+    for (const work of this.#works) for (const queue of work.lanes.values()) queue.dropLost()
   }
 
   /** Puts another set of rules in force, whole. What is in hand is asked again when it starts. */
@@ -169,7 +175,7 @@ export class Engine {
   #settleLetter(letter: DeadLetter, verdict: Verdict): Promise<void> {
     const work = this.#works.of(letter.lane.rule)
     if (letter.state === 'waiting') work.count('parked', -1)
-    return new Promise((resolve) => this.#settler.settle(work, letter, verdict, resolve))
+    return new Promise((resolve) => this.#settler.settle(work, letter, verdict, () => resolve()))
   }
 
   #sweepLater(): void {

@@ -113,6 +113,20 @@ export class LaneQueue {
     return oldest !== undefined && oldest.since < time ? this.#shiftMemory() : undefined
   }
 
+  /** Drops what is in hand, and not running, of records that are another process's now. */
+  dropLost(): void {
+    for (let left = this.#stored.length; left > 0; left -= 1) {
+      const delivery = this.#stored.shift()
+      if (delivery === undefined) return
+      if (this.#store.isOurs(delivery.record)) this.#stored.push(delivery)
+      else this.#work.count(delivery.reason, -1)
+    }
+    for (let left = this.#memory.length; left > 0; left -= 1) {
+      const delivery = this.#shiftMemory()
+      if (delivery !== undefined && this.#store.isOurs(delivery.record)) this.push(delivery)
+    }
+  }
+
   /** A row of this lane will be due then. */
   rowAt(until: number): void {
     if (this.#isTaking) this.#soonerUntil = Math.min(this.#soonerUntil, until)
@@ -131,7 +145,10 @@ export class LaneQueue {
     const limit = Math.min(largestPage, ahead ? wanted * pagePerWanted : wanted)
     void this.#store.take(this.lane, this.#clock.now(), limit).then(
       (taken) => {
-        for (const delivery of taken.deliveries) this.#stored.push(delivery)
+        for (const delivery of taken.deliveries) {
+          if (this.#store.isOurs(delivery.record)) this.#stored.push(delivery)
+          else this.#work.count(delivery.reason, -1)
+        }
         this.#isTaking = false
         this.#nextUntil = Math.min(taken.nextUntil, this.#soonerUntil)
         this.#soonerUntil = Number.POSITIVE_INFINITY

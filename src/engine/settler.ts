@@ -81,8 +81,8 @@ export class Settler {
     return this.#settling > settlingAtMost
   }
 
-  /** `durable` is called once the decision is on disk. */
-  settle(work: RuleWork, settled: Settled, verdict: Verdict, durable?: () => void): void {
+  /** `durable` is called once the decision is kept; `isOurs` is false where the delivery is another process's now. */
+  settle(work: RuleWork, settled: Settled, verdict: Verdict, durable?: (isOurs: boolean) => void): void {
     const { lane, record } = settled
     const releasesCursor = settled.holdsCursor === true
     if (releasesCursor) settled.holdsCursor = false
@@ -110,7 +110,7 @@ export class Settler {
     if (verdict.state !== 'waiting') {
       this.#store.settle(settlement, (_, consequences) => {
         if (consequences !== undefined) this.#follow(work, consequences)
-        this.#durable(durable)
+        this.#durable(durable, consequences)
       })
       return
     }
@@ -125,13 +125,13 @@ export class Settler {
         if (amended.state === 'waiting') {
           work.count(amended.reason, 1)
           queue.rowAt(amended.until)
-        } else {
+        } else if (amended.state === 'done') {
           work.done += 1
           this.#observer.settled(work.name, 'done', amended.reason, this.#clock.now() - record.accepted)
         }
       }
       if (consequences !== undefined) this.#follow(work, consequences)
-      this.#durable(durable)
+      this.#durable(durable, consequences)
     })
   }
 
@@ -148,9 +148,9 @@ export class Settler {
     for (const { lane, until } of due) this.#works.lane(work, lane.key).rowAt(until)
   }
 
-  #durable(then: (() => void) | undefined): void {
+  #durable(then: ((isOurs: boolean) => void) | undefined, consequences: Consequences | undefined): void {
     this.#settling -= 1
     if (this.#settling === settlingAtMost) this.whenRoom?.()
-    then?.()
+    then?.(consequences?.amended?.state !== 'elsewhere')
   }
 }

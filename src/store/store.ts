@@ -172,6 +172,8 @@ export interface Consequences {
   readonly amended:
     | { readonly state: 'waiting'; readonly reason: WaitReason; readonly until: number }
     | { readonly state: 'done'; readonly reason: DoneReason }
+    /** Its row is another process's: kept there if this was its first settlement, else as if this had never been handed in. */
+    | { readonly state: 'elsewhere' }
     | undefined
   /** Other deliveries of the rule that wait for something else now, or are done (`duplicate`) with it. */
   readonly moved: readonly {
@@ -302,6 +304,14 @@ export interface StoreListener {
   changed(health: StoreHealth): void
   /** The store cannot be trusted any more; the process must end and start again from what is durable. */
   broken(error: Error): void
+  /**
+   * Rows of a lane came, or went where counts are negative, other than by what this process settled: where several share the
+   * work, it has taken over a part of it or lost one, or another has handed a delivery over. Rows that are handed out are
+   * not among those that went.
+   */
+  rows(change: LaneBacklog): void
+  /** Some of what was handed out is another process's now: what `isOurs` denies is not to be called any more. */
+  lost(): void
 }
 
 export interface Store {
@@ -316,6 +326,8 @@ export interface Store {
   /** All of them or none. Rejects with STORE_FULL, STORE_BUSY (too much is waiting to be written) or STORE_CLOSED. */
   append(events: readonly NewEvent[]): Promise<void>
 
+  /** Whether what becomes of a record that was given out is still this process's to decide. */
+  isOurs(record: StreamRecord): boolean
   /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */
   next(limit: number): Promise<readonly Routable[]>
   /**

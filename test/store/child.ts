@@ -59,6 +59,8 @@ await store.open({
   broken: (error) => {
     throw error
   },
+  rows: () => undefined,
+  lost: () => undefined,
 })
 say('open')
 if (mode === 'hold') setInterval(() => undefined, 1_000)

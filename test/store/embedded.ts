@@ -28,6 +28,8 @@ export async function openEmbedded(path: string, clock?: Clock, retention = many
     },
     changed: (health) => changes.push(health),
     broken: (error) => broken.push(error),
+    rows: () => undefined,
+    lost: () => undefined,
   })
   return { store, backlog, told }
 }

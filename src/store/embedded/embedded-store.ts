@@ -159,6 +159,10 @@ class EmbeddedStore implements Store {
     })
   }
 
+  isOurs(): true {
+    return true
+  }
+
   next(limit: number): Promise<readonly Routable[]> {
     return this.#opened.reader.next(limit)
   }
