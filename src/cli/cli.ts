@@ -43,7 +43,7 @@ function commands(io: Io, exit: (code: number) => void): Command {
     )
     .addOption(configOption())
     .addOption(rulesOption())
-    .option('--data <dir>', 'the data folder')
+    .option('--data <dir>', 'the data folder; on Kafka the scratch folder')
     .option('--host <host>', 'where to listen')
     .option('--port <port>', 'port to listen on; 0 takes a free one')
     .option('--log-level <level>', 'fatal, error, warn, info, debug or trace')
@@ -119,13 +119,22 @@ function commands(io: Io, exit: (code: number) => void): Command {
   }
 
   program
+    .command('topics')
+    .description('on Kafka: check the topics that the service has for itself, or create what is missing')
+    .option('--check', 'say what is missing or wrong, and how to mend it')
+    .option('--create', 'create what is missing, then check')
+    .addOption(configOption())
+    .addHelpText('after', example('changeprop topics --create --config config/kafka.yaml'))
+    .action(async (options) => exit(await (await import('./topics.ts')).topics(options, io)))
+
+  program
     .command('config')
     .description(
       'the configuration in force, each value with its origin: default, file, environment or flag; secrets are masked',
     )
     .addOption(configOption())
     .addOption(rulesOption())
-    .option('--data <dir>', 'the data folder')
+    .option('--data <dir>', 'the data folder; on Kafka the scratch folder')
     .option('--host <host>', 'where to listen')
     .option('--port <port>', 'port to listen on')
     .option('--log-level <level>', 'fatal, error, warn, info, debug or trace')

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { distance } from 'fastest-levenshtein'
-import { checkDocument, type Document, type Path, parseDocument, problemAt } from '../base/document.ts'
+import { checkDocument, type Document, parseDocument } from '../base/document.ts'
 import { hasErrors, type Problem } from '../base/problem.ts'
 import { isObject } from '../base/schema-words.ts'
 import type { Config } from './config.ts'
@@ -43,6 +43,8 @@ const flagOf: Readonly<Record<string, readonly [keyof Flags, string]>> = {
   'listen.host': ['host', '--host'],
   'listen.port': ['port', '--port'],
   'store.embedded.path': ['data', '--data'],
+  // Whichever store there is, it is what lies on this machine.
+  'store.kafka.scratch': ['data', '--data'],
   rules: ['rules', '--rules'],
   'log.level': ['logLevel', '--log-level'],
 }
@@ -71,7 +73,8 @@ export async function loadConfig(options: LoadOptions): Promise<LoadedConfig> {
     draft,
     origins,
     problems: inOrder(problems.filter((problem) => !isMisuse(problem))),
-    misuse: problems.filter(isMisuse),
+    // A flag for two settings is wrong once.
+    misuse: problems.filter(isMisuse).filter(({ file }, at, all) => all.findIndex((one) => one.file === file) === at),
   }
 }
 
@@ -95,34 +98,13 @@ async function readDocument(file: string, locate: (path: string) => string): Pro
   }
   const { document, problems } = parseDocument(file, text)
   if (document === undefined || document.value === null) return { ...noFile, others: problems }
-  const later = laterKeys(document)
-  const complaints = checkDocument(document, validateFile).filter(
-    ({ path }) => !later.some((other) => other.path === path),
-  )
-  return { document, complaints, others: [...problems, ...later] }
+  return { document, complaints: checkDocument(document, validateFile), others: problems }
 }
 
 /** Whether the place of `inner` is that of `outer`, or within it. */
 function isWithin(inner: Problem, outer: Problem): boolean {
   const isSame = inner.path === outer.path
   return inner.file === outer.file && (isSame || ['.', '['].some((sign) => inner.path.startsWith(outer.path + sign)))
-}
-
-/** Keys that later versions will know; a plain "unknown key" would send people to look for a misspelling. */
-function laterKeys(document: Document): readonly Problem[] {
-  const root = isObject(document.value) ? document.value : {}
-  const keys: readonly { path: Path; key: string; of: unknown }[] = [{ path: ['store'], key: 'kafka', of: root.store }]
-  return keys
-    .filter(({ key, of }) => isObject(of) && Object.hasOwn(of, key))
-    .map(({ path, key }) =>
-      problemAt(
-        document,
-        [...path, key],
-        `expected a key that this version supports, found ${key}, which is not supported by this version yet`,
-        'leave it out',
-        { part: 'key' },
-      ),
-    )
 }
 
 function give(

@@ -1,5 +1,5 @@
 import { formatDuration, formatRate, formatSize } from '../base/units.ts'
-import type { Config, TargetConfig } from './config.ts'
+import type { Config, EmbeddedStoreConfig, KafkaStoreConfig, TargetConfig } from './config.ts'
 import type { Origin } from './resolve.ts'
 import { settings } from './settings.ts'
 
@@ -12,20 +12,16 @@ export interface ShownSetting {
   readonly origin: Origin
 }
 
-/** The configuration in force, by name of the setting and as it would be written; secrets are masked. */
+/** The configuration in force, by name of the setting and as it would be written; secrets are masked, the other store left out. */
 export function showConfig(
   config: Config,
   origins: ReadonlyMap<string, Origin>,
 ): Readonly<Record<string, ShownSetting>> {
   const { listen, store, rules, schemas, intake, admin, log } = config
-  const { path, retention } = store.embedded
   const values: Readonly<Record<string, unknown>> = {
     'listen.host': listen.host,
     'listen.port': listen.port,
-    'store.embedded.path': path,
-    'store.embedded.retention.age': formatDuration(retention.ageMs),
-    'store.embedded.retention.size': formatSize(retention.sizeBytes),
-    'store.embedded.retention.dead': formatSize(retention.deadBytes),
+    ...(store.embedded === undefined ? showKafka(store.kafka) : showEmbedded(store.embedded)),
     rules,
     'schemas.from': schemas.from,
     'schemas.unknown': schemas.unknown,
@@ -40,9 +36,41 @@ export function showConfig(
     })),
     targets: Object.fromEntries(Object.entries(config.targets).map(([name, target]) => [name, showSite(target)])),
   }
+  const other = store.embedded === undefined ? 'store.embedded.' : 'store.kafka.'
+  const inForce = settings.filter(({ name }) => !name.startsWith(other))
   return Object.fromEntries(
-    settings.map(({ name }) => [name, { value: values[name], origin: origins.get(name) ?? 'default' }]),
+    inForce.map(({ name }) => [name, { value: values[name], origin: origins.get(name) ?? 'default' }]),
   )
+}
+
+function showEmbedded({ path, retention }: EmbeddedStoreConfig): Readonly<Record<string, unknown>> {
+  return {
+    'store.embedded.path': path,
+    'store.embedded.retention.age': formatDuration(retention.ageMs),
+    'store.embedded.retention.size': formatSize(retention.sizeBytes),
+    'store.embedded.retention.dead': formatSize(retention.deadBytes),
+  }
+}
+
+function showKafka(kafka: KafkaStoreConfig): Readonly<Record<string, unknown>> {
+  const { tls, sasl, streams } = kafka
+  const parts = tls === undefined ? [] : Object.keys(tls)
+  return {
+    'store.kafka.brokers': kafka.brokers,
+    'store.kafka.service': kafka.service,
+    'store.kafka.topic_prefix': kafka.topicPrefix,
+    'store.kafka.consume_prefixes': kafka.consumePrefixes,
+    'store.kafka.partitions': kafka.partitions,
+    'store.kafka.replication': kafka.replication,
+    'store.kafka.streams': Object.fromEntries(
+      Object.entries(streams).map(([name, { partitionKey }]) => [name, { partition_key: partitionKey }]),
+    ),
+    'store.kafka.tls': parts.length === 0 ? tls !== undefined : Object.fromEntries(parts.map((part) => [part, mask])),
+    'store.kafka.sasl.mechanism': sasl?.mechanism,
+    'store.kafka.sasl.username': sasl?.username,
+    'store.kafka.sasl.password': masked(sasl?.password),
+    'store.kafka.scratch': kafka.scratch,
+  }
 }
 
 function showSite({ authorization, limits, maxPauseMs, ...site }: TargetConfig): object {
@@ -65,7 +93,8 @@ export function printConfig(config: Config, origins: ReadonlyMap<string, Origin>
   let open: readonly string[] = []
   for (const { path, name } of settings) {
     const setting = shown[name]
-    if (setting === undefined || setting.value === undefined) {
+    if (setting === undefined) continue
+    if (setting.value === undefined) {
       lines.push(`# ${name} is not set`)
       continue
     }

@@ -3,12 +3,22 @@ import ipaddr from 'ipaddr.js'
 import Type from 'typebox'
 import { type Document, formatPath, type Path, problemAt } from '../base/document.ts'
 import type { Problem } from '../base/problem.ts'
+import { isObject } from '../base/schema-words.ts'
 import { parseDuration, parseRate, parseSize } from '../base/units.ts'
 import type { Limits } from '../rule/rule.ts'
-import type { Config, EmbeddedStoreConfig, TargetConfig, WikiConfig } from './config.ts'
+import type {
+  Config,
+  EmbeddedStoreConfig,
+  KafkaLogin,
+  KafkaStoreConfig,
+  StoreConfig,
+  TargetConfig,
+  WikiConfig,
+} from './config.ts'
 import { checkFolder } from './folder.ts'
+import { certificates, checkBrokers, checkKeyPair, checkPartitionKey, privateKey } from './kafka.ts'
 import { loginSchema, targetSchema, wikiSchema } from './schema.ts'
-import { readSecret } from './secret.ts'
+import { fitForLogin, readSecret, type SecretCheck } from './secret.ts'
 import { ajv, problemOf, type Setting } from './settings.ts'
 import { checkUrl, checkWikis, type Objection } from './sites.ts'
 
@@ -61,12 +71,7 @@ class Values {
     const locate = this.#locate
     return {
       listen: { host: this.#text('listen.host'), port: Number(this.#value('listen.port')) },
-      store: {
-        embedded: {
-          path: locate(this.#text('store.embedded.path')),
-          retention: this.#retention(),
-        },
-      },
+      store: await this.#store(),
       rules: this.#texts('rules').map(locate),
       schemas: {
         from: await this.#schemaPlaces(),
@@ -79,6 +84,113 @@ class Values {
       wikis: await this.#wikis(),
       targets: await this.#targets(),
     }
+  }
+
+  async #store(): Promise<StoreConfig> {
+    const embedded = () => ({ path: this.#locate(this.#text('store.embedded.path')), retention: this.#retention() })
+    // Neither a default nor --data, which is for either, asks for Kafka.
+    const asking = this.#below('store.kafka').find(({ origin }) => origin === 'file' || origin === 'environment')
+    if (asking === undefined && !this.#isInFile(['store', 'kafka'])) return { embedded: embedded() }
+    if (this.#isInFile(['store', 'embedded'])) {
+      const message = 'expected one store, found embedded and kafka'
+      this.#mapping(['store', 'kafka'], message, 'leave one of them out, wherever it is set')
+      return { embedded: embedded() }
+    }
+    for (const { origin, source } of this.#below('store.embedded')) {
+      if (origin !== 'environment') continue
+      const message = `expected nothing about the embedded store beside kafka, found ${source}`
+      this.problems.push(problemOf(source, [], message, 'unset it: it has no effect', 'warning'))
+    }
+    return { kafka: await this.#kafka() }
+  }
+
+  async #kafka(): Promise<KafkaStoreConfig> {
+    const brokers = this.#items('store.kafka.brokers')
+    this.#object('store.kafka.brokers', checkBrokers(brokers, this.#path('store.kafka.brokers')))
+    if (this.#isDefault('store.kafka.brokers'))
+      this.#mapping(
+        ['store', 'kafka'],
+        'expected the key brokers, found none',
+        'add for instance brokers: [kafka1:9092]',
+      )
+
+    const tls = await this.#tls()
+    const sasl = await this.#login()
+    if (sasl?.mechanism === 'plain' && tls === undefined && this.#isSound('store.kafka.tls')) {
+      const message = 'expected tls beside plain, found none: the password goes over the network as it is'
+      this.#object('store.kafka.sasl.mechanism', [
+        {
+          path: this.#path('store.kafka.sasl.mechanism'),
+          message,
+          remedy: 'add tls, or use scram-sha-512',
+          warning: true,
+        },
+      ])
+    }
+    const topicPrefix = this.#text('store.kafka.topic_prefix')
+    const scratch = this.#value('store.kafka.scratch')
+    return {
+      brokers: this.#texts('store.kafka.brokers'),
+      service: this.#text('store.kafka.service'),
+      topicPrefix,
+      consumePrefixes: this.#isDefault('store.kafka.consume_prefixes')
+        ? [topicPrefix]
+        : this.#texts('store.kafka.consume_prefixes'),
+      partitions: Number(this.#value('store.kafka.partitions')),
+      replication: Number(this.#value('store.kafka.replication')),
+      streams: this.#streams(),
+      ...(tls === undefined ? {} : { tls }),
+      ...(sasl === undefined ? {} : { sasl }),
+      ...(typeof scratch === 'string' ? { scratch: this.#locate(scratch) } : {}),
+    }
+  }
+
+  #streams(): KafkaStoreConfig['streams'] {
+    const value = this.#value('store.kafka.streams')
+    const streams = validateStreams(value) ? value : {}
+    const keyed = Object.entries(streams).flatMap(([name, { partition_key }]) =>
+      partition_key === undefined ? [] : [[name, partition_key] as const],
+    )
+    for (const [name, key] of keyed) {
+      const path = [...this.#path('store.kafka.streams'), name, 'partition_key']
+      this.#object('store.kafka.streams', checkPartitionKey(key, path))
+    }
+    return Object.fromEntries(keyed.map(([name, partitionKey]) => [name, { partitionKey }]))
+  }
+
+  async #tls(): Promise<KafkaStoreConfig['tls']> {
+    const value = this.#value('store.kafka.tls')
+    if (value === true) return {}
+    if (!isObject(value)) return undefined
+    const path = this.#path('store.kafka.tls')
+    const ca = await this.#secret(value.ca, [...path, 'ca'], certificates)
+    const cert = await this.#secret(value.cert, [...path, 'cert'], certificates)
+    const key = await this.#secret(value.key, [...path, 'key'], privateKey)
+    // One that is there but cannot be read is told already.
+    const isLost = (value.cert !== undefined && cert === undefined) || (value.key !== undefined && key === undefined)
+    if (!isLost) this.#object('store.kafka.tls', checkKeyPair(cert, key, path))
+    return {
+      ...(ca === undefined ? {} : { ca }),
+      ...(cert === undefined ? {} : { cert }),
+      ...(key === undefined ? {} : { key }),
+    }
+  }
+
+  async #login(): Promise<KafkaLogin | undefined> {
+    const keys = this.#below('store.kafka.sasl')
+    if (keys.every(({ origin }) => origin === 'default') && !this.#isInFile(['store', 'kafka', 'sasl']))
+      return undefined
+    const missing = keys.filter(({ origin }) => origin === 'default').map(({ setting }) => setting.path.at(-1))
+    if (missing.length > 0) {
+      const message = `expected mechanism, username and password, found no ${missing.join(', no ')}`
+      this.#mapping(['store', 'kafka', 'sasl'], message, `add ${missing.join(' and ')}`)
+    }
+    const mechanism = mechanisms.find((one) => one === this.#value('store.kafka.sasl.mechanism'))
+    const username = this.#value('store.kafka.sasl.username')
+    const name = 'store.kafka.sasl.password'
+    const password = await this.#secret(this.#value(name), this.#path(name), fitForLogin)
+    if (mechanism === undefined || typeof username !== 'string' || password === undefined) return undefined
+    return { mechanism, username, password }
   }
 
   #retention(): EmbeddedStoreConfig['retention'] {
@@ -172,12 +284,12 @@ class Values {
     return token
   }
 
-  async #secret(value: unknown, path: Path): Promise<string | undefined> {
+  async #secret(value: unknown, path: Path, check?: SecretCheck): Promise<string | undefined> {
     if (value === undefined) return undefined
-    const result = await readSecret(value, this.#env, this.#locate)
+    const result = await readSecret(value, this.#env, this.#locate, check)
     if ('secret' in result) return result.secret
-    const isOfSite = path[0] === 'targets' || path[0] === 'wikis'
-    this.#object(isOfSite ? String(path[0]) : formatPath(path), [{ path, ...result }])
+    const whole = [...this.#given.values()].find(({ setting }) => setting.path.every((key, at) => key === path[at]))
+    this.#object(whole?.setting.name ?? formatPath(path), [{ path, ...result }])
     return undefined
   }
 
@@ -263,6 +375,28 @@ class Values {
     }
   }
 
+  /** Reports what is wrong with a mapping as a whole: at its key in the file, or as of a variable within it. */
+  #mapping(path: readonly string[], message: string, remedy: string): void {
+    const source = this.#below(formatPath(path)).find(({ origin }) => origin === 'environment')?.source
+    this.problems.push(
+      this.#document && this.#isInFile(path)
+        ? problemAt(this.#document, path, message, remedy, { part: 'key' })
+        : problemOf(source ?? formatPath(path), path, message, remedy),
+    )
+  }
+
+  /** The settings within a mapping. */
+  #below(name: string): readonly Given[] {
+    return [...this.#given.values()].filter(({ setting }) => setting.name.startsWith(`${name}.`))
+  }
+
+  #isInFile(path: readonly string[]): boolean {
+    const parent = path
+      .slice(0, -1)
+      .reduce<unknown>((value, key) => (isObject(value) ? value[key] : undefined), this.#document?.value)
+    return isObject(parent) && Object.hasOwn(parent, path.at(-1) ?? '')
+  }
+
   #path(name: string): Path {
     return this.#given.get(name)?.setting.path ?? []
   }
@@ -301,10 +435,14 @@ class Values {
 type SiteText = Pick<Partial<Type.Static<typeof targetSchema>>, 'authorization' | 'concurrency' | 'rate' | 'max_pause'>
 
 const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
+const mechanisms = ['plain', 'scram-sha-256', 'scram-sha-512'] as const
 const partialWiki = Type.Partial(Type.Object({ ...wikiSchema.properties, login: Type.Partial(loginSchema) }))
 const wikisSchema = Type.Array(Type.Union([partialWiki, Type.Null()]))
 const targetsSchema = Type.Record(Type.String(), Type.Partial(targetSchema))
 const validateWikis = ajv.compile<Type.Static<typeof wikisSchema>>(wikisSchema)
+const validateStreams = ajv.compile<Readonly<Record<string, { readonly partition_key?: string }>>>(
+  Type.Record(Type.String(), Type.Object({ partition_key: Type.Optional(Type.String()) })),
+)
 const validateTargets = ajv.compile<Type.Static<typeof targetsSchema>>(targetsSchema)
 
 /** Relative paths are relative to `cwd`, or else as they are: to the working directory. */

@@ -1,13 +1,14 @@
 import Type from 'typebox'
 import { durationPattern, ratePattern, sizePattern } from '../base/units.ts'
+import { kafkaSchema } from './kafka-schema.ts'
+import { closed, secret } from './schema-parts.ts'
 
 /*
  * The one source of the configuration: its validator, the JSON Schema for editors, its documentation and its defaults.
- * `title` says what a value is (in problems too), `description` what it does. Every scalar that is not in a list can be
- * given by environment as well: `store.embedded.path` is CHANGEPROP_STORE_EMBEDDED_PATH.
+ * `title` says what a value is (in problems too), `description` what it does. Every scalar that is not in a list, and every
+ * list of texts (with commas between), can be given by environment as well: `store.embedded.path` is
+ * CHANGEPROP_STORE_EMBEDDED_PATH.
  */
-
-const closed = { additionalProperties: false } as const
 
 const duration = (description: string, rest: { default?: string } = {}) =>
   Type.String({
@@ -25,28 +26,6 @@ const size = (description: string, rest: { default?: string } = {}) =>
     description,
     ...rest,
   })
-
-const secretWords = { title: 'a secret (text, { env: NAME } or { file: PATH })', writeOnly: true }
-const secret = (description: string) =>
-  Type.Union(
-    [
-      Type.String({ minLength: 1, title: 'text that is not empty', writeOnly: true }),
-      Type.Object(
-        { env: Type.String({ minLength: 1, description: 'Name of an environment variable that holds the secret.' }) },
-        closed,
-      ),
-      Type.Object(
-        {
-          file: Type.String({
-            minLength: 1,
-            description: 'Path of a file that holds the secret; a line break at its end is not part of it.',
-          }),
-        },
-        closed,
-      ),
-    ],
-    { ...secretWords, description },
-  )
 
 const hostHeader = (pattern: string, description: string) =>
   Type.String({
@@ -212,8 +191,12 @@ export const configSchema = Type.Object(
               { ...closed, description: 'The embedded store: one data folder, one process.' },
             ),
           ),
+          kafka: Type.Optional(kafkaSchema),
         },
-        { ...closed, description: 'Where events and deliveries are kept.' },
+        {
+          ...closed,
+          description: 'Where events and deliveries are kept: embedded, or kafka where anything is said of it.',
+        },
       ),
     ),
     rules: Type.Optional(

@@ -12,7 +12,7 @@ export interface Setting {
   /** The path with dots. */
   readonly name: string
   readonly schema: SchemaObject
-  /** The environment variable that sets it; undefined for lists and mappings. */
+  /** The environment variable that sets it; undefined for mappings, and for lists of anything but texts. */
   readonly variable: string | undefined
   readonly validate: ValidateFunction
 }
@@ -25,13 +25,19 @@ function settingsIn(schema: unknown, path: readonly string[]): readonly Setting[
   if (!isObject(schema)) return []
   if (isObject(schema.properties))
     return Object.entries(schema.properties).flatMap(([key, inner]) => settingsIn(inner, [...path, key]))
-  const scalar = schema.type !== 'array' && schema.type !== 'object'
-  const variable = scalar ? `CHANGEPROP_${path.join('_').toUpperCase()}` : undefined
+  const isOneText = schema.type !== 'object' && (schema.type !== 'array' || isTextList(schema))
+  const variable = isOneText ? `CHANGEPROP_${path.join('_').toUpperCase()}` : undefined
   return [{ path, name: formatPath(path), schema, variable, validate: ajv.compile(schema) }]
+}
+
+function isTextList({ type, items }: SchemaObject): boolean {
+  return type === 'array' && isObject(items) && items.type === 'string'
 }
 
 /** The text of a variable or flag as the setting's own kind. A number that is none stays text, so that its check says so. */
 export function fromText(setting: Setting, text: string): unknown {
+  if (isTextList(setting.schema)) return text.split(',').map((item) => item.trim())
+  if (text === 'true' || text === 'false') return setting.validate(text === 'true') ? text === 'true' : text
   return setting.schema.type === 'integer' && /^-?\d+$/.test(text) ? Number(text) : text
 }
 

@@ -156,8 +156,8 @@ test('serve does not start with a configuration that has problems, and tells tho
   const terminal = await terminalWith({ 'c.yaml': 'store: { kafka: {} }' })
   const { code, stdout, stderr } = await terminal.run(['serve', '--config', 'c.yaml'])
   expect([code, stdout]).toEqual([1, ''])
-  const kafka = 'expected a key that this version supports, found kafka, which is not supported by this version yet'
-  expect(stderr).toBe(`c.yaml:1:10 store.kafka: ${kafka}; leave it out\n`)
+  const kafka = 'expected the key brokers, found none; add for instance brokers: [kafka1:9092]'
+  expect(stderr).toBe(`c.yaml:1:10 store.kafka: ${kafka}\n`)
   const both = await terminal.run(['serve', '--config', 'c.yaml', '--port', 'x'])
   expect([both.code, both.stderr.split('\n').map((line) => line.split(':')[0])]).toEqual([2, ['c.yaml', '--port', '']])
 })
