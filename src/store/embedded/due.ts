@@ -123,6 +123,10 @@ export class DueRows {
     return due ?? noneDue
   }
 
+  isOut(pos: number, rule: number): boolean {
+    return this.#out.get(rule)?.has(pos) === true
+  }
+
   /** Somebody else of the key may run; what was passed over for its sake is looked at again. */
   #free(rule: number, key: string): readonly DueLane[] {
     this.#keysOut.get(rule)?.delete(key)

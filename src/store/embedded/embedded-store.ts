@@ -19,16 +19,16 @@ import type {
   Taken,
 } from '../store.ts'
 import { deliveryStates } from '../store.ts'
+import { StoreThread } from '../thread.ts'
 import { parseEventId } from './event-id.ts'
 import { packRunning } from './group.ts'
 import { GroupCommit } from './group-commit.ts'
 import { LogReader } from './log-reader.ts'
 import { LowWaterMark } from './low-water.ts'
 import { Numbers } from './numbers.ts'
-import type { Committed, Retention, StoredRecord } from './protocol.ts'
+import type { Committed, Inputs, Outputs, Retention, StoredRecord, WriterThread } from './protocol.ts'
 import { LogRecord } from './record.ts'
 import { Health } from './store-health.ts'
-import { WriterThread } from './writer-thread.ts'
 
 export interface EmbeddedStoreOptions {
   /** The data folder; made where it is missing. */
@@ -37,6 +37,7 @@ export interface EmbeddedStoreOptions {
   readonly clock?: Clock
 }
 
+const writer = new URL('./writer', import.meta.url)
 const probeEveryMs = 1_000
 const retainEveryMs = 5_000
 const retainEveryMsWhenTight = 1_000
@@ -87,7 +88,7 @@ class EmbeddedStore implements Store {
 
   async open(listener: StoreListener): Promise<readonly LaneBacklog[]> {
     if (this.#parts !== undefined) throw new Error('a store is opened once')
-    const thread = new WriterThread((error) => this.#break(error))
+    const thread: WriterThread = new StoreThread<Inputs, Outputs>(writer, (error) => this.#break(error))
     const opened = await thread
       .ask('open', { path: this.#path, now: this.#clock.now(), retention: this.#limits })
       .catch(async (error: unknown) => {
@@ -158,6 +159,9 @@ class EmbeddedStore implements Store {
       commits.append({ events, accepted, bytes, stored, refused })
     })
   }
+
+  /** All streams are in one log, and read. */
+  subscribe(): void {}
 
   isOurs(): true {
     return true

@@ -1,8 +1,7 @@
 import { ServiceError } from '../../base/errors.ts'
 import { type PendingAppend, type PendingSettle, packEvents, packSettles } from './group.ts'
 import type { Numbers } from './numbers.ts'
-import { type Committed, eventWidth } from './protocol.ts'
-import type { WriterThread } from './writer-thread.ts'
+import { type Committed, eventWidth, type WriterThread } from './protocol.ts'
 
 /** A settlement alone waits so long for company: it costs a sync of the disk. */
 const settleLingerMs = 3

@@ -3,9 +3,8 @@ import type { Routable } from '../store.ts'
 import type { PendingAppend } from './group.ts'
 import type { LowWaterMark } from './low-water.ts'
 import type { Numbers } from './numbers.ts'
-import { type RecordPage, recordWidth } from './protocol.ts'
+import { type RecordPage, recordWidth, type WriterThread } from './protocol.ts'
 import { LogRecord } from './record.ts'
-import type { WriterThread } from './writer-thread.ts'
 
 const tailRecords = 4_000
 const tailBytes = 33_554_432

@@ -1,4 +1,3 @@
-import type { ErrorCode } from '../../base/errors.ts'
 import type {
   AttemptEntry,
   Consequences,
@@ -10,6 +9,7 @@ import type {
   Standing,
   WaitReason,
 } from '../store.ts'
+import type { AnswersOf, StoreThread } from '../thread.ts'
 
 /*
  * What passes between the service's thread and the one that writes. Bulk goes as typed arrays that are transferred, not
@@ -211,16 +211,5 @@ export interface Outputs {
   close: undefined
 }
 
-export type Question = keyof Inputs
-
-export type Answers = { readonly [Q in Question]: (input: Inputs[Q]) => Outputs[Q] | Promise<Outputs[Q]> }
-
-export interface Asked<Q extends Question = Question> {
-  readonly id: number
-  readonly question: Q
-  readonly input: Inputs[Q]
-}
-
-export type Answered =
-  | { readonly id: number; readonly output: Outputs[Question] }
-  | { readonly id: number; readonly failure: { readonly code: ErrorCode; readonly message: string } }
+export type Answers = AnswersOf<Inputs, Outputs>
+export type WriterThread = StoreThread<Inputs, Outputs>
