@@ -13,7 +13,7 @@ import { createSessions } from './mediawiki/session.ts'
 import { createMetrics } from './observability/metrics.ts'
 import { loadRules } from './rule/load.ts'
 import type { RuleSet } from './rule/rule.ts'
-import { createEmbeddedStore } from './store/embedded/embedded-store.ts'
+import { storeOf } from './store-of.ts'
 import { createRegistry } from './stream/registry.ts'
 
 export interface ServiceOptions {
@@ -56,12 +56,11 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
 
   const metrics = createMetrics()
   const sender = openSender()
-  const { retention, path } = config.store.embedded
-  const store = createEmbeddedStore({ path, retention })
+  const { store, deadBytes } = storeOf(config, log)
   const userAgent = `changeprop/${version}`
   const sessions = createSessions({ send: sender.send, clock, userAgent })
   const engine = new Engine(
-    { store, send: sender.send, sessions, clock, observer: metrics, userAgent, deadBytes: retention.deadBytes },
+    { store, send: sender.send, sessions, clock, observer: metrics, userAgent, deadBytes },
     createDirectory(config),
   )
   const letters = new Letters(store, engine, clock.now)

@@ -326,6 +326,8 @@ export interface Store {
   /** All of them or none. Rejects with STORE_FULL, STORE_BUSY (too much is waiting to be written) or STORE_CLOSED. */
   append(events: readonly NewEvent[]): Promise<void>
 
+  /** Which streams some rule concerns; said before anything is routed, and whenever it is others. */
+  subscribe(wants: (stream: string) => boolean): void
   /** Whether what becomes of a record that was given out is still this process's to decide. */
   isOurs(record: StreamRecord): boolean
   /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */

@@ -1,0 +1,149 @@
+import { createRequire } from 'node:module'
+import { Kafka, type KafkaConfig, logLevel } from 'kafkajs'
+
+const require = createRequire(import.meta.url)
+
+/** What we need of a broker's connection; kafkajs does not type it, nor export it. */
+export interface Broker {
+  fetch(request: {
+    readonly isolationLevel: number
+    readonly maxWaitTime: number
+    readonly minBytes: number
+    readonly maxBytes: number
+    readonly topics: readonly {
+      readonly topic: string
+      readonly partitions: readonly {
+        readonly partition: number
+        readonly fetchOffset: string
+        readonly maxBytes: number
+      }[]
+    }[]
+  }): Promise<{
+    readonly responses: readonly { readonly topicName: string; readonly partitions: readonly FetchedPartition[] }[]
+  }>
+}
+
+export interface FetchedPartition {
+  readonly partition: number
+  readonly highWatermark: string
+  readonly abortedTransactions: readonly { readonly producerId: string; readonly firstOffset: string }[]
+  readonly messages: readonly FetchedMessage[]
+}
+
+export interface FetchedMessage {
+  readonly offset: string
+  readonly timestamp: string
+  readonly key: Buffer | null
+  readonly value: Buffer | null
+  readonly headers: Readonly<Record<string, Buffer | readonly Buffer[]>>
+  readonly isControlRecord: boolean
+}
+
+/** The part of kafkajs below its producers and consumers: who leads what, and connections. Pinned with the package. */
+export interface Cluster {
+  connect(): Promise<void>
+  disconnect(): Promise<void>
+  isConnected(): boolean
+  addMultipleTargetTopics(topics: readonly string[]): Promise<void>
+  refreshMetadata(): Promise<void>
+  findBroker(node: { readonly nodeId: string }): Promise<Broker>
+  /** Partitions by node id. Throws for a topic without metadata. */
+  findLeaderForPartitions(topic: string, partitions: readonly number[]): Readonly<Record<string, readonly number[]>>
+  findTopicPartitionMetadata(topic: string): readonly { readonly partitionId: number }[]
+  metadata(of: { readonly topics: readonly string[] }): Promise<{
+    readonly topicMetadata: readonly { readonly topic: string; readonly partitionMetadata: readonly unknown[] }[]
+  }>
+  fetchTopicsOffset(
+    topics: readonly {
+      readonly topic: string
+      readonly partitions: readonly { readonly partition: number }[]
+      readonly fromBeginning: boolean
+    }[],
+  ): Promise<
+    readonly {
+      readonly topic: string
+      readonly partitions: readonly { readonly partition: number; readonly offset: string }[]
+    }[]
+  >
+}
+
+/** What kafkajs has to say, for the log. */
+export type Tell = (level: 'warn' | 'error', message: string) => void
+
+/** The same line is not told again for so long. */
+const sameLineEveryMs = 30_000
+
+/** Connects nobody yet. `tell` hears what kafkajs warns of. */
+export function createClient(options: KafkaConfig, tell: Tell): Kafka {
+  patch()
+  const told = new Map<string, number>()
+  return new Kafka({
+    connectionTimeout: 5_000,
+    requestTimeout: 15_000,
+    retry: { initialRetryTime: 100, maxRetryTime: 2_000, retries: 5 },
+    ...options,
+    logLevel: logLevel.WARN,
+    logCreator:
+      () =>
+      ({ level, log: { message, error } }) => {
+        const line = error === undefined ? message : `${message}: ${String(error)}`
+        const now = Date.now()
+        if (now - (told.get(line) ?? 0) < sameLineEveryMs) return
+        if (told.size > 100) told.clear()
+        told.set(line, now)
+        tell(level === logLevel.ERROR ? 'error' : 'warn', line)
+      },
+  })
+}
+
+/** kafkajs makes one for each producer and consumer, and lets nobody else have one. */
+export function openCluster(kafka: Kafka): Cluster {
+  const symbol = Object.getOwnPropertySymbols(kafka).find(({ description }) => description === createClusterName)
+  const create = symbol === undefined ? undefined : Reflect.get(kafka, symbol)
+  if (typeof create !== 'function') throw new Error('this is not the kafkajs that the adapter was written for: 2.2.4')
+  const { EventEmitter } = require('node:events') as typeof import('node:events')
+  return create({
+    metadataMaxAge: 30_000,
+    allowAutoTopicCreation: false,
+    instrumentationEmitter: new EventEmitter(),
+  })
+}
+
+const createClusterName = 'private:Kafka:createCluster'
+
+/** Who the partition of a committed transaction's records is told apart by; those of aborted ones are left out. */
+export function committedMessages(
+  topic: string,
+  fetchOffset: string,
+  partition: FetchedPartition,
+): readonly FetchedMessage[] {
+  if (partition.abortedTransactions.length === 0) return partition.messages.filter((one) => !one.isControlRecord)
+  const Batch: new (
+    topic: string,
+    fetchOffset: string,
+    partition: FetchedPartition,
+  ) => { readonly messages: readonly FetchedMessage[] } = require('kafkajs/src/consumer/batch')
+  return new Batch(topic, fetchOffset, partition).messages
+}
+
+interface Queue {
+  readonly pending: readonly unknown[]
+  readonly throttledUntil: number
+  scheduleCheckPendingRequests(): void
+}
+
+let isPatched = false
+
+/**
+ * Each connection of kafkajs re-arms a timer of a negative time for ever, about 1,500 times a second (issues 1556, 1704 and
+ * 1751 there): where nothing waits and nothing is throttled there is nothing to check.
+ */
+function patch(): void {
+  if (isPatched) return
+  isPatched = true
+  const { prototype }: { prototype: Queue } = require('kafkajs/src/network/requestQueue')
+  const original = prototype.scheduleCheckPendingRequests
+  prototype.scheduleCheckPendingRequests = function scheduleCheckPendingRequests() {
+    if (this.pending.length > 0 || this.throttledUntil > Date.now()) original.call(this)
+  }
+}

@@ -1,0 +1,154 @@
+import type { Kafka } from 'kafkajs'
+import type { DeliveryEntry } from '../store.ts'
+import type { FetchedMessage } from './client.ts'
+import { acceptedOf } from './kafka-record.ts'
+import { partitionOf } from './partition.ts'
+import type { Reader } from './reader.ts'
+import type { Told } from './shard-protocol.ts'
+import { withAdmin } from './topics.ts'
+import type { Outgoing } from './writer.ts'
+
+const foundAtMost = 100
+const coversAtMost = 100
+
+/** Deliveries told in one record: one record each would cost more than their calls. */
+export function formatJournal(topic: string, partitions: number, told: readonly Told[]): Outgoing[] {
+  const lines = new Map<number, string[]>()
+  for (const one of told) {
+    const partition = partitionOf(one.metaId ?? one.event.id, partitions)
+    const found = lines.get(partition) ?? []
+    found.push(JSON.stringify(one))
+    lines.set(partition, found)
+  }
+  return [...lines].map(([partition, found]) => ({ topic, partition, key: null, value: Buffer.from(found.join('\n')) }))
+}
+
+export interface Found {
+  readonly event: Told['event']
+  readonly metaId: string | undefined
+  readonly deliveries: readonly DeliveryEntry[]
+}
+
+/** What became of deliveries, as the journal topic tells it. */
+export class Journal {
+  readonly #kafka: Kafka
+  readonly #reader: Reader
+  readonly #topic: string
+  readonly #partitions: number
+
+  /** `reader`: one that reads nothing else of the topic. */
+  constructor(kafka: Kafka, reader: Reader, topic: string, partitions: number) {
+    this.#kafka = kafka
+    this.#reader = reader
+    this.#topic = topic
+    this.#partitions = partitions
+  }
+
+  /** By our id or the producer's. Reads what was told since the event was accepted, where the id says when; else all. */
+  async find(id: string): Promise<readonly Found[]> {
+    const accepted = acceptedOf(id)
+    const own = partitionOf(id, this.#partitions)
+    const partitions = accepted === undefined ? [own] : Array.from({ length: this.#partitions }, (_, index) => index)
+    const lines: Told[] = []
+    for (const partition of partitions) {
+      const from = accepted === undefined ? 0 : await this.#offsetAt(partition, accepted)
+      await this.#reader.readToEnd(this.#topic, partition, from, (messages) => {
+        for (const { value } of messages) lines.push(...linesWith(value, id))
+      })
+    }
+    return collect(lines.filter(({ metaId, event }) => metaId === id || event.id === id))
+  }
+
+  /**
+   * Which rules are done with which events, by origin, among what was told since `since`. What an owner before us has done must
+   * not be done again, though its position was not committed any more. What else was told may not have become true: a row
+   * and the word of it are written to different partitions.
+   */
+  async ended(since: number): Promise<Map<string, Set<string>>> {
+    const ended = new Map<string, Set<string>>()
+    const offsets = await withAdmin(this.#kafka, (admin) => admin.fetchTopicOffsetsByTimestamp(this.#topic, since))
+    for (const { partition, offset } of offsets) {
+      await this.#reader.readToEnd(this.#topic, partition, Number(offset), (messages) => {
+        for (const { value } of messages) {
+          for (const line of value?.toString().split('\n') ?? []) {
+            const told = JSON.parse(line) as Told
+            if ('state' in told && told.state === 'done') addTo(ended, told.event.origin.join('/'), told.rule)
+          }
+        }
+      })
+    }
+    return ended
+  }
+
+  async #offsetAt(partition: number, time: number): Promise<number> {
+    const offsets = await withAdmin(this.#kafka, (admin) => admin.fetchTopicOffsetsByTimestamp(this.#topic, time))
+    return Number(offsets.find((one) => one.partition === partition)?.offset ?? 0)
+  }
+}
+
+export function addTo(sets: Map<string, Set<string>>, name: string, one: string): void {
+  sets.set(name, (sets.get(name) ?? new Set()).add(one))
+}
+
+/** A record is searched as text first: most have nothing to do with it. */
+function linesWith(value: FetchedMessage['value'], id: string): Told[] {
+  if (value === null || !value.includes(id)) return []
+  return value
+    .toString()
+    .split('\n')
+    .filter((line) => line.includes(id))
+    .map((line) => JSON.parse(line) as Told)
+}
+
+interface Story {
+  last: Extract<Told, { state: string }> | undefined
+  readonly covers: { count: number; ids: string[] }
+}
+
+/** The last that was told of each delivery holds; newest events first. */
+function collect(told: readonly Told[]): Found[] {
+  const events = new Map<string, { readonly about: Told; readonly stories: Map<string, Story> }>()
+  for (const one of told) {
+    const found = events.get(one.event.id) ?? { about: one, stories: new Map<string, Story>() }
+    events.set(one.event.id, found)
+    const story = found.stories.get(one.rule) ?? { last: undefined, covers: { count: 0, ids: [] } }
+    found.stories.set(one.rule, story)
+    if ('state' in one) story.last = story.last === undefined || story.last.at <= one.at ? one : story.last
+    else {
+      story.covers.count += one.covers.count
+      story.covers.ids.push(...one.covers.ids.slice(0, coversAtMost - story.covers.ids.length))
+    }
+  }
+  return [...events.values()]
+    .sort(
+      (a, b) => b.about.event.accepted - a.about.event.accepted || b.about.event.origin[2] - a.about.event.origin[2],
+    )
+    .slice(0, foundAtMost)
+    .map(({ about: { event, metaId }, stories }) => ({
+      event,
+      metaId,
+      deliveries: [...stories.values()].flatMap(({ last, covers }) =>
+        last === undefined ? [] : [entryOf(last, covers)],
+      ),
+    }))
+}
+
+function entryOf(told: Extract<Told, { state: string }>, covers: DeliveryEntry['covers']): DeliveryEntry {
+  const { event, metaId, rule, revision, state, reason, at, until, attempts, coveredBy } = told
+  return {
+    id: `${event.id}/${rule}`,
+    rule,
+    revision,
+    state,
+    reason,
+    at,
+    next: until,
+    attempts,
+    eventId: event.id,
+    metaId,
+    stream: event.stream,
+    accepted: event.accepted,
+    coveredBy,
+    covers,
+  }
+}

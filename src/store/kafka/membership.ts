@@ -1,0 +1,163 @@
+import { AssignerProtocol, type Consumer, type Kafka, type PartitionAssigner } from 'kafkajs'
+import { sentence } from './writer.ts'
+
+export interface Position {
+  readonly topic: string
+  readonly partition: number
+  /** Next to read. */
+  readonly offset: number
+  readonly metadata: string
+}
+
+export interface MembershipParts {
+  readonly kafka: Kafka
+  readonly group: string
+  /** Whose partitions are shared among the members. */
+  readonly topic: string
+  /** These are ours from now on, and no others. */
+  assigned(partitions: readonly number[]): void
+  trouble(why: string | undefined): void
+}
+
+const sessionMs = 10_000
+const heartbeatMs = 2_000
+const pauseMs = 1_000
+
+/**
+ * Which partitions of the work are this process's. kafkajs's consumer does no more here than to be a member and to commit:
+ * all it could fetch is paused, and read by `Reader`, which a rebalance does not set back.
+ */
+export class Membership {
+  readonly #parts: MembershipParts
+  #consumer: Consumer | undefined
+  #owned: readonly number[] = []
+  #isLeaving = false
+  #retry: NodeJS.Timeout | undefined
+
+  constructor(parts: MembershipParts) {
+    this.#parts = parts
+  }
+
+  join(): void {
+    this.#join().catch((error: unknown) => this.#again(error))
+  }
+
+  /** Rejects where the group has moved on; the next commit will do. */
+  async commit(positions: readonly Position[]): Promise<void> {
+    await this.#consumer?.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))
+  }
+
+  async leave(): Promise<void> {
+    this.#isLeaving = true
+    clearTimeout(this.#retry)
+    await this.#consumer?.disconnect()
+  }
+
+  async #join(): Promise<void> {
+    const { kafka, group, topic, assigned, trouble } = this.#parts
+    const consumer = kafka.consumer({
+      groupId: group,
+      partitionAssigners: [sticky(() => this.#owned)],
+      sessionTimeout: sessionMs,
+      heartbeatInterval: heartbeatMs,
+      rebalanceTimeout: 20_000,
+      maxWaitTimeInMs: 250,
+      allowAutoTopicCreation: false,
+      retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000 },
+    })
+    this.#consumer = consumer
+    // Listeners run before the consumer fetches for the first time after joining.
+    consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
+      const partitions = payload.memberAssignment[topic] ?? []
+      consumer.pause([{ topic, partitions }])
+      this.#owned = partitions
+      trouble(undefined)
+      assigned(partitions)
+    })
+    consumer.on(consumer.events.CRASH, ({ payload: { error, restart } }) => {
+      if (!restart && this.#consumer === consumer) this.#again(error)
+    })
+    await consumer.connect()
+    await consumer.subscribe({ topics: [topic], fromBeginning: true })
+    await consumer.run({ autoCommit: false, eachBatch: async () => undefined })
+  }
+
+  #again(error: unknown): void {
+    if (this.#isLeaving) return
+    this.#parts.trouble(`not a member of Kafka's consumer group: ${sentence(error)}`)
+    const old = this.#consumer
+    this.#consumer = undefined
+    clearTimeout(this.#retry)
+    this.#retry = setTimeout(() => {
+      // What it still has to say does not matter: another one takes its place.
+      void Promise.allSettled([old?.disconnect()]).then(() => {
+        if (!this.#isLeaving) this.join()
+      })
+    }, pauseMs)
+  }
+}
+
+/** Each member keeps what it has, as far as that is fair; only the rest moves. */
+function sticky(owned: () => readonly number[]): PartitionAssigner {
+  return ({ cluster }) => ({
+    name: 'changeprop',
+    version: 1,
+    protocol: ({ topics }) => ({
+      name: 'changeprop',
+      metadata: AssignerProtocol.MemberMetadata.encode({
+        version: 1,
+        topics,
+        userData: Buffer.from(JSON.stringify(owned())),
+      }),
+    }),
+    async assign({ members, topics: [topic = ''] }) {
+      const partitions = cluster.findTopicPartitionMetadata(topic).map(({ partitionId }) => partitionId)
+      const had = new Map(members.map(({ memberId, memberMetadata }) => [memberId, readOwned(memberMetadata)]))
+      return [...share(partitions, had)].map(([memberId, share]) => ({
+        memberId,
+        memberAssignment: AssignerProtocol.MemberAssignment.encode({
+          version: 1,
+          assignment: { [topic]: [...share] },
+          userData: Buffer.alloc(0),
+        }),
+      }))
+    },
+  })
+}
+
+/** Pure. `had`: by member, what it has. Every member gets its fair share, one more or less. */
+export function share(
+  partitions: readonly number[],
+  had: ReadonlyMap<string, readonly number[]>,
+): ReadonlyMap<string, readonly number[]> {
+  // Those with most come first: they are the ones that may keep one more.
+  const members = [...had.keys()].sort(
+    (a, b) => (had.get(b)?.length ?? 0) - (had.get(a)?.length ?? 0) || (a < b ? -1 : 1),
+  )
+  const fair = Math.floor(partitions.length / members.length)
+  const withOneMore = partitions.length % members.length
+  const free = new Set(partitions)
+  const shares = new Map<string, number[]>()
+  for (const [index, member] of members.entries()) {
+    const most = fair + (index < withOneMore ? 1 : 0)
+    const kept = (had.get(member) ?? []).filter((partition) => free.has(partition)).slice(0, most)
+    for (const partition of kept) free.delete(partition)
+    shares.set(member, kept)
+  }
+  for (const [index, member] of members.entries()) {
+    const most = fair + (index < withOneMore ? 1 : 0)
+    const own = shares.get(member) ?? []
+    for (const partition of free) {
+      if (own.length >= most) break
+      own.push(partition)
+      free.delete(partition)
+    }
+  }
+  return shares
+}
+
+function readOwned(metadata: Buffer): readonly number[] {
+  const text = AssignerProtocol.MemberMetadata.decode(metadata)?.userData?.toString() ?? ''
+  const owned: unknown = text === '' ? [] : JSON.parse(text)
+  return Array.isArray(owned) ? owned.filter((one) => typeof one === 'number') : []
+}

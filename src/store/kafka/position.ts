@@ -1,0 +1,128 @@
+/** Kafka takes 4,096 bytes; beyond this no more is read until the lowest is finished. */
+const longestRuns = 3_500
+
+/** How far a partition had come, and when that was said, in ms. */
+export interface Committed {
+  readonly at: number
+  readonly runs: string
+}
+
+export function formatMetadata({ at, runs }: Committed): string {
+  return `${at.toString(36)};${runs}`
+}
+
+/** Undefined where somebody else has committed. */
+export function parseMetadata(metadata: string): Committed | undefined {
+  const [, at = '', runs = ''] = /^([0-9a-z]+);([0-9a-z+ ]*)$/.exec(metadata) ?? []
+  return at === '' ? undefined : { at: Number.parseInt(at, 36), runs }
+}
+
+/**
+ * How far one partition of a source has come, where what was read ends in any order: the lowest offset that is not finished,
+ * and which above it are. Offsets may have gaps.
+ */
+export class Progress {
+  /** Read and not finished, in order, with what is still open of each. */
+  readonly #open = new Map<number, number>()
+  /** Finished runs above the lowest open one: [first, end). In order, apart. */
+  #runs: [number, number][] = []
+  /** Next to read. */
+  #end: number
+
+  /** `runs`: as they were committed, with the offset. */
+  constructor(offset: number, runs: string) {
+    this.#end = offset
+    this.#runs = parseRuns(offset, runs)
+  }
+
+  /** Whether it was finished by an earlier owner. */
+  isFinished(offset: number): boolean {
+    return this.#runs.some(([first, end]) => offset >= first && offset < end)
+  }
+
+  /** A record is in hand; `end` has to be called as often as `begin` before it is finished. */
+  begin(offset: number): void {
+    this.#open.set(offset, (this.#open.get(offset) ?? 0) + 1)
+    // What lies between does not exist.
+    if (offset > this.#end) this.#add(this.#end, offset)
+    this.#end = Math.max(this.#end, offset + 1)
+  }
+
+  end(offset: number): void {
+    const open = this.#open.get(offset)
+    if (open === undefined) throw new Error(`the record at ${offset} was finished more often than it was begun`)
+    if (open > 1) {
+      this.#open.set(offset, open - 1)
+      return
+    }
+    this.#open.delete(offset)
+    this.#add(offset, offset + 1)
+  }
+
+  /** Nothing of it concerns anybody. */
+  pass(offset: number): void {
+    this.begin(offset)
+    this.end(offset)
+  }
+
+  /** The lowest offset that an owner after us has to read. */
+  get offset(): number {
+    const lowest = this.#open.keys().next().value
+    return lowest ?? this.#end
+  }
+
+  get open(): number {
+    return this.#open.size
+  }
+
+  /** Whether more runs could not be told any more. */
+  get isCrowded(): boolean {
+    return this.#runs.length > 200 && this.runs.length > longestRuns
+  }
+
+  /** Finished runs above `offset`: each as the distance from the end of the last and its length, in base 36. */
+  get runs(): string {
+    let at = this.offset
+    const parts: string[] = []
+    for (const [first, end] of this.#runs) {
+      if (end <= at) continue
+      const from = Math.max(first, at)
+      parts.push(`${(from - at).toString(36)}+${(end - from).toString(36)}`)
+      at = end
+    }
+    return parts.join(' ')
+  }
+
+  #add(first: number, end: number): void {
+    const runs = this.#runs
+    let index = runs.length
+    // Most are finished near the end.
+    while (index > 0 && (runs[index - 1]?.[0] ?? 0) > first) index -= 1
+    const before = runs[index - 1]
+    const after = runs[index]
+    if (before !== undefined && before[1] >= first) {
+      before[1] = Math.max(before[1], end)
+      if (after !== undefined && after[0] <= before[1]) {
+        before[1] = Math.max(before[1], after[1])
+        runs.splice(index, 1)
+      }
+    } else if (after !== undefined && after[0] <= end) after[0] = first
+    else runs.splice(index, 0, [first, end])
+
+    const low = this.offset
+    let passed = 0
+    while ((runs[passed]?.[1] ?? Number.POSITIVE_INFINITY) <= low) passed += 1
+    if (passed > 0) runs.splice(0, passed)
+  }
+}
+
+function parseRuns(offset: number, text: string): [number, number][] {
+  const runs: [number, number][] = []
+  let at = offset
+  for (const [, gap = '', length = ''] of text.matchAll(/([0-9a-z]+)\+([0-9a-z]+)/g)) {
+    const first = at + Number.parseInt(gap, 36)
+    at = first + Number.parseInt(length, 36)
+    runs.push([first, at])
+  }
+  return runs
+}

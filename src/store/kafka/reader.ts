@@ -1,0 +1,316 @@
+import type { Kafka } from 'kafkajs'
+import { type Broker, type Cluster, committedMessages, type FetchedMessage, openCluster } from './client.ts'
+import { sentence, typeOf } from './writer.ts'
+
+/** Records of one partition, in order, or none where it went on without. Their bytes are views of the whole answer: what is kept has to be copied. */
+export type Received = (messages: readonly FetchedMessage[]) => void
+
+export interface ReaderParts {
+  readonly kafka: Kafka
+  /** Why nothing can be read at the moment; undefined when all is well again. */
+  trouble(why: string | undefined): void
+  /** Records were removed before we read them: the partition goes on at another place. */
+  skipped(topic: string, partition: number, from: number, to: number): void
+}
+
+/** Also how long a partition that is resumed or added while a broker is asked may have to wait. */
+const maxWaitMs = 100
+const bytesPerPartition = 524_288
+const bytesPerFetch = 4_194_304
+const shortestPauseMs = 100
+const longestPauseMs = 2_000
+/** A partition that has more but gives nothing so often stands before a batch that compaction has emptied. */
+const emptyAnswers = 3
+const readCommitted = 1
+
+interface Reading {
+  readonly topic: string
+  readonly partition: number
+  readonly received: Received
+  /** Of the next record. */
+  offset: number
+  isPaused: boolean
+  empty: number
+}
+
+/**
+ * Reads partitions from where it is told, as long as it is told, without a group: who reads what is decided elsewhere. One
+ * question at a time to each broker, about all that it leads.
+ */
+export class Reader {
+  readonly #parts: ReaderParts
+  readonly #cluster: Cluster
+  readonly #readings = new Map<string, Reading>()
+  /** Brokers that are being asked. */
+  readonly #asking = new Set<string>()
+  #isClosed = false
+  #pauseMs = shortestPauseMs
+  #retry: NodeJS.Timeout | undefined
+  #connected: Promise<void> | undefined
+  #turn: Promise<void> = Promise.resolve()
+
+  constructor(parts: ReaderParts) {
+    this.#parts = parts
+    this.#cluster = openCluster(parts.kafka)
+  }
+
+  read(topic: string, partition: number, from: number, received: Received): void {
+    this.#readings.set(nameOf(topic, partition), {
+      topic,
+      partition,
+      received,
+      offset: from,
+      isPaused: false,
+      empty: 0,
+    })
+    this.#start()
+  }
+
+  /** Resolves when all that is there now has been read. For a partition that is not read otherwise; one after another. */
+  readToEnd(topic: string, partition: number, from: number, received: Received): Promise<void> {
+    const read = () => this.#readToEnd(topic, partition, from, received)
+    this.#turn = this.#turn.then(read, read)
+    return this.#turn
+  }
+
+  async #readToEnd(topic: string, partition: number, from: number, received: Received): Promise<void> {
+    const end = await this.end(topic, partition)
+    if (from >= end) return
+    await new Promise<void>((resolve) => {
+      this.read(topic, partition, from, (messages) => {
+        const wanted = messages.filter(({ offset }) => Number(offset) < end)
+        if (wanted.length > 0) received(wanted)
+        const { offset = from } = this.#readings.get(nameOf(topic, partition)) ?? {}
+        if (offset < end) return
+        this.stop(topic, partition)
+        resolve()
+      })
+    })
+  }
+
+  /** The value of one record, if it is still there. */
+  async one(topic: string, partition: number, offset: number, found: (value: Buffer) => void): Promise<void> {
+    const read = async () => {
+      if (offset >= (await this.end(topic, partition))) return
+      await new Promise<void>((resolve) => {
+        this.read(topic, partition, offset, ([first]) => {
+          this.stop(topic, partition)
+          if (first !== undefined && first.value !== null && Number(first.offset) === offset) found(first.value)
+          resolve()
+        })
+      })
+    }
+    this.#turn = this.#turn.then(read, read)
+    await this.#turn
+  }
+
+  /** Of the next record to be written. */
+  async end(topic: string, partition: number): Promise<number> {
+    await this.#connect([topic])
+    const [found] = await this.#cluster.fetchTopicsOffset([
+      { topic, partitions: [{ partition }], fromBeginning: false },
+    ])
+    return Number(found?.partitions[0]?.offset ?? 0)
+  }
+
+  /** All topics there are, with the number of their partitions. */
+  async topics(): Promise<ReadonlyMap<string, number>> {
+    await this.#connect([])
+    const { topicMetadata } = await this.#cluster.metadata({ topics: [] })
+    return new Map(topicMetadata.map(({ topic, partitionMetadata }) => [topic, partitionMetadata.length]))
+  }
+
+  stop(topic: string, partition: number): void {
+    this.#readings.delete(nameOf(topic, partition))
+  }
+
+  pause(topic: string, partition: number): void {
+    const reading = this.#readings.get(nameOf(topic, partition))
+    if (reading !== undefined) reading.isPaused = true
+  }
+
+  resume(topic: string, partition: number): void {
+    const reading = this.#readings.get(nameOf(topic, partition))
+    if (reading === undefined || !reading.isPaused) return
+    reading.isPaused = false
+    this.#start()
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    clearTimeout(this.#retry)
+    this.#readings.clear()
+    await this.#cluster.disconnect()
+  }
+
+  /** Sees to it that each broker that leads something we read is asked. */
+  #start(): void {
+    if (this.#isClosed || this.#retry !== undefined) return
+    this.#leaders().then(
+      (leaders) => {
+        for (const nodeId of leaders.keys()) {
+          if (this.#asking.has(nodeId)) continue
+          this.#asking.add(nodeId)
+          void this.#ask(nodeId)
+        }
+      },
+      (error: unknown) => this.#failed(error),
+    )
+  }
+
+  async #ask(nodeId: string): Promise<void> {
+    try {
+      while (!this.#isClosed) {
+        const asked = (await this.#leaders()).get(nodeId)
+        if (asked === undefined) break
+        const broker = await this.#cluster.findBroker({ nodeId })
+        await this.#fetch(broker, asked)
+        this.#pauseMs = shortestPauseMs
+        this.#parts.trouble(undefined)
+      }
+      this.#asking.delete(nodeId)
+    } catch (error) {
+      this.#asking.delete(nodeId)
+      this.#failed(error)
+    }
+  }
+
+  async #fetch(broker: Broker, readings: readonly Reading[]): Promise<void> {
+    const asked = readings.map((reading) => ({ reading, offset: reading.offset }))
+    try {
+      const { responses } = await broker.fetch({
+        isolationLevel: readCommitted,
+        maxWaitTime: maxWaitMs,
+        minBytes: 1,
+        maxBytes: bytesPerFetch,
+        topics: byTopic(readings),
+      })
+      for (const { topicName, partitions } of responses) {
+        for (const fetched of partitions) {
+          const reading = this.#readings.get(nameOf(topicName, fetched.partition))
+          const before = asked.find((one) => one.reading === reading)
+          // It was taken from us, or begun anew, while the answer was on its way.
+          if (reading === undefined || before === undefined || reading.offset !== before.offset) continue
+          const last = fetched.messages.at(-1)
+          if (last === undefined) {
+            this.#passEmpty(reading, Number(fetched.highWatermark))
+            continue
+          }
+          reading.empty = 0
+          const from = reading.offset
+          reading.offset = Number(last.offset) + 1
+          const messages = committedMessages(topicName, String(from), fetched)
+          const first = messages.findIndex(({ offset }) => Number(offset) >= from)
+          reading.received(first <= 0 ? (first === 0 ? messages : []) : messages.slice(first))
+        }
+      }
+    } catch (error) {
+      if (typeOf(error) !== 'OFFSET_OUT_OF_RANGE') throw error
+      await this.#backInRange(readings)
+    }
+  }
+
+  #passEmpty(reading: Reading, highWatermark: number): void {
+    if (reading.offset >= highWatermark) return
+    reading.empty += 1
+    if (reading.empty < emptyAnswers) return
+    reading.empty = 0
+    reading.offset += 1
+    reading.received([])
+  }
+
+  /** The answer does not say of which partition: each is compared with what there is. */
+  async #backInRange(readings: readonly Reading[]): Promise<void> {
+    const of = (fromBeginning: boolean) =>
+      this.#cluster.fetchTopicsOffset(
+        readings.map(({ topic, partition }) => ({ topic, partitions: [{ partition }], fromBeginning })),
+      )
+    const bounds = new Map<string, { first: number; end: number }>()
+    for (const { topic, partitions } of await of(true)) {
+      for (const { partition, offset } of partitions) {
+        bounds.set(nameOf(topic, partition), { first: Number(offset), end: Number.POSITIVE_INFINITY })
+      }
+    }
+    for (const { topic, partitions } of await of(false)) {
+      for (const { partition, offset } of partitions) {
+        const bound = bounds.get(nameOf(topic, partition))
+        if (bound !== undefined) bound.end = Number(offset)
+      }
+    }
+    for (const reading of readings) {
+      const { topic, partition, offset } = reading
+      const bound = bounds.get(nameOf(topic, partition))
+      if (bound === undefined || (offset >= bound.first && offset <= bound.end)) continue
+      reading.offset = offset < bound.first ? bound.first : bound.end
+      this.#parts.skipped(topic, partition, offset, reading.offset)
+    }
+  }
+
+  async #leaders(): Promise<ReadonlyMap<string, readonly Reading[]>> {
+    const topics = new Map<string, Reading[]>()
+    for (const reading of this.#readings.values()) {
+      if (reading.isPaused) continue
+      const readings = topics.get(reading.topic) ?? []
+      readings.push(reading)
+      topics.set(reading.topic, readings)
+    }
+    const leaders = new Map<string, Reading[]>()
+    if (topics.size === 0) return leaders
+    await this.#connect([...topics.keys()])
+    for (const [topic, readings] of topics) {
+      const byLeader = this.#cluster.findLeaderForPartitions(
+        topic,
+        readings.map(({ partition }) => partition),
+      )
+      for (const [nodeId, partitions] of Object.entries(byLeader)) {
+        const led = leaders.get(nodeId) ?? []
+        led.push(...readings.filter(({ partition }) => partitions.includes(partition)))
+        leaders.set(nodeId, led)
+      }
+    }
+    return leaders
+  }
+
+  async #connect(topics: readonly string[]): Promise<void> {
+    this.#connected ??= this.#cluster.connect()
+    await this.#connected.catch((error: unknown) => {
+      this.#connected = undefined
+      throw error
+    })
+    if (topics.length > 0) await this.#cluster.addMultipleTargetTopics(topics)
+  }
+
+  #failed(error: unknown): void {
+    if (this.#isClosed || this.#retry !== undefined) return
+    this.#parts.trouble(`Kafka cannot be read: ${sentence(error)}`)
+    this.#retry = setTimeout(() => {
+      const again = () => {
+        this.#retry = undefined
+        this.#start()
+      }
+      if (!this.#cluster.isConnected()) this.#connected = undefined
+      this.#connected ??= this.#cluster.connect()
+      this.#connected
+        .then(() => this.#cluster.refreshMetadata())
+        .then(again, () => {
+          this.#connected = undefined
+          again()
+        })
+    }, this.#pauseMs)
+    this.#pauseMs = Math.min(longestPauseMs, this.#pauseMs * 2)
+  }
+}
+
+function byTopic(readings: readonly Reading[]): Parameters<Broker['fetch']>[0]['topics'] {
+  const topics = new Map<string, { partition: number; fetchOffset: string; maxBytes: number }[]>()
+  for (const { topic, partition, offset } of readings) {
+    const partitions = topics.get(topic) ?? []
+    partitions.push({ partition, fetchOffset: String(offset), maxBytes: bytesPerPartition })
+    topics.set(topic, partitions)
+  }
+  return [...topics].map(([topic, partitions]) => ({ topic, partitions }))
+}
+
+function nameOf(topic: string, partition: number): string {
+  return `${topic}/${partition}`
+}

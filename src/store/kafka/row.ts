@@ -1,0 +1,115 @@
+import type { AttemptEntry, DeliveryState, LastAnswer, Progress, Standing } from '../store.ts'
+
+/*
+ * Records of the work topic. Each partition is a changelog that compaction thins out: the newest record of a key is what
+ * holds. Its owner writes rows and what is remembered of keys and root events; anybody may write an arrival.
+ */
+
+/** Where an event lies in its stream: topic, partition, offset. */
+export type Origin = readonly [topic: string, partition: number, offset: number]
+
+/** A delivery that waits, runs or is dead, as it lies in the work topic; the bytes of its event follow. */
+export interface WorkRow {
+  /** Of the event: ours. */
+  readonly id: string
+  readonly rule: string
+  readonly lane: string
+  readonly stream: string
+  readonly accepted: number
+  readonly origin: Origin
+  readonly state: DeliveryState
+  readonly reason: string
+  /** In ms; null for "not until somebody says so", and where it does not wait. */
+  readonly until: number | null
+  readonly at: number
+  readonly revision: string
+  readonly progress: Progress
+  readonly claimed: boolean
+  readonly attempts: readonly AttemptEntry[]
+  readonly standing?: Standing | undefined
+  readonly answer?: LastAnswer | undefined
+  /** How often its owner died while it ran. */
+  readonly stops?: number
+  /** Its place among those of its partition; absent while its owner has not given it one. */
+  readonly pos?: number
+}
+
+/** What is remembered of a key's calls, or of a root event. */
+export interface Fact {
+  /** Columns of its table, but for those that name it. */
+  readonly numbers: readonly (number | null)[]
+  /** By place: the events of a key's newest start and last success. */
+  readonly starters?: readonly (readonly [pos: number, starter: object])[]
+}
+
+export type WorkKey =
+  | { readonly kind: 'delivery'; readonly id: string; readonly rule: string }
+  | { readonly kind: 'start'; readonly rule: string; readonly key: string }
+  | { readonly kind: 'root'; readonly rule: string; readonly signature: string; readonly time: number }
+  | { readonly kind: 'owner' }
+
+/** Header of what the owner of a partition writes: who that is. */
+export const ownerHeader = 'owner'
+
+export function formatKey(key: WorkKey): Buffer {
+  switch (key.kind) {
+    case 'delivery':
+      return Buffer.from(JSON.stringify(['delivery', key.id, key.rule]))
+    case 'start':
+      return Buffer.from(JSON.stringify(['start', key.rule, key.key]))
+    case 'root':
+      return Buffer.from(JSON.stringify(['root', key.rule, key.signature, key.time]))
+    case 'owner':
+      return Buffer.from(JSON.stringify(['owner']))
+  }
+}
+
+/** Undefined for what is not ours: anybody who may can write to a topic. */
+export function parseKey(key: Uint8Array): WorkKey | undefined {
+  const parts = parseJson(Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString())
+  if (!Array.isArray(parts)) return undefined
+  const [kind, first, second, third]: unknown[] = parts
+  if (kind === 'owner') return { kind }
+  if (typeof first !== 'string' || typeof second !== 'string') return undefined
+  if (kind === 'delivery') return { kind, id: first, rule: second }
+  if (kind === 'start') return { kind, rule: first, key: second }
+  if (kind === 'root' && typeof third === 'number') return { kind, rule: first, signature: second, time: third }
+  return undefined
+}
+
+/** Length of the JSON, the JSON, the event. */
+export function formatRow(row: WorkRow, event: Uint8Array): Buffer {
+  const json = Buffer.from(JSON.stringify(row))
+  const value = Buffer.allocUnsafe(4 + json.length + event.length)
+  value.writeUInt32LE(json.length, 0)
+  json.copy(value, 4)
+  value.set(event, 4 + json.length)
+  return value
+}
+
+export function parseRow(value: Buffer): { readonly row: WorkRow; readonly event: Uint8Array } | undefined {
+  if (value.length < 4) return undefined
+  const end = 4 + value.readUInt32LE(0)
+  if (end > value.length) return undefined
+  const row = parseJson(value.toString('utf8', 4, end))
+  // Written by formatRow: the key says whose it is, and the topic is ours.
+  return typeof row === 'object' && row !== null ? { row: row as WorkRow, event: value.subarray(end) } : undefined
+}
+
+export function formatFact(fact: Fact): Buffer {
+  return Buffer.from(JSON.stringify(fact))
+}
+
+export function parseFact(value: Buffer): Fact | undefined {
+  const fact = parseJson(value.toString())
+  // Written by formatFact: the key says what it is, and the topic is ours.
+  return typeof fact === 'object' && fact !== null && 'numbers' in fact ? (fact as Fact) : undefined
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,132 @@
+import type {
+  AttemptEntry,
+  Consequences,
+  DeadLetter,
+  DeliveryEntry,
+  Lane,
+  LaneBacklog,
+  LastAnswer,
+  Progress,
+  Settlement,
+  Standing,
+  WaitReason,
+} from '../store.ts'
+import type { AnswersOf, StoreThread } from '../thread.ts'
+import type { Packed } from './packed.ts'
+import type { Origin } from './row.ts'
+
+/*
+ * What passes between the service's thread and the one that keeps the rows of the partitions that this process owns.
+ */
+
+/** The event of a delivery, as far as a row needs it. */
+export interface RowEvent {
+  readonly id: string
+  readonly stream: string
+  readonly accepted: number
+  readonly origin: Origin
+}
+
+export interface ShardSettle extends Omit<Settlement, 'record' | 'releasesCursor'> {
+  readonly event: RowEvent
+  /** Undefined where the row exists, and holds them. */
+  readonly bytes: Uint8Array | undefined
+}
+
+/** For the journal: a delivery came to some state, or others are covered by its call. */
+export type Told = { readonly event: RowEvent; readonly metaId: string | undefined; readonly rule: string } & (
+  | {
+      readonly revision: string
+      readonly state: DeliveryEntry['state']
+      readonly reason: string
+      readonly at: number
+      readonly until: number | null
+      readonly attempts: readonly AttemptEntry[]
+      readonly coveredBy: string | undefined
+    }
+  | { readonly covers: DeliveryEntry['covers'] }
+)
+
+export interface Change {
+  /** By index of what was settled. */
+  readonly consequences: readonly (Consequences & { readonly index: number })[]
+  /** What the changelog has to say of it. */
+  readonly records: Packed
+  readonly told: readonly Told[]
+  readonly dead: DeadCounts | undefined
+}
+
+/** By rule; those of the partition that have any. */
+export type DeadCounts = readonly { readonly rule: string; readonly count: number; readonly bytes: number }[]
+
+export interface ShardRow {
+  readonly partition: number
+  readonly event: RowEvent
+  readonly bytes: Uint8Array
+  readonly progress: Progress
+  readonly revision: string
+  readonly reason: WaitReason
+  readonly uncleanStops: number
+  readonly standing: Standing | undefined
+  readonly isSuperseded: boolean
+  readonly followers: number
+}
+
+export interface ShardLetter extends Omit<DeadLetter, 'record' | 'lane'> {
+  readonly partition: number
+  readonly event: RowEvent
+  readonly bytes: Uint8Array
+  readonly lane: Lane
+  readonly progress: Progress
+  readonly answer: LastAnswer | undefined
+}
+
+export interface ShardInputs {
+  /** Begins with an empty partition. */
+  open: { readonly partition: number; readonly folder: string }
+  /** What its changelog says, in order. */
+  restore: { readonly partition: number; readonly records: Packed }
+  /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
+  restored: { readonly partition: number; readonly now: number }
+  settle: { readonly partition: number; readonly settles: readonly ShardSettle[] }
+  /** What others have handed over. */
+  arrive: { readonly partition: number; readonly records: Packed }
+  /** The newest that is known of these keys, for a changelog in which somebody else has written. */
+  reassert: { readonly partition: number; readonly keys: Packed }
+  /** Rows of events of one partition of a stream. */
+  rowsOf: { readonly partition: number; readonly topic: string; readonly part: number; readonly from: number }
+  take: { readonly lane: Lane; readonly now: number; readonly limit: number }
+  deliveries: {
+    readonly rule: string | undefined
+    readonly states: readonly number[]
+    readonly limit: number
+    readonly cursor: string | undefined
+  }
+  letters: {
+    readonly rule: string | undefined
+    readonly ids: readonly string[] | undefined
+    readonly limit: number
+    readonly after: string | undefined
+  }
+  forget: { readonly partition: number; readonly now: number }
+  drop: { readonly partition: number }
+}
+
+export interface ShardOutputs {
+  open: undefined
+  restore: undefined
+  restored: Change & { readonly backlog: readonly LaneBacklog[] }
+  settle: Change
+  arrive: Change & { readonly backlog: readonly LaneBacklog[] }
+  reassert: Packed
+  rowsOf: readonly { readonly offset: number; readonly rule: string }[]
+  take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }
+  deliveries: { readonly items: readonly DeliveryEntry[]; readonly cursor: string | undefined }
+  letters: { readonly letters: readonly ShardLetter[]; readonly after: string | undefined }
+  forget: Packed
+  /** Rows that waited and were not handed out. */
+  drop: readonly LaneBacklog[]
+}
+
+export type ShardAnswers = AnswersOf<ShardInputs, ShardOutputs>
+export type ShardThread = StoreThread<ShardInputs, ShardOutputs>

@@ -1,0 +1,148 @@
+import { mkdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Database, openDatabase } from '../embedded/database.ts'
+import { Numbers } from '../embedded/numbers.ts'
+import { migrate } from '../embedded/schema.ts'
+import { Words } from '../embedded/words.ts'
+import { deadReasons, doneReasons, type Lane, waitReasons } from '../store.ts'
+import { serveThread } from '../thread.ts'
+import { Shard } from './shard.ts'
+import type { ShardAnswers, ShardInputs, ShardOutputs } from './shard-protocol.ts'
+
+/** Entry of the thread that keeps the rows of the partitions that this process owns. */
+
+/** Nothing of it has to be there again: the brokers have it. */
+const scratch = 'PRAGMA synchronous = OFF; PRAGMA cache_size = -4000'
+
+interface Vocabulary {
+  readonly words: Words
+  readonly numbers: Numbers
+}
+
+const shards = new Map<number, { readonly shard: Shard; readonly file: string }>()
+const opened = new Set<number>()
+let vocabulary: Vocabulary | undefined
+let turn = 0
+
+async function openScratch(file: string): Promise<Database> {
+  const database = await openDatabase(file)
+  database.exec(scratch)
+  migrate(database, file)
+  return database
+}
+
+/** One for all partitions: they have the same rules and reasons. */
+async function theVocabulary(folder: string): Promise<Vocabulary> {
+  if (vocabulary !== undefined) return vocabulary
+  const words = new Words(await openScratch(join(folder, 'words.db')))
+  for (const reason of ['', ...waitReasons, ...doneReasons, ...deadReasons]) words.intern('reason', reason)
+  vocabulary = { words, numbers: new Numbers(words.all()) }
+  return vocabulary
+}
+
+function of(partition: number): Shard {
+  const found = shards.get(partition)
+  if (found === undefined) throw new Error(`partition ${partition} is not open`)
+  return found.shard
+}
+
+function drop(partition: number): void {
+  const found = shards.get(partition)
+  opened.delete(partition)
+  if (found === undefined) return
+  shards.delete(partition)
+  found.shard.close()
+  for (const end of ['', '-wal', '-shm']) rmSync(`${found.file}${end}`, { force: true })
+}
+
+const answers: ShardAnswers = {
+  async open({ partition, folder }) {
+    drop(partition)
+    mkdirSync(folder, { recursive: true })
+    const { words, numbers } = await theVocabulary(folder)
+    const file = join(folder, `work-${partition}.db`)
+    for (const end of ['', '-wal', '-shm']) rmSync(`${file}${end}`, { force: true })
+    shards.set(partition, { shard: new Shard(partition, await openScratch(file), words, numbers), file })
+    return undefined
+  },
+  restore({ partition, records }) {
+    of(partition).restore(records)
+    return undefined
+  },
+  restored({ partition, now }) {
+    const restored = of(partition).restored(now)
+    opened.add(partition)
+    return restored
+  },
+  settle: ({ partition, settles }) => of(partition).settle(settles),
+  arrive: ({ partition, records }) => of(partition).arrive(records),
+  reassert: ({ partition, keys }) => of(partition).reassert(keys),
+  rowsOf: ({ partition, topic, part, from }) => of(partition).rowsOf(topic, part, from),
+  take: ({ lane, now, limit }) => take(lane, now, limit),
+  deliveries,
+  letters: ({ rule, ids, limit, after }) => letters(rule, ids, limit, after),
+  forget: ({ partition, now }) => of(partition).forget(now),
+  drop({ partition }) {
+    const left = opened.has(partition) ? of(partition).left() : []
+    drop(partition)
+    return left
+  },
+}
+
+function all(): Shard[] {
+  return [...opened].sort((a, b) => a - b).map(of)
+}
+
+/** Partitions take turns at being first. */
+function take(lane: Lane, now: number, limit: number): ShardOutputs['take'] {
+  const asked = all()
+  turn += 1
+  const rows: ShardOutputs['take']['rows'][number][] = []
+  let nextUntil = Number.POSITIVE_INFINITY
+  for (let index = 0; index < asked.length; index += 1) {
+    const taken = asked[(index + turn) % asked.length]?.take(lane, now, limit - rows.length)
+    if (taken === undefined) continue
+    rows.push(...taken.rows)
+    nextUntil = Math.min(nextUntil, taken.nextUntil)
+  }
+  return { rows, nextUntil }
+}
+
+/** Newest first, all partitions together. The cursor: `<place>.<partition>` of the last. */
+function deliveries({ rule, states, limit, cursor }: ShardInputs['deliveries']): ShardOutputs['deliveries'] {
+  const [place = Number.MAX_SAFE_INTEGER, last = -1] = cursor?.split('.').map(Number) ?? []
+  const found = [...opened].flatMap((partition) =>
+    of(partition)
+      .deliveries(rule, states, limit + 1, partition < last ? place + 1 : place)
+      .map((one) => ({ ...one, partition })),
+  )
+  const page = found.sort((a, b) => b.pos - a.pos || b.partition - a.partition).slice(0, limit)
+  const end = page.at(-1)
+  return {
+    items: page.map(({ entry }) => entry),
+    cursor: found.length > limit && end !== undefined ? `${end.pos}.${end.partition}` : undefined,
+  }
+}
+
+/** `after`: `<partition>.<place>`. */
+function letters(
+  rule: string | undefined,
+  ids: readonly string[] | undefined,
+  limit: number,
+  after: string | undefined,
+): ShardOutputs['letters'] {
+  const [from = 0, place = -1] = after?.split('.').map(Number) ?? []
+  const found: ShardOutputs['letters']['letters'][number][] = []
+  for (const partition of [...opened].sort((a, b) => a - b)) {
+    if (partition < from) continue
+    const page = of(partition).letters(rule, ids, limit - found.length, partition === from ? place : -1)
+    found.push(...page.letters)
+    if (page.after !== undefined) return { letters: found, after: `${partition}.${page.after}` }
+  }
+  return { letters: found, after: undefined }
+}
+
+serveThread<ShardInputs, ShardOutputs>(answers, (error) => ({
+  code: 'STORE_BROKEN',
+  message: error instanceof Error ? error.message : String(error),
+}))

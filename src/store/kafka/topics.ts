@@ -1,0 +1,192 @@
+import type { Admin, ConfigResourceTypes, Kafka } from 'kafkajs'
+import { partitionOf } from './partition.ts'
+import { typeOf } from './writer.ts'
+
+export interface TopicOptions {
+  readonly service: string
+  /** Before the names of streams, and of our own topics. */
+  readonly prefix: string
+  /** Streams are read from topics with any of these before their names. */
+  readonly consumePrefixes: readonly string[]
+  readonly partitions: number
+  readonly replication: number
+  /** Of the largest event, in bytes. */
+  readonly largestEvent: number
+}
+
+/** Node cannot import kafkajs's own name for it. */
+const topicResource: ConfigResourceTypes.TOPIC = 2
+const rowOverhead = 65_536
+const visibleTries = 50
+const visiblePauseMs = 100
+const hourMs = 3_600_000
+
+interface Spec {
+  readonly topic: string
+  readonly configs: Readonly<Record<string, string>>
+}
+
+/** The names of topics, and which of ours there have to be. */
+export class Topics {
+  readonly work: string
+  readonly journal: string
+  readonly #options: TopicOptions
+
+  constructor(options: TopicOptions) {
+    this.#options = options
+    this.work = `${options.prefix}${options.service}.work`
+    this.journal = `${options.prefix}${options.service}.journal`
+  }
+
+  ofStream(stream: string): string {
+    return `${this.#options.prefix}${stream}`
+  }
+
+  /** The stream that a topic holds; undefined for our own topics, Kafka's, and those of other prefixes. */
+  streamOf(topic: string): string | undefined {
+    const { prefix, service, consumePrefixes } = this.#options
+    if (topic.startsWith('__')) return undefined
+    for (const one of [prefix, ...consumePrefixes]) if (topic.startsWith(`${one}${service}.`)) return undefined
+    const matching = consumePrefixes.filter((one) => topic.startsWith(one))
+    const longest = matching.sort((a, b) => b.length - a.length)[0]
+    return longest === undefined ? undefined : topic.slice(longest.length)
+  }
+
+  /**
+   * Who reads a partition of a stream: the owner of this partition of the work. Streams with as many partitions as the work
+   * keep their numbers, so that what has one key stays in one process.
+   */
+  ownerOf(topic: string, partition: number, count: number): number {
+    const { partitions } = this.#options
+    return count === partitions ? partition : (partition + partitionOf(topic, partitions)) % partitions
+  }
+
+  /** Makes what is missing. */
+  async create(kafka: Kafka): Promise<readonly string[]> {
+    return withAdmin(kafka, async (admin) => {
+      const known = new Set(await admin.listTopics())
+      const missing = this.#specs().filter(({ topic }) => !known.has(topic))
+      for (const spec of missing) await this.#create(admin, spec)
+      await this.#visible(admin, missing)
+      return missing.map(({ topic }) => topic)
+    })
+  }
+
+  async createStream(kafka: Kafka, topic: string): Promise<void> {
+    await withAdmin(kafka, (admin) =>
+      this.#create(admin, { topic, configs: { 'max.message.bytes': this.#largest(0) } }),
+    )
+  }
+
+  /** What is wrong with our topics, in sentences that say how to mend it. */
+  async check(kafka: Kafka): Promise<readonly string[]> {
+    return withAdmin(kafka, async (admin) => {
+      const known = new Set(await admin.listTopics())
+      const problems: string[] = []
+      for (const { topic, configs } of this.#specs()) {
+        if (!known.has(topic)) {
+          problems.push(`the topic ${topic} is missing: run \`changeprop topics --create\``)
+          continue
+        }
+        const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+        const count = topics[0]?.partitions.length ?? 0
+        if (count !== this.#options.partitions) {
+          problems.push(
+            `the topic ${topic} has ${count} partitions and store.kafka.partitions is ${this.#options.partitions}: set it to ${count}; partitions of a topic with keys must not be added later`,
+          )
+        }
+        const { resources } = await admin.describeConfigs({
+          includeSynonyms: false,
+          resources: [{ type: topicResource, name: topic, configNames: Object.keys(configs) }],
+        })
+        for (const { configName, configValue } of resources[0]?.configEntries ?? []) {
+          const wanted = configs[configName]
+          if (wanted === undefined || !differs(configName, configValue, wanted)) continue
+          problems.push(
+            `the topic ${topic} has ${configName}=${configValue}, expected ${wanted}: change it with kafka-configs.sh --alter --topic ${topic} --add-config ${configName}=${wanted}`,
+          )
+        }
+      }
+      return problems
+    })
+  }
+
+  /** Brokers learn of a new topic one after another. */
+  async #visible(admin: Admin, specs: readonly Spec[]): Promise<void> {
+    for (let tries = 0; tries < visibleTries; tries += 1) {
+      const known = new Set(await admin.listTopics())
+      if (specs.every(({ topic }) => known.has(topic))) return
+      await new Promise((resolve) => setTimeout(resolve, visiblePauseMs))
+    }
+  }
+
+  #specs(): Spec[] {
+    return [
+      {
+        topic: this.work,
+        configs: {
+          'cleanup.policy': 'compact',
+          'max.message.bytes': this.#largest(rowOverhead),
+          // What is not compacted yet is read by whoever takes a partition over.
+          'segment.ms': String(hourMs),
+          'segment.bytes': String(67_108_864),
+          'min.cleanable.dirty.ratio': '0.2',
+          'delete.retention.ms': String(24 * hourMs),
+        },
+      },
+      {
+        topic: this.journal,
+        configs: {
+          'cleanup.policy': 'delete',
+          'retention.ms': String(7 * 24 * hourMs),
+          'max.message.bytes': this.#largest(rowOverhead),
+        },
+      },
+    ]
+  }
+
+  #largest(overhead: number): string {
+    return String(Math.max(1_048_576, this.#options.largestEvent + overhead))
+  }
+
+  async #create(admin: Admin, { topic, configs }: Spec): Promise<void> {
+    const { partitions, replication } = this.#options
+    try {
+      await admin.createTopics({
+        waitForLeaders: false,
+        topics: [
+          {
+            topic,
+            numPartitions: partitions,
+            replicationFactor: replication,
+            configEntries: Object.entries(configs).map(([name, value]) => ({ name, value })),
+          },
+        ],
+      })
+    } catch (error) {
+      // Another process was quicker.
+      if (typeOf(error) !== 'TOPIC_ALREADY_EXISTS' && !isAlreadyThere(error)) throw error
+    }
+  }
+}
+
+function differs(name: string, found: string, wanted: string): boolean {
+  // What is larger than needed does no harm, nor does a journal that is kept as long as somebody likes.
+  if (name === 'max.message.bytes') return Number(found) < Number(wanted)
+  return name === 'cleanup.policy' && found !== wanted
+}
+
+function isAlreadyThere(error: unknown): boolean {
+  if (typeof error !== 'object' || error === null || !('errors' in error) || !Array.isArray(error.errors)) return false
+  return error.errors.every((one: unknown) => typeOf(one) === 'TOPIC_ALREADY_EXISTS')
+}
+
+export async function withAdmin<Result>(kafka: Kafka, ask: (admin: Admin) => Promise<Result>): Promise<Result> {
+  const admin = kafka.admin({ retry: { retries: 3, initialRetryTime: 100, maxRetryTime: 1_000 } })
+  try {
+    await admin.connect()
+    return await ask(admin)
+  } finally {
+    await admin.disconnect()
+  }
+}

@@ -1,0 +1,130 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { sharedKafka } from '../support/kafka.ts'
+import { openService, type Service } from '../support/service.ts'
+import { becomes, until } from '../support/until.ts'
+import { type CountingTarget, openCountingTarget } from './counting-target.ts'
+import { createFeed, type Feed } from './feed.ts'
+import { createRandom } from './random.ts'
+
+const rounds = Number(process.env.ROUNDS ?? 2)
+const eventsPerRound = 1_500
+const concurrency = 20
+const limitMs = 90_000
+
+interface Process {
+  readonly service: Service
+  readonly feed: Feed
+}
+
+describe('processes that share their work on Kafka', () => {
+  const kafka = sharedKafka()
+
+  function configOf(service: string): string {
+    return `
+store:
+  kafka: { brokers: [${kafka.brokers.map((broker) => JSON.stringify(broker)).join(', ')}], service: ${service}, topic_prefix: ${service}., partitions: 6, replication: 1 }
+`
+  }
+
+  async function startProcesses(count: number, target: CountingTarget, policies: string): Promise<Process[]> {
+    const random = createRandom()
+    const name = `e2e-${random.seed}`
+    console.log(`seed ${random.seed}`)
+    const rules = `
+call:
+  topic: test.shared
+  exec: { method: post, uri: '${target.url}/{{message.meta.id}}' }
+  throttle: { concurrency: ${concurrency} }
+  ${policies}
+`
+    const processes: Process[] = []
+    for (let index = 0; index < count; index += 1) {
+      const service = await openService({ config: configOf(name), rules })
+      onTestFinished(() => service.close())
+      await accepts(service)
+      processes.push({ service, feed: createFeed(service, 'test.shared', random) })
+    }
+    return processes
+  }
+
+  async function accepts(service: Service): Promise<void> {
+    await becomes(
+      () => service.get('/readyz'),
+      ({ status }) => status === 200,
+    ).catch((error: unknown) => {
+      throw new Error(`${String(error)}:\n${service.output.slice(-4_000)}`)
+    })
+  }
+
+  function missing(processes: readonly Process[], target: CountingTarget): string[] {
+    return processes.flatMap(({ feed }) => [...feed.acknowledged].filter((id) => !target.calls.get(id)?.succeeded))
+  }
+
+  async function allCalled(processes: readonly Process[], target: CountingTarget): Promise<string[]> {
+    await until('every acknowledged event was called', () => missing(processes, target).length === 0, limitMs).catch(
+      (error: unknown) =>
+        console.log(String(error), processes.map(({ service }) => service.output.slice(-2_000)).join('\n')),
+    )
+    return missing(processes, target)
+  }
+
+  test('an event that is posted to one of them is called once, and any of them tells of it', async () => {
+    const target = await openCountingTarget({ latencyMs: 5, status: () => 200 })
+    onTestFinished(() => target.close())
+    const processes = await startProcesses(2, target, 'retry: { limit: 2, delay: 100ms }')
+
+    await Promise.all(processes.map(({ feed }) => feed.post(300)))
+
+    expect(await allCalled(processes, target)).toEqual([])
+    const repeated = [...target.calls.values()].filter(({ started }) => started > 1)
+    expect(repeated.length).toBeLessThanOrEqual(2 * concurrency)
+    for (const { service, feed } of processes) {
+      const [id] = feed.acknowledged
+      const { body } = await becomes(
+        () => service.get(`/v1/events/${id}`),
+        ({ status }) => status === 200,
+      )
+      expect(body).toMatchObject({
+        events: [
+          { meta_id: id, stream: 'test.shared', rules: [{ rule: 'call', delivery: { state: 'done', reason: 'ok' } }] },
+        ],
+      })
+    }
+  }, 120_000)
+
+  test(
+    'killed one by one under load, they lose nothing and repeat only what was in flight',
+    async () => {
+      const target = await openCountingTarget({ latencyMs: 20, status: () => 200 })
+      onTestFinished(() => target.close())
+      const processes = await startProcesses(3, target, 'retry: { limit: 8, delay: 200ms }')
+      let moves = processes.length - 1
+
+      for (let round = 0; round < rounds; round += 1) {
+        const before = target.started
+        const posting = Promise.all(processes.map(({ feed }) => feed.post(eventsPerRound / 3)))
+        await until('calls are made', () => target.started - before > eventsPerRound / 6, limitMs)
+        const { service, feed } = processes[round % processes.length] ?? {}
+        if (service === undefined || feed === undefined) throw new Error('there are three')
+        feed.down()
+        await service.kill()
+        await service.restart()
+        await accepts(service)
+        feed.up()
+        await posting
+        moves += 2
+      }
+
+      const lost = await allCalled(processes, target)
+      const repeats = [...target.calls.values()].reduce((sum, { started }) => sum + started - 1, 0)
+      const acknowledged = processes.reduce((sum, { feed }) => sum + feed.acknowledged.size, 0)
+      console.log(
+        `acknowledged ${acknowledged}, lost ${lost.length}, repeats ${repeats}, ${rounds} kills, ${moves} moves`,
+      )
+      expect(lost).toEqual([])
+      // In flight: running, or answered and not yet settled, in each process whose partitions moved.
+      expect(repeats).toBeLessThanOrEqual(moves * processes.length * 2 * concurrency)
+    },
+    120_000 + rounds * 60_000,
+  )
+})

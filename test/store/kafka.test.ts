@@ -1,0 +1,14 @@
+import { sharedKafka } from '../support/kafka.ts'
+import { openKafkaWorld } from './kafka-world.ts'
+import { promisesOfAStore } from './promises.ts'
+import { promisesOfStandings } from './standing-promises.ts'
+
+const kafka = sharedKafka()
+const openWorld = () => openKafkaWorld(kafka)
+promisesOfAStore('the store on Kafka', openWorld, {
+  orderOfStreams: false,
+  givesSettledAgain: true,
+  countsRunningInMemory: false,
+  listsDone: false,
+})
+promisesOfStandings('the store on Kafka', openWorld)
