@@ -186,12 +186,13 @@ export class Engine {
     })
   }
 
-  /** Gives rows to what has been in memory for long, and finds the rule that must be parked. */
+  /** Gives rows to what has been in memory for long, finds the rule that must be parked, and forgets what is idle. */
   #sweep(): void {
     const { clock, store, deadBytes } = this.#parts
     if (!store.health().writable) return
     const before = clock.now() - rowAfterMs
     for (const work of this.#works) {
+      if (work.inMemory === 0) continue
       for (const queue of work.lanes.values()) {
         for (let old = queue.shiftOlderThan(before); old !== undefined; old = queue.shiftOlderThan(before)) {
           this.#dispatcher.shelve(work, old)
@@ -209,6 +210,7 @@ export class Engine {
         progress,
       })
     }
+    this.#works.forgetIdle()
     this.#router.parkedRule = store.health().deadBytes < deadBytes ? undefined : ruleWithMost(store.deadCounts())
   }
 }

@@ -27,6 +27,7 @@ export class LaneQueue {
   readonly #store: Store
   readonly #clock: Clock
   readonly #wake: () => void
+  readonly #leaveHealth: () => void
   readonly #memory = new Fifo<Delivery>()
   readonly #stored = new Fifo<StoredDelivery>()
   #nextUntil = Number.POSITIVE_INFINITY
@@ -56,7 +57,16 @@ export class LaneQueue {
     this.#store = store
     this.#clock = clock
     this.#wake = wake
-    health.onResumed(wake)
+    this.#leaveHealth = health.onResumed(wake)
+    targetLimit.lanes += 1
+    if (keyLimit !== undefined) keyLimit.lanes += 1
+  }
+
+  /** Whether another one in its place would do the same: nothing is in it, and nobody is to wake it. */
+  get isIdle(): boolean {
+    const isAwaited = this.isInTurn || this.#isAwaitingLimit || this.#isTaking
+    const isEmpty = this.#memory.length === 0 && this.#stored.length === 0
+    return isEmpty && !isAwaited && this.#nextUntil === Number.POSITIVE_INFINITY
   }
 
   /** Whether a call of this lane may start now. */
@@ -165,6 +175,9 @@ export class LaneQueue {
 
   close(): void {
     this.#cancelTimer?.()
+    this.#leaveHealth()
+    this.targetLimit.lanes -= 1
+    if (this.keyLimit !== undefined) this.keyLimit.lanes -= 1
   }
 
   #shiftMemory(): Delivery | undefined {

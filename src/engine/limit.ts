@@ -5,6 +5,8 @@ import type { Limits } from '../rule/rule.ts'
 /** How many calls may be in flight, and how many may start in a time. A token of the rate is used up by each start. */
 export class Limit {
   running = 0
+  /** Lanes that ask it. */
+  lanes = 0
   #limits: Limits
   readonly #clock: Clock
   readonly #waiting = new Fifo<() => void>()
@@ -35,6 +37,12 @@ export class Limit {
   get closedBy(): 'slot' | 'rate' | undefined {
     if (this.running >= this.#limits.concurrency) return 'slot'
     return this.#limits.perSecond === Number.POSITIVE_INFINITY || this.#filled() >= 1 ? undefined : 'rate'
+  }
+
+  /** Whether another one in its place would say the same: nothing counts against it. */
+  get isIdle(): boolean {
+    if (this.lanes > 0 || this.running > 0 || this.#waiting.length > 0) return false
+    return this.#limits.perSecond === Number.POSITIVE_INFINITY || this.#filled() >= this.#limits.burst
   }
 
   started(): void {

@@ -31,13 +31,14 @@ export class RuleWork {
   /** Rows by reason; what is in hand, but not running, counts still. */
   readonly waiting = new Map<WaitReason, number>()
   readonly lanes = new Map<string, LaneQueue>()
+  /** By throttle key. */
+  readonly limits = new Map<string, Limit>()
   /** Called when the router need not wait any longer. */
   whenPaid: (() => void) | undefined
   readonly #turn = new Fifo<LaneQueue>()
   /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
   readonly #clock: Clock
-  readonly #limits = new Map<string, Limit>()
   #isAwaitingRate = false
 
   constructor(name: string, clock: Clock) {
@@ -51,15 +52,15 @@ export class RuleWork {
     this.rule = rule
     if (rule === undefined) return
     this.total.use(rule.throttle.total)
-    for (const limit of this.#limits.values()) limit.use(rule.throttle.perKey)
+    for (const limit of this.limits.values()) limit.use(rule.throttle.perKey)
   }
 
   /** Of one throttle key. */
   limitOf(key: string): Limit {
-    let limit = this.#limits.get(key)
+    let limit = this.limits.get(key)
     if (limit === undefined) {
       limit = new Limit(this.rule?.throttle.perKey ?? noLimits, this.#clock)
-      this.#limits.set(key, limit)
+      this.limits.set(key, limit)
     }
     return limit
   }
@@ -86,7 +87,7 @@ export class RuleWork {
 
   close(): void {
     for (const queue of this.lanes.values()) queue.close()
-    for (const limit of this.#limits.values()) limit.close()
+    for (const limit of this.limits.values()) limit.close()
     this.total.close()
   }
 

@@ -116,15 +116,16 @@ export class Settler {
     }
     const { reason: awaited } = verdict
     work.count(awaited, 1)
-    const queue = this.#works.lane(work, lane.key)
+    // The lane is looked up when the row is there: until then nothing keeps it from being forgotten.
+    const rowAt = (time: number) => this.#works.lane(work, lane.key).rowAt(time)
     this.#store.settle(settlement, (_, consequences) => {
       const amended = consequences?.amended
-      if (amended === undefined) queue.rowAt(until)
+      if (amended === undefined) rowAt(until)
       else {
         work.count(awaited, -1)
         if (amended.state === 'waiting') {
           work.count(amended.reason, 1)
-          queue.rowAt(amended.until)
+          rowAt(amended.until)
         } else if (amended.state === 'done') {
           work.done += 1
           this.#observer.settled(work.name, 'done', amended.reason, this.#clock.now() - record.accepted)

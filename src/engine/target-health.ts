@@ -12,6 +12,8 @@ const probeMs = 30_000
 /** After a probe succeeded so many calls may be in flight, twice as many with each answer; from the last on all may. */
 const firstRamp = 2
 const lastRamp = 64
+/** Trouble is remembered so long after the last call, where nothing waits for the target: then nobody probes it. */
+const troubleKeptMs = 600_000
 
 /**
  * Whether a target takes calls at the moment. One that refuses connections, fails too often, or asked for time is left
@@ -32,6 +34,7 @@ export class TargetHealth {
   #isBroken = false
   #ramp = Number.POSITIVE_INFINITY
   #probeSince: number | undefined
+  #calledAt = 0
   #cancelTimer: (() => void) | undefined
 
   constructor(name: string, clock: Clock) {
@@ -46,17 +49,27 @@ export class TargetHealth {
     return now >= this.#pausedUntil && (this.#probeSince === undefined || now >= this.#probeSince + probeMs)
   }
 
+  /** Whether another one in its place would say the same: nothing waits or runs, and what it has seen is of no account. */
+  get isIdle(): boolean {
+    if (this.#inFlight > 0 || this.#resumed.size > 0) return false
+    const isWell = !this.#isTripped && !this.#isBroken && this.#refusedInARow === 0
+    const keptMs = isWell ? judgedSeconds * 1_000 : troubleKeptMs
+    return this.#clock.now() >= Math.max(this.#calledAt, this.#pausedUntil) + keptMs
+  }
+
   /** To be told before each call; the first one after a pause is the probe. */
   started(): void {
     this.#inFlight += 1
+    this.#calledAt = this.#clock.now()
     if (!this.#isTripped) return
-    this.#probeSince = this.#clock.now()
+    this.#probeSince = this.#calledAt
     this.#callBackAt(this.#probeSince + probeMs)
   }
 
   /** To be told when a call has ended, before what it came to. */
   ended(): void {
     this.#inFlight -= 1
+    this.#calledAt = this.#clock.now()
     if (!this.#isTripped && this.#inFlight === this.#ramp - 1) this.#callBack()
   }
 
@@ -99,9 +112,10 @@ export class TargetHealth {
     this.#callBackAt(until)
   }
 
-  /** `resumed` is called each time calls may start again. */
-  onResumed(resumed: () => void): void {
+  /** `resumed` is called each time calls may start again; the answer takes it back. */
+  onResumed(resumed: () => void): () => void {
     this.#resumed.add(resumed)
+    return () => this.#resumed.delete(resumed)
   }
 
   close(): void {

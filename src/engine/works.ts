@@ -10,8 +10,19 @@ import { TargetHealth } from './target-health.ts'
 /** Deliveries queued in memory, all rules together; shared evenly. */
 const roomInMemory = 4_000
 const smallestRoom = 16
+/** Lanes, limits and healths that one sweep looks at: more than come in the time between two. */
+const lookedAtPerSweep = 20_000
 
-/** Where the work of each rule, lane and target is kept; all of it derived from the store, none of it durable. */
+interface Forgettable {
+  readonly isIdle: boolean
+  close(): void
+}
+
+/**
+ * Where the work of each rule, lane and target is kept; all of it derived from the store, none of it durable. Producers can
+ * invent lanes and targets without end (a throttle key, a wiki of a farm): each is made when it is needed, and forgotten
+ * when nothing depends on it, so nobody may hold on to one beyond that.
+ */
 export class Works {
   /** The rules in force; undefined while none are valid: then nothing is routed and nothing starts. */
   rules: RuleSet | undefined
@@ -23,6 +34,7 @@ export class Works {
   readonly #works = new Map<string, RuleWork>()
   readonly #healths = new Map<string, TargetHealth>()
   readonly #limits = new Map<string, Limit>()
+  readonly #rounds = this.#goRound()
 
   constructor(store: Store, clock: Clock, pump: (work: RuleWork) => void) {
     this.#store = store
@@ -96,9 +108,37 @@ export class Works {
     return limit
   }
 
+  /** Drops what is idle among the next so many, in turn. */
+  forgetIdle(): void {
+    for (let looked = 0; looked < lookedAtPerSweep; looked += 1) if (this.#rounds.next().value === 'over') return
+  }
+
   close(): void {
     for (const work of this.#works.values()) work.close()
     for (const limit of this.#limits.values()) limit.close()
     for (const health of this.#healths.values()) health.close()
+  }
+
+  *#goRound(): Generator<'on' | 'over', never> {
+    for (;;) {
+      for (const work of this.#works.values()) {
+        yield* forgettingIdle(work.lanes)
+        yield* forgettingIdle(work.limits)
+      }
+      yield* forgettingIdle(this.#limits)
+      yield* forgettingIdle(this.#healths)
+      yield 'over'
+    }
+  }
+}
+
+/** Stops after each. What comes and goes meanwhile is no matter to a Map's iterator. */
+function* forgettingIdle(kept: Map<string, Forgettable>): Generator<'on', void> {
+  for (const [key, one] of kept) {
+    if (one.isIdle) {
+      one.close()
+      kept.delete(key)
+    }
+    yield 'on'
   }
 }
