@@ -371,6 +371,7 @@ export class Dispatcher {
     const { works } = this.#parts
     const health = works.health(call.target.name)
     const limit = works.limit(call.target.name)
+    limit.use(call.target.limits ?? noLimits)
     if (!health.isOpen || !limit.isOpen) return false
     health.started()
     limit.started()

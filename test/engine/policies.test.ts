@@ -411,6 +411,24 @@ describe('throttle', () => {
     expect(there.requests.length).toBe(5_001)
   })
 
+  test("a target's concurrency holds for the later requests of a delivery too", async () => {
+    const first = await target()
+    const { there: second, open } = await gate()
+    const limits = { concurrency: 2, perSecond: Number.POSITIVE_INFINITY, burst: 1 }
+    const world = await openWorld(
+      `rule: { topic: page, exec: [{ uri: '${first.url}/' }, { uri: '{{targets.second.url}}/' }] }`,
+      { targets: { second: { url: second.url, maxPauseMs: 1_000, limits } } },
+    )
+    for (let n = 0; n < 6; n += 1) await world.post('page', { n })
+    await first.waitFor(6)
+    await second.waitFor(2)
+    await until('the others wait for the target', async () => (await world.rule('rule')).waiting.target === 4)
+    open()
+    await idle(world)
+    expect(second.requests.length).toBe(6)
+    expect(second.maxInFlight).toBe(2)
+  })
+
   test('a rate is kept to, and waiting for it holds no slot', async () => {
     const arrivals: number[] = []
     const there = await target(() => {
