@@ -96,6 +96,11 @@ export class Commits {
     return this.#cursor
   }
 
+  /** Whether a full disk keeps back what speaks of numbers that no row has yet. */
+  get isHolding(): boolean {
+    return this.#held !== undefined
+  }
+
   /** Throws where the disk is full: then the events are refused, and the rest is kept for `probe`. */
   apply(group: Group): readonly Effect[] {
     // What the rows say of others is judged anew when they are written in the end.

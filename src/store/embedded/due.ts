@@ -127,6 +127,11 @@ export class DueRows {
     return this.#out.get(rule)?.has(pos) === true
   }
 
+  /** Nothing waits in the lane; should something come, it is read from its beginning. */
+  forget(lane: number): void {
+    this.#places.delete(lane)
+  }
+
   /** Somebody else of the key may run; what was passed over for its sake is looked at again. */
   #free(rule: number, key: string): readonly DueLane[] {
     this.#keysOut.get(rule)?.delete(key)
@@ -169,12 +174,9 @@ export class DueRows {
   #read(pos: number, rule: number): TakenRow {
     const row = this.#row.get(pos, rule)
     if (row === undefined) throw new Error(`the event at ${pos} is gone although a delivery of it waits`)
-    const event: StoredRecord = {
-      pos,
-      stream: this.#words.of('stream', int(row.stream)),
-      accepted: int(row.accepted),
-      payload: blob(row.payload),
-    }
+    const payload = blob(row.payload)
+    const stream = this.#words.stream(int(row.stream), payload)
+    const event: StoredRecord = { pos, stream, accepted: int(row.accepted), payload }
     const progress = {
       failures: int(row.failures),
       firstAttemptAt: int(row.first_at),

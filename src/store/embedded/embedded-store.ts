@@ -41,6 +41,9 @@ const writer = new URL('./writer', import.meta.url)
 const probeEveryMs = 1_000
 const retainEveryMs = 5_000
 const retainEveryMsWhenTight = 1_000
+/** So many lanes are asked of at once, and so often in a row: enough for 4,000 new ones a second. */
+const lanesPerStep = 1_000
+const forgettingSteps = 20
 /** A cursor that moves alone is written so often; after a crash, what lies above is looked at again and nothing comes of it. */
 const cursorLingerMs = 1_000
 
@@ -324,7 +327,20 @@ class EmbeddedStore implements Store {
       more = retained.more
       this.#health.measured(retained.sizes)
     }
+    await this.#forgetLanes()
     if (!this.#isOver) this.#health.retained()
+  }
+
+  async #forgetLanes(): Promise<void> {
+    const { thread, numbers } = this.#opened
+    for (let step = 0; step < forgettingSteps && !this.#isOver; step += 1) {
+      const lanes = numbers.surplusLanes(lanesPerStep)
+      if (lanes.length === 0) return
+      const { forgotten } = await thread.ask('forget', { lanes })
+      numbers.forgot(lanes, forgotten)
+      // Most of them live: the others will, too.
+      if (forgotten.length * 2 < lanes.length) return
+    }
   }
 
   #break(error: unknown): void {

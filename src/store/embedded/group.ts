@@ -56,7 +56,7 @@ export function packEvents(
     for (const event of group) {
       const id = metaOf(event.message)?.id
       events[at] = typeof id === 'string' ? hashId(id) : 0
-      events[at + 1] = numbers.of('stream', event.stream)
+      events[at + 1] = numbers.ofStream(event)
       events[at + 2] = accepted
       events[at + 3] = event.bytes.length
       payloads.set(event.bytes, offset)

@@ -3,8 +3,8 @@ import type { Routable } from '../store.ts'
 import type { PendingAppend } from './group.ts'
 import type { LowWaterMark } from './low-water.ts'
 import type { Numbers } from './numbers.ts'
-import { type RecordPage, recordWidth, type WriterThread } from './protocol.ts'
-import { LogRecord } from './record.ts'
+import { inBytes, type RecordPage, recordWidth, type WriterThread } from './protocol.ts'
+import { LogRecord, streamIn } from './record.ts'
 
 const tailRecords = 4_000
 const tailBytes = 33_554_432
@@ -192,7 +192,9 @@ export class LogReader {
       }
       cursor.given(pos)
       this.#given = pos
-      const record = new LogRecord(mark, pos, numbers.stream(records[at + 1] ?? 0), records[at + 2] ?? 0, bytes)
+      const number = records[at + 1] ?? 0
+      const stream = number === inBytes ? streamIn(bytes) : numbers.stream(number)
+      const record = new LogRecord(mark, pos, stream, records[at + 2] ?? 0, bytes)
       page.push({ record, known: rules })
     }
     return page

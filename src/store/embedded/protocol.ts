@@ -25,6 +25,9 @@ export interface Name {
   readonly text: string
 }
 
+/** Instead of a stream's number: which stream it is, the event's own bytes tell. */
+export const inBytes = -1
+
 /** States on disk: those of the contract by their index, and a waiting one that is parked. */
 export const waiting = 0
 export const running = 1
@@ -195,6 +198,8 @@ export interface Inputs {
     readonly cursor: string | undefined
   }
   retain: { readonly now: number }
+  /** Numbers of lanes that may be forgotten where no row is in them. */
+  forget: { readonly lanes: readonly number[] }
   close: { readonly cursor: number }
 }
 
@@ -208,6 +213,7 @@ export interface Outputs {
   deliveries: RowPage<DeliveryEntry>
   deadLetters: RowPage<DeadRow>
   retain: Retained
+  forget: { readonly forgotten: readonly number[] }
   close: undefined
 }
 

@@ -1,10 +1,10 @@
 import { ServiceError } from '../../base/errors.ts'
+import { metaOf } from '../../event/event.ts'
 import type { RequestOutcome } from '../../rule/rule.ts'
 import { type AttemptEntry, type DeliveryEntry, deliveryStates, type LastAnswer } from '../store.ts'
 import { blob, type Database, int, type Row, type Statement, text } from './database.ts'
 import { formatEventId, hashId, parseEventId } from './event-id.ts'
 import type { MetaIds } from './ids.ts'
-import { parseLane } from './lane-name.ts'
 import { readMore } from './progress.ts'
 import {
   type DeadRow,
@@ -16,6 +16,7 @@ import {
   type RowPage,
   type StoredRecord,
 } from './protocol.ts'
+import { parsePayload } from './record.ts'
 import { readStanding } from './standings.ts'
 import type { Words } from './words.ts'
 
@@ -115,7 +116,7 @@ export class Queries {
     const entry = this.#entry(event, metaIdOf(event.payload), key)
     if (entry === undefined) return undefined
     const answer = this.#answer.get(key.pos, key.rule)?.answer
-    const lane = parseLane(this.#words.of('lane', int(row.lane)))
+    const lane = this.#words.laneOnceOf(entry.rule, int(row.lane))
     const progress = {
       failures: int(row.failures),
       firstAttemptAt: int(row.first_at),
@@ -212,8 +213,8 @@ export class Queries {
   #eventAt(pos: number): StoredRecord | undefined {
     const row = this.#event.get(pos)
     if (row === undefined) return undefined
-    const stream = this.#words.of('stream', int(row.stream))
-    return { pos, stream, accepted: int(row.accepted), payload: blob(row.payload) }
+    const payload = blob(row.payload)
+    return { pos, stream: this.#words.stream(int(row.stream), payload), accepted: int(row.accepted), payload }
   }
 
   #entry(
@@ -283,19 +284,8 @@ export class Queries {
 const outcomes: readonly RequestOutcome[] = ['ok', 'ignored', 'throttled', 'unavailable', 'failed', 'refused']
 
 function metaIdOf(payload: Uint8Array): string | undefined {
-  const message = parse(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('utf8'))
-  if (typeof message !== 'object' || message === null || !('meta' in message)) return undefined
-  const { meta } = message
-  return typeof meta === 'object' && meta !== null && 'id' in meta && typeof meta.id === 'string' ? meta.id : undefined
-}
-
-/** Undefined where it is not JSON: the log keeps whatever it was given. */
-function parse(json: string): unknown {
-  try {
-    return JSON.parse(json)
-  } catch {
-    return undefined
-  }
+  const id = metaOf(parsePayload(payload))?.id
+  return typeof id === 'string' ? id : undefined
 }
 
 /** It was written by us, from a LastAnswer. */

@@ -31,7 +31,7 @@ export class LogRecord implements StreamRecord {
   get message(): JsonObject | undefined {
     if (!this.#isRead) {
       this.#isRead = true
-      const message = this.#message ?? parse(this.bytes)
+      const message = this.#message ?? parsePayload(this.bytes)
       const meta = metaOf(message)
       const isComplete = message === undefined || (meta?.id !== undefined && meta.dt !== undefined)
       this.#message = isComplete ? message : withEnvelope(message, this.id, this.accepted)
@@ -40,7 +40,7 @@ export class LogRecord implements StreamRecord {
   }
 }
 
-function parse(bytes: Uint8Array): JsonObject | undefined {
+export function parsePayload(bytes: Uint8Array): JsonObject | undefined {
   try {
     const value: unknown = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'))
     return isObject(value) ? value : undefined
@@ -52,4 +52,11 @@ function parse(bytes: Uint8Array): JsonObject | undefined {
 /** JSON.parse yields nothing but JSON. */
 function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** The stream of an event that was stored without its stream's name. */
+export function streamIn(payload: Uint8Array): string {
+  const stream = metaOf(parsePayload(payload))?.stream
+  if (typeof stream !== 'string') throw new Error('the store holds an event that does not say which stream it is of')
+  return stream
 }

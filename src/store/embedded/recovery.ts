@@ -83,12 +83,10 @@ function settleRunning(database: Database, words: Words, now: number): Recovered
  * their count instead of being routed as if nothing had happened.
  */
 function countUncleanStop(database: Database, words: Words, cursor: number, now: number): void {
-  const stored = database.prepare("SELECT bytes FROM meta WHERE key = 'running'").get()?.bytes
-  if (stored === undefined || stored === null) return
+  const running = readRunning(database)
+  if (running.length === 0) return
   // Counted once: whoever dies again before the next commit was not running anything.
   database.exec("DELETE FROM meta WHERE key = 'running'")
-  const bytes = blob(stored)
-  const pairs = new Float64Array(bytes.slice().buffer)
   const event = database.prepare('SELECT 1 FROM events WHERE pos = ?')
   const delivery = database.prepare('SELECT state FROM deliveries WHERE pos = ? AND rule = ?')
   const insert = database.prepare(`
@@ -98,9 +96,7 @@ function countUncleanStop(database: Database, words: Words, cursor: number, now:
   const count = database.prepare(`
     INSERT INTO suspects(pos, rule, stops) VALUES (?, ?, 1) ON CONFLICT(pos, rule) DO UPDATE SET stops = stops + 1
   `)
-  for (let at = 0; at + 1 < pairs.length; at += 2) {
-    const pos = pairs[at] ?? absent
-    const lane = pairs[at + 1] ?? absent
+  for (const { pos, lane } of running) {
     const rule = words.intern('rule', parseLane(words.of('lane', lane)).rule)
     const state = delivery.get(pos, rule)?.state
     if (state !== undefined && state !== 0 && state !== 1) continue
@@ -110,6 +106,16 @@ function countUncleanStop(database: Database, words: Words, cursor: number, now:
     }
     count.run(pos, rule)
   }
+}
+
+/** Deliveries that were running at the last commit that had news of it. */
+export function readRunning(database: Database): readonly { readonly pos: number; readonly lane: number }[] {
+  const stored = database.prepare("SELECT bytes FROM meta WHERE key = 'running'").get()?.bytes
+  if (stored === undefined || stored === null) return []
+  const pairs = new Float64Array(blob(stored).slice().buffer)
+  return Array.from({ length: pairs.length / 2 }, (_, index) => {
+    return { pos: pairs[index * 2] ?? absent, lane: pairs[index * 2 + 1] ?? absent }
+  })
 }
 
 /** Lanes with rows. A scan of two small indexes, not of the rows. */

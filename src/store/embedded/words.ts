@@ -1,11 +1,20 @@
-import { type WaitReason, waitReasons } from '../store.ts'
+import { type Lane, type WaitReason, waitReasons } from '../store.ts'
 import { type Database, int, text } from './database.ts'
-import type { Name, NameKind } from './protocol.ts'
+import { parseLane } from './lane-name.ts'
+import { inBytes, type Name, type NameKind } from './protocol.ts'
+import { streamIn } from './record.ts'
 
 /** The words behind small numbers, on the writer's side. */
 export class Words {
   readonly #database: Database
-  readonly #texts = new Map<NameKind, string[]>()
+  readonly #texts: Record<NameKind, Map<number, string>> = {
+    rule: new Map(),
+    lane: new Map(),
+    stream: new Map(),
+    revision: new Map(),
+    reason: new Map(),
+    outcome: new Map(),
+  }
 
   constructor(database: Database) {
     this.#database = database
@@ -16,15 +25,24 @@ export class Words {
   }
 
   learn({ kind, id, text }: Name): void {
-    const texts = this.#texts.get(kind) ?? []
-    texts[id] = text
-    this.#texts.set(kind, texts)
+    this.#texts[kind].set(id, text)
   }
 
   of(kind: NameKind, id: number): string {
-    const found = this.#texts.get(kind)?.[id]
+    const found = this.#texts[kind].get(id)
     if (found === undefined) throw new Error(`the store has no ${kind} number ${id}`)
     return found
+  }
+
+  /** Of an event: by its number, or as its own bytes say. */
+  stream(id: number, payload: Uint8Array): string {
+    return id === inBytes ? streamIn(payload) : this.of('stream', id)
+  }
+
+  /** Of a delivery that waits no more, the lane may be forgotten: it finds one anew from the ordinary lane of its rule. */
+  laneOnceOf(rule: string, id: number): Lane {
+    const found = this.#texts.lane.get(id)
+    return found === undefined ? { rule, key: '' } : parseLane(found)
   }
 
   waitReason(id: number): WaitReason {
@@ -37,26 +55,30 @@ export class Words {
 
   /** The number of a word, or undefined where it was never stored. */
   find(kind: NameKind, text: string): number | undefined {
-    const id = this.#texts.get(kind)?.indexOf(text) ?? -1
-    return id < 0 ? undefined : id
+    for (const [id, known] of this.#texts[kind]) if (known === text) return id
+    return undefined
   }
 
   /** Within a transaction: the number of a word, new or not. */
   intern(kind: NameKind, text: string): number {
     const found = this.find(kind, text)
     if (found !== undefined) return found
-    const id = this.#texts.get(kind)?.length ?? 0
+    const id = Math.max(-1, ...this.ids(kind)) + 1
     this.#database.prepare('INSERT INTO names(kind, id, text) VALUES (?, ?, ?)').run(kind, id, text)
     this.learn({ kind, id, text })
     return id
   }
 
+  forget(kind: NameKind, id: number): void {
+    this.#texts[kind].delete(id)
+  }
+
   ids(kind: NameKind): number[] {
-    return [...(this.#texts.get(kind) ?? []).keys()]
+    return [...this.#texts[kind].keys()]
   }
 
   all(): Name[] {
-    return [...this.#texts].flatMap(([kind, texts]) => texts.map((text, id) => ({ kind, id, text })))
+    return kinds.flatMap((kind) => [...this.#texts[kind]].map(([id, text]) => ({ kind, id, text })))
   }
 }
 

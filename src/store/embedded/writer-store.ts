@@ -5,6 +5,7 @@ import { blob, type Database, int, openDatabase, type Statement } from './databa
 import { DueRows } from './due.ts'
 import { MetaIds } from './ids.ts'
 import { parseLane } from './lane-name.ts'
+import { LaneNames } from './lane-names.ts'
 import { Letters } from './letters.ts'
 import { lockFolder } from './lock.ts'
 import type { Answers, Committed, Group, Inputs, Opened, RecordPage, Sizes } from './protocol.ts'
@@ -30,6 +31,7 @@ interface Opening {
   readonly letters: Letters
   readonly queries: Queries
   readonly retention: RetentionSteps
+  readonly laneNames: LaneNames
   readonly lengths: Statement
   readonly page: Statement
   readonly known: Statement
@@ -60,6 +62,11 @@ export class WriterStore {
     retain: ({ now }) => {
       const { commits, retention } = this.#opened
       return retention.step(now, commits.cursor, (change) => commits.transaction(change))
+    },
+    forget: ({ lanes }) => {
+      const { commits, laneNames } = this.#opened
+      if (commits.isHolding) return { forgotten: [] }
+      return { forgotten: laneNames.forget(lanes, (change) => commits.transaction(change)) }
     },
     close: (input) => this.#close(input),
   }
@@ -110,6 +117,7 @@ export class WriterStore {
       letters,
       queries: new Queries(database, mark, words, ids),
       retention,
+      laneNames: new LaneNames(database, words, due),
       lengths: database.prepare(
         'SELECT pos, length(payload) AS length FROM events WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?',
       ),
