@@ -40,8 +40,6 @@ export interface RunningService {
   readonly broken: Promise<unknown>
 }
 
-const noRules: RuleSet = { rules: [], get: () => undefined, forTopic: () => [] }
-
 const { version, homepage: home }: { readonly version: string; readonly homepage?: string } = JSON.parse(
   readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
 )
@@ -86,7 +84,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   })
   engine.start(loaded.rules, backlog, tellBroken)
 
-  const rules = () => loaded.rules ?? noRules
+  const rules = () => loaded.rules
   const ruleStats = (name: string) => engine.counts(name)
   metrics.observe({
     rules: () => engine.ruleNames().map((name) => [name, engine.counts(name)] as const),

@@ -17,11 +17,11 @@ import type {
   Selection,
 } from './contract.ts'
 import { compileOperatorCheck } from './operator.ts'
-import { listDelivery, summarizeGone, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
+import { listDelivery, noteOn, summarizeGone, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
 
 export interface AdminParts {
   readonly store: Pick<Store, 'find' | 'deliveries' | 'deadLetters'>
-  readonly rules: () => RuleSet
+  readonly rules: () => RuleSet | undefined
   readonly operations: Operations
   /** Undefined: only who is on this machine may ask. */
   readonly token: string | undefined
@@ -76,7 +76,8 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
       const { id } = request.params
       const found = await store.find(id)
       if (found.length === 0) throw new ServiceError('NOT_FOUND', `There is no event with the id ${id}.`)
-      return { events: found.map((entry) => viewEvent(entry, rules(), request.query.bytes)) }
+      const inForce = rules()
+      return { events: found.map((entry) => viewEvent(entry, inForce, request.query.bytes)), ...noteOn(inForce) }
     },
   )
 
@@ -85,8 +86,8 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     { config: { about: about('The rules in force, and those that are gone but have deliveries left') } },
     async (): Promise<RulesAnswer> => {
       const inForce = rules()
-      const known = inForce.rules.map((rule) => summarizeRule(rule, operations))
-      return { rules: [...known, ...summarizeGone(inForce, operations)] }
+      const known = inForce?.rules.map((rule) => summarizeRule(rule, operations)) ?? []
+      return { rules: [...known, ...summarizeGone(inForce, operations)], ...noteOn(inForce) }
     },
   )
 
@@ -95,7 +96,7 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     { schema: { params: RuleParams }, config: { about: about('One rule, with what it says', { 404: 'Unknown' }) } },
     async (request): Promise<(RuleSummary & { readonly written: unknown }) | GoneRuleSummary> => {
       const { name } = request.params
-      const rule = rules().get(name)
+      const rule = rules()?.get(name)
       if (rule !== undefined) return { ...summarizeRule(rule, operations), written: withoutSecrets(rule.written) }
       const gone = summarizeGone(rules(), operations).find((one) => one.name === name)
       if (gone === undefined) throw new ServiceError('NOT_FOUND', `There is no rule named ${name}.`)

@@ -20,7 +20,8 @@ export interface ServerParts {
   readonly config: Pick<Config, 'listen' | 'intake' | 'admin' | 'stopTimeoutMs'>
   readonly store: Pick<Store, 'append' | 'health' | 'find' | 'deliveries' | 'deadLetters'>
   readonly registry: Registry
-  readonly rules: () => RuleSet
+  /** Undefined while the rules are invalid and none is in force. */
+  readonly rules: () => RuleSet | undefined
   readonly operations: Operations
   readonly status: () => ServiceStatus
   readonly metrics: Metrics

@@ -57,7 +57,7 @@ export interface DeliveryView {
   /** When it came to that state. */
   readonly at: string
   readonly attempts: readonly AttemptView[]
-  /** `waiting`: until when; null otherwise, and where no time can be told. */
+  /** `waiting`: until when; null otherwise, and where no time can be told, as while the rules are invalid. */
   readonly next: string | null
   /** `duplicate`: the delivery whose call saw this event, too. */
   readonly covered_by: string | null
@@ -104,6 +104,8 @@ export interface EventView {
 export interface EventsAnswer {
   /** Newest first, at most 100. */
   readonly events: readonly EventView[]
+  /** What holds for all of them, in a sentence: that the rules are invalid, and nothing is dispatched. */
+  readonly note?: string
 }
 
 /** How deliveries of a rule stand. */
@@ -147,6 +149,8 @@ export interface RetryPolicyView {
 
 export interface RulesAnswer {
   readonly rules: readonly (RuleSummary | GoneRuleSummary)[]
+  /** In a sentence: that the rules are invalid, so that none is in force. */
+  readonly note?: string
 }
 
 export interface DeliveriesAnswer {

@@ -14,12 +14,26 @@ import type {
 } from './contract.ts'
 import { asText } from './intake-answer.ts'
 
-/** What became of an event: what each rule of its stream says of it now, beside the deliveries on record. */
-export function viewEvent(entry: EventEntry, rules: RuleSet, withBytes: boolean): EventView {
+/** Which rules there will be nobody knows then, so none can be called gone. */
+export function noteOn(rules: RuleSet | undefined): { readonly note?: string } {
+  if (rules !== undefined) return {}
+  return { note: 'There are problems in the rules: nothing is dispatched until they are mended and loaded.' }
+}
+
+/**
+ * What became of an event: what each rule of its stream says of it now, beside the deliveries on record. Without valid
+ * rules those are all that is known, and wait for no time that could be told.
+ */
+export function viewEvent(entry: EventEntry, rules: RuleSet | undefined, withBytes: boolean): EventView {
   const { record } = entry
-  const current = rules.forTopic(record.stream)
+  const current = rules?.forTopic(record.stream) ?? []
   const names = new Set(current.map(({ name }) => name))
-  const gone = entry.deliveries.filter(({ rule }) => !names.has(rule))
+  const others = entry.deliveries.filter(({ rule }) => !names.has(rule))
+  const asItStands = (delivery: DeliveryEntry): DeliveryEntry => {
+    if (delivery.state !== 'waiting' || rules?.get(delivery.rule) !== undefined) return delivery
+    // Whatever it waited for, where the rules are known it now waits for one of that name.
+    return rules === undefined ? { ...delivery, next: null } : { ...delivery, reason: 'rule_gone', next: null }
+  }
   return {
     id: record.id,
     meta_id: entry.metaId ?? null,
@@ -28,14 +42,9 @@ export function viewEvent(entry: EventEntry, rules: RuleSet, withBytes: boolean)
     ...(withBytes ? { bytes: asText(record.bytes) } : {}),
     rules: [
       ...current.map((rule) => viewOfRule(rule, entry)),
-      ...gone.map((delivery): RuleView => onRecord(rules.get(delivery.rule) ? delivery : held(delivery), null)),
+      ...others.map((delivery): RuleView => onRecord(asItStands(delivery), null)),
     ],
   }
-}
-
-/** Whatever it waited for, it now waits for a rule of that name. */
-function held(delivery: DeliveryEntry): DeliveryEntry {
-  return delivery.state === 'waiting' ? { ...delivery, reason: 'rule_gone', next: null } : delivery
 }
 
 function viewOfRule(rule: Rule, { record, deliveries }: EventEntry): RuleView {
@@ -137,10 +146,10 @@ export function summarizeRule(rule: Rule, operations: Operations): RuleSummary {
 }
 
 /** Rules that are not in force any more, as long as they have deliveries that an operator may want to see. */
-export function summarizeGone(rules: RuleSet, operations: Operations): readonly GoneRuleSummary[] {
+export function summarizeGone(rules: RuleSet | undefined, operations: Operations): readonly GoneRuleSummary[] {
   return operations
     .ruleNames()
-    .filter((name) => rules.get(name) === undefined)
+    .filter((name) => rules?.get(name) === undefined)
     .map((name) => ({ name, gone: true as const, ...countsOf(name, operations) }))
     .filter(({ waiting, running, dead }) => running + dead > 0 || Object.values(waiting).some((count) => count > 0))
 }

@@ -44,7 +44,8 @@ const deadStories: Readonly<Record<DeadReason, string>> = {
   poison: 'the process died again and again while it ran',
 }
 
-export function tellEvent(event: EventView, now: number): string {
+/** `note`: what holds for all events of the answer. */
+export function tellEvent(event: EventView, note: string | undefined, now: number): string {
   const names = event.meta_id === null || event.meta_id === event.id ? event.id : `${event.meta_id} (here ${event.id})`
   const lines = [`Event ${names}`, `  of ${event.stream}, accepted ${when(event.accepted, now)}`, '']
   const elsewhere = event.rules.filter(
@@ -52,7 +53,8 @@ export function tellEvent(event: EventView, now: number): string {
   )
   const told = event.rules.filter((rule) => !elsewhere.includes(rule))
   for (const rule of told) lines.push(...tellRule(rule, now), '')
-  if (told.length === 0) lines.push('  No rule is about this stream: nothing was called.', '')
+  if (note !== undefined) lines.push(`  ${note}`, '')
+  else if (told.length === 0) lines.push('  No rule is about this stream: nothing was called.', '')
   if (elsewhere.length > 0)
     lines.push(
       `  (${counted(elsewhere.length, 'rule')} about other streams: ${elsewhere.map(({ rule }) => rule).join(', ')})`,

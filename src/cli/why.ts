@@ -28,13 +28,13 @@ export async function why({ id, url, stream, since, format }: WhyOptions, io: Io
       (stream === undefined || event.stream === stream) &&
       (since === undefined || Date.parse(event.accepted) >= now - since),
   )
-  if (format === 'json') writeJson(io, { events })
+  if (format === 'json') writeJson(io, { ...answer, events })
   if (events.length === 0) {
     const others = found.length === 0 ? '' : `; ${found.length} with this id are older, or of other streams`
     io.stderr.write(`no event ${id} is known${others}\n`)
     return 1
   }
-  if (format === 'text') io.stdout.write(events.map((event) => tellEvent(event, now)).join('\n'))
+  if (format === 'text') io.stdout.write(events.map((event) => tellEvent(event, answer?.note, now)).join('\n'))
   return 0
 }
 

@@ -1,6 +1,7 @@
 import { request } from 'undici'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DeliveryView } from '../../src/api/contract.ts'
+import { terminalWith } from '../cli/terminal.ts'
 import { hang, openTarget, respond, respondLate, type Script } from '../support/target.ts'
 import { becomes } from '../support/until.ts'
 import { anEvent, openWorld, type World } from '../support/world.ts'
@@ -419,6 +420,37 @@ rule: { topic: page, exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }
     there.behave(respond(200))
     await world.rewrite(rule)
     expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+  })
+
+  test('that are wrong at the start make nobody say that they are gone: what waits, waits for them to be mended', async () => {
+    const there = await target(respond(500))
+    const rule = `rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 50, delay: 10s, jitter: none } }`
+    const world = await openWorld(rule)
+    const id = await world.post('page')
+    await becomes(
+      () => deliveryOf(world, id, 'rule'),
+      (delivery) => delivery?.reason === 'retry',
+    )
+    await world.rewrite('rule: { topic: page, exce: { uri: x } }')
+    await world.restart()
+    const { body } = await world.ask('GET', `/v1/events/${id}`)
+    const note = expect.stringMatching(/problems in the rules: nothing is dispatched/)
+    const delivery = expect.objectContaining({ state: 'waiting', reason: 'retry', next: null })
+    expect(body).toEqual({
+      note,
+      events: [expect.objectContaining({ rules: [expect.objectContaining({ delivery })] })],
+    })
+    expect((await world.ask('GET', '/v1/rules')).body).toMatchObject({ note, rules: [{ waiting: { retry: 1 } }] })
+    const unrouted = await world.post('page')
+    const { code, stdout } = await (await terminalWith()).run(['why', unrouted, '--url', world.service.address])
+    expect(code).toBe(0)
+    expect(stdout).toContain('problems in the rules: nothing is dispatched')
+    expect(stdout).not.toContain('No rule is about this stream')
+
+    there.behave(respond(200))
+    await world.rewrite(rule.replace('delay: 10s', 'delay: 10ms'))
+    expect(await ended(world, unrouted, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(await world.ask('GET', `/v1/events/${unrouted}`)).not.toHaveProperty('body.note')
   })
 
   test('that are wrong change nothing, and health says so', async () => {
