@@ -91,7 +91,8 @@ export class Dispatcher {
     }
     // What stands to others is in rows: there the store sees to it that they meet.
     const mayStart = queue.isOpen && delivery.standing === undefined
-    if (mayStart && !queue.hasBacklog && work.inMemory < works.room) {
+    const room = queue.hasMore ? works.room : works.roomForFirsts
+    if (mayStart && !queue.hasBacklog && work.inMemory < room) {
       delivery.holdsCursor = true
       queue.push(delivery)
       if (work.inMemory > Math.min(works.room / 2, 2 * delivery.rule.throttle.total.concurrency)) work.owe(1)

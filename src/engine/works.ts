@@ -10,6 +10,8 @@ import { TargetHealth } from './target-health.ts'
 /** Deliveries queued in memory, all rules together; shared evenly. */
 const roomInMemory = 4_000
 const smallestRoom = 16
+/** So much of it again is for those that find nothing before them in their lane, so that a noisy one does not hold them up. */
+const firstsShare = 0.25
 /** Lanes, limits and healths that one sweep looks at: more than come in the time between two. */
 const lookedAtPerSweep = 20_000
 
@@ -28,6 +30,8 @@ export class Works {
   rules: RuleSet | undefined
   /** What each rule may queue in memory. */
   room = roomInMemory
+  /** The same for what is the first in its lane. */
+  roomForFirsts = roomInMemory * (1 + firstsShare)
   readonly #store: Store
   readonly #clock: Clock
   readonly #pump: (work: RuleWork) => void
@@ -52,6 +56,7 @@ export class Works {
     for (const work of this.#works.values()) work.use(rules?.get(work.name))
     for (const rule of rules?.rules ?? []) this.of(rule.name).use(rule)
     this.room = Math.max(smallestRoom, Math.floor(roomInMemory / Math.max(1, rules?.rules.length ?? 1)))
+    this.roomForFirsts = this.room * (1 + firstsShare)
   }
 
   find(rule: string): RuleWork | undefined {

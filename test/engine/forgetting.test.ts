@@ -1,18 +1,13 @@
-import { expect, onTestFinished, test } from 'vitest'
-import { Engine } from '../../src/engine/engine.ts'
+import { expect, test } from 'vitest'
 import { laneKey } from '../../src/engine/lane-key.ts'
 import { Settler } from '../../src/engine/settler.ts'
 import { Works } from '../../src/engine/works.ts'
-import type { NewEvent } from '../../src/event/event.ts'
-import type { Reply } from '../../src/http/send.ts'
-import { createDirectory } from '../../src/mediawiki/directory.ts'
-import { createSessions } from '../../src/mediawiki/session.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
 import type { Store } from '../../src/store/store.ts'
 import { recordOf, ruleWith } from '../rule/world.ts'
-import { openEmbedded, temporaryFolder } from '../store/embedded.ts'
 import { WoundClock } from '../support/clock.ts'
 import { becomes } from '../support/until.ts'
+import { openEngine } from './world.ts'
 
 const many = 50_000
 
@@ -161,65 +156,6 @@ test('answers of a target count for the breaker as long as they would if it were
   sweep()
   expect(works.health('target')).toBe(health)
 })
-
-/** An engine with a clock that is wound by hand, on a real store. */
-async function openEngine(throttle: Readonly<Record<string, unknown>>) {
-  const clock = new WoundClock()
-  const { store, backlog } = await openEmbedded(await temporaryFolder(), clock)
-  const waiting: (() => void)[] = []
-  const calls: string[] = []
-  let inFlight = 0
-  let most = 0
-  const send = async ({ path }: { path: string }): Promise<Reply> => {
-    calls.push(path)
-    inFlight += 1
-    most = Math.max(most, inFlight)
-    await new Promise<void>((resolve) => waiting.push(resolve))
-    inFlight -= 1
-    return { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
-  }
-  const userAgent = 'test'
-  const observer = { attempted() {}, settled() {}, covered() {} }
-  const parts = { store, send, sessions: createSessions({ send, clock, userAgent }), clock, observer, userAgent }
-  const engine = new Engine({ ...parts, deadBytes: 2 ** 30 }, createDirectory({ wikis: [], targets: {} }))
-  const exec = { method: 'post', uri: 'http://a.example/{{message.key}}' }
-  const rule = ruleWith({ exec, throttle: { key: '{{message.key}}', ...throttle } })
-  const broken: unknown[] = []
-  engine.start(ruleSet([rule]), backlog, (error) => broken.push(error))
-  onTestFinished(async () => {
-    await engine.stop(0)
-    await store.close()
-    await engine.stopped()
-    expect(broken).toEqual([])
-  })
-  const answer = () => {
-    for (const resolve of waiting.splice(0)) resolve()
-  }
-  return {
-    clock,
-    calls,
-    most: () => most,
-    counts: () => engine.counts('rule'),
-    answer,
-    post: (keys: readonly string[]) => store.append(keys.map(anEvent)),
-    /** Answers what comes until nothing is left, and sweeps meanwhile. */
-    async finish(count: number) {
-      await becomes(
-        () => {
-          answer()
-          clock.wind(500)
-          return engine.counts('rule').done
-        },
-        (done) => done === count,
-      )
-    },
-  }
-}
-
-function anEvent(key: string): NewEvent {
-  const message = { $schema: '/test/1.0.0', meta: { stream: 'page' }, key }
-  return { stream: 'page', bytes: Buffer.from(JSON.stringify(message)), message }
-}
 
 test('thousands of keys come and go and come again: each event is called once', async () => {
   const { post, finish, calls } = await openEngine({ concurrency: 1, total: { concurrency: 200 } })

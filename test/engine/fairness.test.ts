@@ -1,0 +1,29 @@
+import { expect, test } from 'vitest'
+import { becomes } from '../support/until.ts'
+import { openEngine } from './world.ts'
+
+test('an event of another key starts within a few calls, although one key has filled all room in memory', async () => {
+  const concurrency = 4
+  const { post, calls, counts, answer, clock, finish } = await openEngine({ total: { concurrency } })
+  const waiting = () => Object.values(counts().waiting).reduce((sum, count) => sum + count, 0)
+  await post(Array.from({ length: 6_000 }, () => 'noisy'))
+  // The router has lost patience then, and waits for no rule any more. No row is made for what is in memory: no sweep comes.
+  await becomes(waiting, (count) => count > 250)
+  clock.wind(100)
+  await becomes(waiting, (count) => count === 6_000 - concurrency)
+  await post(['quiet'])
+  await becomes(waiting, (count) => count === 6_001 - concurrency)
+  answer()
+  await becomes(
+    () => {
+      // A row that is due now is seen when time goes on.
+      clock.wind(1)
+      return calls.includes('/quiet')
+    },
+    (isCalled) => isCalled,
+  )
+  // Those that ran, and at most as many again beside it.
+  expect(calls.indexOf('/quiet')).toBeLessThan(2 * concurrency)
+  await finish(6_001)
+  expect(calls.length).toBe(6_001)
+})
