@@ -12,7 +12,6 @@ import { createDirectory } from './mediawiki/directory.ts'
 import { createSessions } from './mediawiki/session.ts'
 import { createMetrics } from './observability/metrics.ts'
 import { loadRules } from './rule/load.ts'
-import type { RuleSet } from './rule/rule.ts'
 import { storeOf } from './store-of.ts'
 import { createRegistry } from './stream/registry.ts'
 

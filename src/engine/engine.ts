@@ -81,7 +81,7 @@ export class Engine {
 
   /** `backlog`: the lanes that the store found when it was opened. `broken`: told where we are broken. */
   start(rules: RuleSet | undefined, backlog: readonly LaneBacklog[], broken: (error: unknown) => void): void {
-    this.#works.use(rules)
+    this.#use(rules)
     for (const lane of backlog) this.rows(lane)
     this.#parts.store.running(() => this.#dispatcher.running)
     this.#sweepLater()
@@ -102,7 +102,7 @@ export class Engine {
 
   /** Puts another set of rules in force, whole. What is in hand is asked again when it starts. */
   reload(rules: RuleSet | undefined, directory: Directory): void {
-    this.#works.use(rules)
+    this.#use(rules)
     this.#dispatcher.directory = directory
     this.resume()
   }
@@ -176,6 +176,12 @@ export class Engine {
     const work = this.#works.of(letter.lane.rule)
     if (letter.state === 'waiting') work.count('parked', -1)
     return new Promise((resolve) => this.#settler.settle(work, letter, verdict, () => resolve()))
+  }
+
+  /** While there are no valid rules, what comes is for those that will be. */
+  #use(rules: RuleSet | undefined): void {
+    this.#works.use(rules)
+    this.#parts.store.subscribe((stream) => rules === undefined || rules.forTopic(stream).length > 0)
   }
 
   #sweepLater(): void {

@@ -52,7 +52,6 @@ export class Works {
 
   use(rules: RuleSet | undefined): void {
     this.rules = rules
-    this.#store.subscribe((stream) => rules === undefined || rules.forTopic(stream).length > 0)
     for (const work of this.#works.values()) work.use(rules?.get(work.name))
     for (const rule of rules?.rules ?? []) this.of(rule.name).use(rule)
     this.room = Math.max(smallestRoom, Math.floor(roomInMemory / Math.max(1, rules?.rules.length ?? 1)))
