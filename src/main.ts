@@ -80,6 +80,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     broken: tellBroken,
     rows: (change) => engine.rows(change),
     lost: () => engine.dropLost(),
+    shared: (part) => engine.share(part),
   })
   engine.start(loaded.rules, backlog, tellBroken)
 

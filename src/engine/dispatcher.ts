@@ -95,7 +95,7 @@ export class Dispatcher {
     if (mayStart && !queue.hasBacklog && work.inMemory < room) {
       delivery.holdsCursor = true
       queue.push(delivery)
-      if (work.inMemory > Math.min(works.room / 2, 2 * delivery.rule.throttle.total.concurrency)) work.owe(1)
+      if (work.inMemory > Math.min(works.room / 2, 2 * work.total.concurrency)) work.owe(1)
       work.giveTurn(queue)
       if (work.hasSlot) this.pump(work)
       return true
@@ -119,7 +119,7 @@ export class Dispatcher {
       const { rule } = work
       // Of a key, the newest is to start: what is in hand for long may not be that any more.
       const isKeyed = rule?.dedup !== undefined || rule?.supersede !== undefined
-      const slots = isKeyed ? work.freeSlots : (rule?.throttle.total.concurrency ?? 1)
+      const slots = isKeyed ? work.freeSlots : rule === undefined ? 1 : work.total.concurrency
       queue.refill(Math.max(1, Math.ceil(slots / (work.lanesInTurn + 1))), !isKeyed)
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)

@@ -100,6 +100,11 @@ export class Engine {
     for (const work of this.#works) for (const queue of work.lanes.values()) queue.dropLost()
   }
 
+  /** Such a part of the work, from 0 to 1, is ours, and so much of each limit. */
+  share(part: number): void {
+    this.#works.share(part)
+  }
+
   /** Puts another set of rules in force, whole. What is in hand is asked again when it starts. */
   reload(rules: RuleSet | undefined, directory: Directory): void {
     this.#use(rules)
@@ -175,7 +180,13 @@ export class Engine {
   #settleLetter(letter: DeadLetter, verdict: Verdict): Promise<void> {
     const work = this.#works.of(letter.lane.rule)
     if (letter.state === 'waiting') work.count('parked', -1)
-    return new Promise((resolve) => this.#settler.settle(work, letter, verdict, () => resolve()))
+    return new Promise((resolve) => {
+      this.#settler.settle(work, letter, verdict, (isOurs) => {
+        // It was counted where it is kept.
+        if (!isOurs && letter.state === 'waiting') work.count('parked', 1)
+        resolve()
+      })
+    })
   }
 
   /** While there are no valid rules, what comes is for those that will be. */

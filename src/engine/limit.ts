@@ -2,6 +2,11 @@ import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
 import type { Limits } from '../rule/rule.ts'
 
+/** What part of the work is this process's: of each limit it has so much, and at least one call. From 0 to 1. */
+export interface Share {
+  part: number
+}
+
 /** How many calls may be in flight, and how many may start in a time. A token of the rate is used up by each start. */
 export class Limit {
   running = 0
@@ -9,15 +14,17 @@ export class Limit {
   lanes = 0
   #limits: Limits
   readonly #clock: Clock
+  readonly #share: Share
   readonly #waiting = new Fifo<() => void>()
   #tokens: number
   #filledAt: number
   #cancelTimer: (() => void) | undefined
 
-  constructor(limits: Limits, clock: Clock) {
+  constructor(limits: Limits, clock: Clock, share: Share) {
     this.#limits = limits
     this.#clock = clock
-    this.#tokens = limits.burst
+    this.#share = share
+    this.#tokens = this.#burst
     this.#filledAt = clock.now()
   }
 
@@ -25,8 +32,18 @@ export class Limit {
   use(limits: Limits): void {
     if (limits === this.#limits) return
     this.#limits = limits
-    this.#tokens = Math.min(this.#tokens, limits.burst)
+    this.shared()
+  }
+
+  /** It is another part of the limits from now on. */
+  shared(): void {
+    this.#tokens = Math.min(this.#tokens, this.#burst)
     this.#wake()
+  }
+
+  /** Calls that may be in flight. */
+  get concurrency(): number {
+    return this.#partOf(this.#limits.concurrency)
   }
 
   get isOpen(): boolean {
@@ -35,14 +52,14 @@ export class Limit {
 
   /** What keeps a call from starting now. */
   get closedBy(): 'slot' | 'rate' | undefined {
-    if (this.running >= this.#limits.concurrency) return 'slot'
+    if (this.running >= this.concurrency) return 'slot'
     return this.#limits.perSecond === Number.POSITIVE_INFINITY || this.#filled() >= 1 ? undefined : 'rate'
   }
 
   /** Whether another one in its place would say the same: nothing counts against it. */
   get isIdle(): boolean {
     if (this.lanes > 0 || this.running > 0 || this.#waiting.length > 0) return false
-    return this.#limits.perSecond === Number.POSITIVE_INFINITY || this.#filled() >= this.#limits.burst
+    return this.#limits.perSecond === Number.POSITIVE_INFINITY || this.#filled() >= this.#burst
   }
 
   started(): void {
@@ -65,10 +82,23 @@ export class Limit {
     this.#cancelTimer?.()
   }
 
+  get #burst(): number {
+    return this.#partOf(this.#limits.burst)
+  }
+
+  /** Without any part nothing starts; the time to the next start is to stay a number. */
+  get #perSecond(): number {
+    return this.#limits.perSecond * Math.max(smallestPart, this.#share.part)
+  }
+
+  /** Whole calls, so that the parts of all processes together keep within the limit where it is not below their number. */
+  #partOf(limit: number): number {
+    return limit === Number.POSITIVE_INFINITY ? limit : Math.max(1, Math.floor(limit * this.#share.part))
+  }
+
   #filled(): number {
     const now = this.#clock.now()
-    const { perSecond, burst } = this.#limits
-    this.#tokens = Math.min(burst, this.#tokens + ((now - this.#filledAt) / 1_000) * perSecond)
+    this.#tokens = Math.min(this.#burst, this.#tokens + ((now - this.#filledAt) / 1_000) * this.#perSecond)
     this.#filledAt = now
     return this.#tokens
   }
@@ -81,13 +111,15 @@ export class Limit {
 
   #arm(): void {
     if (this.#cancelTimer !== undefined || this.#waiting.length === 0 || this.closedBy !== 'rate') return
-    const ms = Math.ceil(((1 - this.#tokens) / this.#limits.perSecond) * 1_000)
+    const ms = Math.ceil(((1 - this.#tokens) / this.#perSecond) * 1_000)
     this.#cancelTimer = this.#clock.at(this.#clock.now() + Math.max(1, ms), () => {
       this.#cancelTimer = undefined
       this.#wake()
     })
   }
 }
+
+const smallestPart = 0.001
 
 export const noLimits: Limits = {
   concurrency: Number.POSITIVE_INFINITY,

@@ -3,7 +3,7 @@ import { Fifo } from '../base/fifo.ts'
 import type { Rule } from '../rule/rule.ts'
 import type { WaitReason } from '../store/store.ts'
 import type { LaneQueue } from './lane.ts'
-import { Limit, noLimits } from './limit.ts'
+import { Limit, noLimits, type Share } from './limit.ts'
 
 /**
  * The router never waits for a slow rule: what finds no room becomes a row. But a row costs about as much as a call to a
@@ -39,12 +39,14 @@ export class RuleWork {
   /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
   readonly #clock: Clock
+  readonly #share: Share
   #isAwaitingRate = false
 
-  constructor(name: string, clock: Clock) {
+  constructor(name: string, clock: Clock, share: Share) {
     this.name = name
     this.#clock = clock
-    this.total = new Limit(noLimits, clock)
+    this.#share = share
+    this.total = new Limit(noLimits, clock, share)
   }
 
   /** Another revision is in force, or none. */
@@ -55,11 +57,17 @@ export class RuleWork {
     for (const limit of this.limits.values()) limit.use(rule.throttle.perKey)
   }
 
+  /** Another part of the work is this process's. */
+  shared(): void {
+    this.total.shared()
+    for (const limit of this.limits.values()) limit.shared()
+  }
+
   /** Of one throttle key. */
   limitOf(key: string): Limit {
     let limit = this.limits.get(key)
     if (limit === undefined) {
-      limit = new Limit(this.rule?.throttle.perKey ?? noLimits, this.#clock)
+      limit = new Limit(this.rule?.throttle.perKey ?? noLimits, this.#clock, this.#share)
       this.limits.set(key, limit)
     }
     return limit
@@ -67,12 +75,12 @@ export class RuleWork {
 
   /** A slot is free at the answer; at most `concurrency` answered deliveries may await their settle. */
   get hasSlot(): boolean {
-    return this.rule !== undefined && this.unsettled < this.rule.throttle.total.concurrency && this.total.isOpen
+    return this.rule !== undefined && this.unsettled < this.total.concurrency && this.total.isOpen
   }
 
   /** How many calls may start now. */
   get freeSlots(): number {
-    return Math.max(0, (this.rule?.throttle.total.concurrency ?? 0) - this.total.running)
+    return this.rule === undefined ? 0 : Math.max(0, this.total.concurrency - this.total.running)
   }
 
   /** `wake` is called when the rate allows a start again, if it is that which keeps lanes from their turn. */

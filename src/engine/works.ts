@@ -3,7 +3,7 @@ import type { RuleSet } from '../rule/rule.ts'
 import type { Store } from '../store/store.ts'
 import { LaneQueue } from './lane.ts'
 import { targetOf, throttleKeyOf } from './lane-key.ts'
-import { Limit, noLimits } from './limit.ts'
+import { Limit, noLimits, type Share } from './limit.ts'
 import { RuleWork } from './rule-work.ts'
 import { TargetHealth } from './target-health.ts'
 
@@ -38,6 +38,7 @@ export class Works {
   readonly #works = new Map<string, RuleWork>()
   readonly #healths = new Map<string, TargetHealth>()
   readonly #limits = new Map<string, Limit>()
+  readonly #share: Share = { part: 1 }
   readonly #rounds = this.#goRound()
 
   constructor(store: Store, clock: Clock, pump: (work: RuleWork) => void) {
@@ -58,6 +59,16 @@ export class Works {
     this.roomForFirsts = this.room * (1 + firstsShare)
   }
 
+  /** Such a part of the work is this process's, and so much of each limit. */
+  share(part: number): void {
+    this.#share.part = part
+    for (const limit of this.#limits.values()) limit.shared()
+    for (const work of this.#works.values()) {
+      work.shared()
+      this.#pump(work)
+    }
+  }
+
   find(rule: string): RuleWork | undefined {
     return this.#works.get(rule)
   }
@@ -65,7 +76,7 @@ export class Works {
   of(rule: string): RuleWork {
     let work = this.#works.get(rule)
     if (work === undefined) {
-      work = new RuleWork(rule, this.#clock)
+      work = new RuleWork(rule, this.#clock, this.#share)
       this.#works.set(rule, work)
     }
     return work
@@ -106,7 +117,7 @@ export class Works {
   limit(target: string): Limit {
     let limit = this.#limits.get(target)
     if (limit === undefined) {
-      limit = new Limit(noLimits, this.#clock)
+      limit = new Limit(noLimits, this.#clock, this.#share)
       this.#limits.set(target, limit)
     }
     return limit

@@ -310,6 +310,8 @@ export interface StoreListener {
    * not among those that went.
    */
   rows(change: LaneBacklog): void
+  /** Such a part of the work is this process's from now on, from 0 to 1. Not told where all of it is, always. */
+  shared(part: number): void
   /** Some of what was handed out is another process's now: what `isOurs` denies is not to be called any more. */
   lost(): void
 }

@@ -132,7 +132,7 @@ async function openStore(path: string): Promise<Store> {
     path,
     retention: { ageMs: 7 * 86_400_000, sizeBytes: 10 * gib, deadBytes: gib },
   })
-  await opened.open({ committed() {}, changed() {}, broken: fail, rows() {}, lost() {} })
+  await opened.open({ committed() {}, changed() {}, broken: fail, rows() {}, lost() {}, shared() {} })
   return opened
 }
 

@@ -16,6 +16,32 @@ interface Process {
   readonly feed: Feed
 }
 
+interface Dead {
+  readonly id: string
+  readonly meta_id: string
+}
+
+async function deadLetters(service: Service): Promise<readonly Dead[]> {
+  const { body } = await service.get('/v1/dead?limit=1000')
+  if (typeof body !== 'object' || body === null || !('dead' in body) || !Array.isArray(body.dead)) {
+    throw new Error(`not a page of dead letters: ${JSON.stringify(body)}`)
+  }
+  return body.dead
+}
+
+async function deadIds(service: Service): Promise<string[]> {
+  return (await deadLetters(service)).map(({ meta_id }) => meta_id).sort()
+}
+
+async function ask(service: Service, path: string, body: unknown): Promise<unknown> {
+  const answer = await fetch(`${service.url}${path}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  })
+  return answer.json()
+}
+
 describe('processes that share their work on Kafka', () => {
   const kafka = sharedKafka()
 
@@ -90,6 +116,39 @@ call:
         ],
       })
     }
+  }, 120_000)
+
+  test('dead letters are told, replayed and discarded by whichever of them is asked', async () => {
+    let isWell = false
+    const target = await openCountingTarget({ latencyMs: 1, status: () => (isWell ? 200 : 404) })
+    onTestFinished(() => target.close())
+    const processes = await startProcesses(2, target, 'retry: { limit: 0 }')
+    const [first, second] = processes.map(({ service }) => service)
+    if (first === undefined || second === undefined) throw new Error('there are two')
+    await processes[0]?.feed.post(40)
+    const ids = [...(processes[0]?.feed.acknowledged ?? [])].sort()
+
+    for (const service of [first, second]) {
+      await becomes(
+        () => deadIds(service),
+        (found) => JSON.stringify(found) === JSON.stringify(ids),
+      )
+    }
+    isWell = true
+    const half = await deadLetters(first)
+    const asked = await ask(first, '/v1/dead/discard', { ids: half.slice(0, 20).map(({ id }) => id) })
+    expect(asked).toEqual({ count: 20 })
+    await becomes(
+      () => Promise.all([deadIds(first), deadIds(second)]),
+      (found) => found.every(({ length }) => length === 20),
+    )
+    expect(await ask(second, '/v1/dead/replay', { rule: 'call', rate: '1000/s' })).toEqual({ count: 20 })
+
+    await until('what was replayed is called', () => missing(processes, target).length === 20)
+    await becomes(
+      () => Promise.all([deadIds(first), deadIds(second)]),
+      (found) => found.flat().length === 0,
+    )
   }, 120_000)
 
   test(

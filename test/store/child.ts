@@ -61,6 +61,7 @@ await store.open({
   },
   rows: () => undefined,
   lost: () => undefined,
+  shared: () => undefined,
 })
 say('open')
 if (mode === 'hold') setInterval(() => undefined, 1_000)

@@ -30,6 +30,7 @@ export async function openEmbedded(path: string, clock?: Clock, retention = many
     broken: (error) => broken.push(error),
     rows: () => undefined,
     lost: () => undefined,
+    shared: () => undefined,
   })
   return { store, backlog, told }
 }

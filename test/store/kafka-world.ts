@@ -83,6 +83,7 @@ export async function openKafkaWorld(
         broken: (error) => broken.push(error),
         rows: (change) => lanes.push(change),
         lost: () => undefined,
+        shared: () => undefined,
       })
       await ready(store)
       return { store, backlog: [...lanes], told }

@@ -97,3 +97,15 @@ function parse(bytes: Uint8Array): JsonObject | undefined {
     return undefined // other producers of a log may write anything; the engine makes a dead letter of it
   }
 }
+
+/** The producer's id of an event; undefined where it gave none. */
+export function metaIdOf(bytes: Uint8Array): string | undefined {
+  try {
+    const parsed: unknown = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString())
+    const id =
+      typeof parsed === 'object' && parsed !== null ? metaOf(parsed as Parameters<typeof metaOf>[0])?.id : undefined
+    return typeof id === 'string' ? id : undefined
+  } catch {
+    return undefined // other producers of a log may write anything
+  }
+}

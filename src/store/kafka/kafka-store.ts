@@ -30,6 +30,7 @@ import { StoreThread } from '../thread.ts'
 import { createClient, type FetchedMessage, type Tell } from './client.ts'
 import { addTo, formatJournal, Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
+import { type LettersOf, readLetters } from './letters.ts'
 import { Membership, type Position } from './membership.ts'
 import { pack, unpack } from './packed.ts'
 import { defaultPartitionKey, partitionOf } from './partition.ts'
@@ -304,7 +305,8 @@ class KafkaStore implements Store {
     if (record.rows?.get(settlement.lane.rule)?.isLost === true) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
-    else if (settlement.state === 'done' && settlement.standing === undefined) this.#tell(settlement, record, ticket)
+    else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
+      this.#tell(settlement, record, ticket)
     else this.#handOver(settlement, record, ticket)
   }
 
@@ -349,12 +351,31 @@ class KafkaStore implements Store {
     cursor?: string
   }): Promise<Page<DeadLetter>> {
     const { rule, ids, limit, cursor } = filter
-    const { letters, after } = await this.#ready.thread.ask('letters', { rule, ids, limit, after: cursor })
-    const items = letters.map(({ partition, event, bytes, ...rest }): DeadLetter => {
-      const part = this.#owned.get(partition)
-      return { ...rest, record: new KafkaRecord(event, bytes, part ?? { partition, isLost: true }) }
-    })
-    return { items, cursor: after }
+    const [from = 0, place = -1] = cursor?.split('.').map(Number) ?? []
+    const items: DeadLetter[] = []
+    for (let partition = from; partition < this.#options.partitions; partition += 1) {
+      const of = { rule, ids, limit: limit - items.length, after: partition === from ? place : -1 }
+      const page = await this.#lettersOf(partition, of)
+      items.push(...page.letters)
+      if (page.after !== undefined) return { items, cursor: `${partition}.${page.after}` }
+    }
+    return { items, cursor: undefined }
+  }
+
+  async #lettersOf(
+    partition: number,
+    of: LettersOf,
+  ): Promise<{ readonly letters: readonly DeadLetter[]; readonly after: number | undefined }> {
+    const part = this.#owned.get(partition)
+    const { thread, archive } = this.#ready
+    if (part?.isReady !== true) return readLetters(archive, this.#topics.work, partition, of)
+    const { letters, after } = await thread.ask('letters', { partition, ...of })
+    return {
+      letters: letters.map(({ partition: _, event, bytes, ...rest }): DeadLetter => {
+        return { ...rest, record: new KafkaRecord(event, bytes, part) }
+      }),
+      after,
+    }
   }
 
   deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }> {
@@ -471,7 +492,7 @@ class KafkaStore implements Store {
     )
   }
 
-  /** To the process that owns its key. */
+  /** To the process that owns its key; or, where it is a letter, its row. */
   #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const { lane, standing, until, answer } = settlement
     const { id, stream, accepted, origin } = record
@@ -487,11 +508,12 @@ class KafkaStore implements Store {
         accepted,
         origin,
         until: until === Number.POSITIVE_INFINITY ? null : until,
+        ...(record.source === undefined ? { reopens: true } : {}),
       },
       record.bytes,
     )
     const key = formatKey({ kind: 'delivery', id, rule: lane.rule })
-    const partition = this.#placeOf(lane.rule, standing, record)
+    const partition = record.source === undefined ? record.owned.partition : this.#placeOf(lane.rule, standing, record)
     this.#ready.writer.write([{ topic: this.#topics.work, partition, key, value }], () => this.#keep(ticket, elsewhere))
   }
 
@@ -525,6 +547,7 @@ class KafkaStore implements Store {
     if (this.#isClosed) return
     for (const partition of [...this.#owned.keys()]) if (!partitions.includes(partition)) this.#lose(partition)
     for (const partition of partitions) if (!this.#owned.has(partition)) this.#takeOver(partition)
+    this.#ready.listener.shared(this.#owned.size / this.#options.partitions)
   }
 
   #takeOver(partition: number): void {

@@ -30,6 +30,8 @@ export interface WorkRow {
   readonly answer?: LastAnswer | undefined
   /** How often its owner died while it ran. */
   readonly stops?: number
+  /** An arrival that says what is to become of a dead letter, or of a parked delivery, of this partition. */
+  readonly reopens?: boolean
   /** Its place among those of its partition; absent while its owner has not given it one. */
   readonly pos?: number
 }

@@ -103,10 +103,11 @@ export interface ShardInputs {
     readonly cursor: string | undefined
   }
   letters: {
+    readonly partition: number
     readonly rule: string | undefined
     readonly ids: readonly string[] | undefined
     readonly limit: number
-    readonly after: string | undefined
+    readonly after: number
   }
   forget: { readonly partition: number; readonly now: number }
   drop: { readonly partition: number }
@@ -122,7 +123,7 @@ export interface ShardOutputs {
   rowsOf: readonly { readonly offset: number; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }
   deliveries: { readonly items: readonly DeliveryEntry[]; readonly cursor: string | undefined }
-  letters: { readonly letters: readonly ShardLetter[]; readonly after: string | undefined }
+  letters: { readonly letters: readonly ShardLetter[]; readonly after: number | undefined }
   forget: Packed
   /** Rows that waited and were not handed out. */
   drop: readonly LaneBacklog[]

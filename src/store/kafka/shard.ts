@@ -1,4 +1,3 @@
-import { metaOf } from '../../event/event.ts'
 import type { RequestOutcome } from '../../rule/rule.ts'
 import { Commits, type Effect } from '../embedded/commit.ts'
 import { blob, type Database, int, type Row, type Statement, text } from '../embedded/database.ts'
@@ -32,6 +31,7 @@ import {
   type LaneBacklog,
   type LastAnswer,
 } from '../store.ts'
+import { metaIdOf } from './kafka-record.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
 import {
   type Fact,
@@ -228,23 +228,34 @@ export class Shard {
   arrive(records: Packed): Change & { readonly backlog: readonly LaneBacklog[] } {
     const settles: ShardSettle[] = []
     const known: KeyValue[] = []
+    /** Lanes that have one less that is parked. */
+    const went: Lane[] = []
     const seen = new Set<string>()
     for (const { key, value } of unpack(records)) {
       const parsed = parseKey(key)
       const arrived = value === null ? undefined : parseRow(value)
       if (parsed?.kind !== 'delivery' || arrived === undefined) continue
       const name = `${parsed.id}/${parsed.rule}`
-      if (this.#isKnown(parsed.id, parsed.rule) || seen.has(name)) {
+      const isKnown = this.#isKnown(parsed.id, parsed.rule)
+      const letter = isKnown && arrived.row.reopens === true ? this.#letterOf(parsed.id, parsed.rule) : undefined
+      if ((isKnown && letter === undefined) || seen.has(name)) {
         known.push({ key, value: null })
         continue
       }
       seen.add(name)
-      settles.push(settleOfRow(arrived.row, arrived.event))
+      if (letter === 'parked') went.push({ rule: parsed.rule, key: arrived.row.lane })
+      const settle = settleOfRow(arrived.row, arrived.event)
+      settles.push(isKnown ? { ...settle, bytes: undefined } : settle)
     }
     const change = this.settle(settles)
     const again = unpack(this.reassert(pack(known)))
     const records_ = again.length === 0 ? change.records : pack([...unpack(change.records), ...again])
-    return { ...change, records: records_, consequences: [], backlog: backlogOf(settles, change) }
+    return {
+      ...change,
+      records: records_,
+      consequences: [],
+      backlog: [...backlogOf(settles, change), ...went.map(unparked)],
+    }
   }
 
   /** What holds of these keys. */
@@ -368,6 +379,15 @@ export class Shard {
   get #ready(): Work {
     if (this.#work === undefined) throw new Error(`partition ${this.#partition} was asked before it was restored`)
     return this.#work
+  }
+
+  /** Whether it is a dead letter, or parked: then somebody may reopen it, or end it. */
+  #letterOf(id: string, rule: string): 'dead' | 'parked' | undefined {
+    const number = this.#numbers.of('rule', rule)
+    const pos = this.#placeOf.get(id, number)?.pos
+    if (typeof pos !== 'number') return undefined
+    const state = this.#row.get(pos, number)?.state
+    return state === dead ? 'dead' : state === parked ? 'parked' : undefined
   }
 
   #isKnown(id: string, rule: string): boolean {
@@ -863,6 +883,10 @@ function settleOfRow(row: WorkRow, event: Uint8Array): ShardSettle {
   }
 }
 
+function unparked(lane: Lane): LaneBacklog {
+  return { lane, nextUntil: Number.POSITIVE_INFINITY, waiting: { parked: -1 } }
+}
+
 /** What came, as the engine counts it; and what that made of others. */
 function backlogOf(settles: readonly ShardSettle[], { consequences }: Change): LaneBacklog[] {
   const byIndex = new Map(consequences.map((one) => [one.index, one]))
@@ -888,15 +912,4 @@ function backlogOf(settles: readonly ShardSettle[], { consequences }: Change): L
     for (const one of due) laneOf(one.lane).nextUntil = Math.min(laneOf(one.lane).nextUntil, one.until)
   }
   return [...lanes.values()]
-}
-
-function metaIdOf(bytes: Uint8Array): string | undefined {
-  try {
-    const parsed: unknown = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString())
-    const id =
-      typeof parsed === 'object' && parsed !== null ? metaOf(parsed as Parameters<typeof metaOf>[0])?.id : undefined
-    return typeof id === 'string' ? id : undefined
-  } catch {
-    return undefined // a record of somebody else's; it is a dead letter
-  }
 }

@@ -80,7 +80,7 @@ const answers: ShardAnswers = {
   rowsOf: ({ partition, topic, part, from }) => of(partition).rowsOf(topic, part, from),
   take: ({ lane, now, limit }) => take(lane, now, limit),
   deliveries,
-  letters: ({ rule, ids, limit, after }) => letters(rule, ids, limit, after),
+  letters: ({ partition, rule, ids, limit, after }) => of(partition).letters(rule, ids, limit, after),
   forget: ({ partition, now }) => of(partition).forget(now),
   drop({ partition }) {
     const left = opened.has(partition) ? of(partition).left() : []
@@ -122,24 +122,6 @@ function deliveries({ rule, states, limit, cursor }: ShardInputs['deliveries']):
     items: page.map(({ entry }) => entry),
     cursor: found.length > limit && end !== undefined ? `${end.pos}.${end.partition}` : undefined,
   }
-}
-
-/** `after`: `<partition>.<place>`. */
-function letters(
-  rule: string | undefined,
-  ids: readonly string[] | undefined,
-  limit: number,
-  after: string | undefined,
-): ShardOutputs['letters'] {
-  const [from = 0, place = -1] = after?.split('.').map(Number) ?? []
-  const found: ShardOutputs['letters']['letters'][number][] = []
-  for (const partition of [...opened].sort((a, b) => a - b)) {
-    if (partition < from) continue
-    const page = of(partition).letters(rule, ids, limit - found.length, partition === from ? place : -1)
-    found.push(...page.letters)
-    if (page.after !== undefined) return { letters: found, after: `${partition}.${page.after}` }
-  }
-  return { letters: found, after: undefined }
 }
 
 serveThread<ShardInputs, ShardOutputs>(answers, (error) => ({
