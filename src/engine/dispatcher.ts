@@ -313,7 +313,8 @@ export class Dispatcher {
       claimed: true,
     }
     this.#parts.settler.settle(work, delivery, claim, (isOurs) => {
-      if (isOurs && !this.#isStopping) {
+      // Meanwhile the target may have asked for time.
+      if (isOurs && !this.#isStopping && !queue.health.isPaused) {
         void this.#run(work, queue, delivery)
         return
       }

@@ -57,6 +57,11 @@ export class TargetHealth {
     return this.#clock.now() >= Math.max(this.#calledAt, this.#pausedUntil) + keptMs
   }
 
+  /** Whether not even a probe may start. */
+  get isPaused(): boolean {
+    return this.#isTripped && this.#clock.now() < this.#pausedUntil
+  }
+
   /** To be told before each call; the first one after a pause is the probe. */
   started(): void {
     this.#inFlight += 1

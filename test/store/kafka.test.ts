@@ -1,6 +1,7 @@
 import { sharedKafka } from '../support/kafka.ts'
 import { openKafkaWorld } from './kafka-world.ts'
 import { promisesOfAStore } from './promises.ts'
+import { modelOfStandings } from './standing-model.ts'
 import { promisesOfStandings } from './standing-promises.ts'
 
 const kafka = sharedKafka()
@@ -12,3 +13,4 @@ promisesOfAStore('the store on Kafka', openWorld, {
   listsDone: false,
 })
 promisesOfStandings('the store on Kafka', openWorld)
+modelOfStandings('the store on Kafka', openWorld, 0.2)
