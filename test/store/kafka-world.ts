@@ -80,7 +80,11 @@ export async function openKafkaWorld(
           told.commits += 1
         },
         changed: (health) => changes.push(health),
-        broken: (error) => broken.push(error),
+        broken: (error) => {
+          broken.push(error)
+          // A test that waits for what the store does not do any more would not tell why.
+          console.error(error)
+        },
         rows: (change) => lanes.push(change),
         lost: () => undefined,
         shared: () => undefined,

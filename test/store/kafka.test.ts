@@ -13,4 +13,4 @@ promisesOfAStore('the store on Kafka', openWorld, {
   listsDone: false,
 })
 promisesOfStandings('the store on Kafka', openWorld)
-modelOfStandings('the store on Kafka', openWorld, 0.2)
+modelOfStandings('the store on Kafka', openWorld, 0.3)

@@ -68,19 +68,24 @@ const tables = `
   -- The events of newest starts and last successes, which outlive their rows. event: JSON of a Starter.
   CREATE TABLE starters(pos INTEGER PRIMARY KEY, event TEXT NOT NULL);
 
+  -- A conflict within a trigger is dealt with as the statement says that fired it: so there must be none.
   CREATE TEMP TABLE changed(pos INTEGER, rule INTEGER, PRIMARY KEY(pos, rule)) WITHOUT ROWID;
-  CREATE TEMP TRIGGER inserted AFTER INSERT ON deliveries BEGIN INSERT OR IGNORE INTO changed VALUES (new.pos, new.rule); END;
-  CREATE TEMP TRIGGER updated AFTER UPDATE ON deliveries BEGIN INSERT OR IGNORE INTO changed VALUES (new.pos, new.rule); END;
-
   CREATE TEMP TABLE changed_starts(rule INTEGER, key TEXT, PRIMARY KEY(rule, key)) WITHOUT ROWID;
-  CREATE TEMP TRIGGER started AFTER INSERT ON starts BEGIN INSERT OR IGNORE INTO changed_starts VALUES (new.rule, new.key); END;
-  CREATE TEMP TRIGGER forgot_start AFTER DELETE ON starts BEGIN INSERT OR IGNORE INTO changed_starts VALUES (old.rule, old.key); END;
-
   CREATE TEMP TABLE changed_roots(rule INTEGER, signature TEXT, time INTEGER, PRIMARY KEY(rule, signature, time)) WITHOUT ROWID;
-  CREATE TEMP TRIGGER rooted AFTER INSERT ON roots BEGIN INSERT OR IGNORE INTO changed_roots VALUES (new.rule, new.signature, new.time); END;
-  CREATE TEMP TRIGGER counted AFTER UPDATE ON roots BEGIN INSERT OR IGNORE INTO changed_roots VALUES (new.rule, new.signature, new.time); END;
-  CREATE TEMP TRIGGER forgot_root AFTER DELETE ON roots BEGIN INSERT OR IGNORE INTO changed_roots VALUES (old.rule, old.signature, old.time); END;
+  ${['INSERT', 'UPDATE'].map((event) => notes('deliveries', event, 'changed', ['pos', 'rule'])).join('')}
+  ${['INSERT', 'UPDATE', 'DELETE'].map((event) => notes('starts', event, 'changed_starts', ['rule', 'key'])).join('')}
+  ${['INSERT', 'UPDATE', 'DELETE'].map((event) => notes('roots', event, 'changed_roots', ['rule', 'signature', 'time'])).join('')}
 `
+
+/** A trigger that notes which row of a table has changed. */
+function notes(table: string, event: string, changed: string, columns: readonly string[]): string {
+  const row = event === 'DELETE' ? 'old' : 'new'
+  const values = columns.map((column) => `${row}.${column}`)
+  const isNoted = columns.map((column, index) => `${column} = ${values[index]}`).join(' AND ')
+  return `CREATE TEMP TRIGGER ${table}_${event.toLowerCase()} AFTER ${event} ON ${table} BEGIN
+    INSERT INTO ${changed} SELECT ${values.join(', ')} WHERE NOT EXISTS (SELECT 1 FROM ${changed} WHERE ${isNoted}); END;
+  `
+}
 
 const interrupted: LastAnswer = {
   status: 0,
