@@ -1,5 +1,7 @@
 /** Kafka takes 4,096 bytes; beyond this no more is read until the lowest is finished. */
 const longestRuns = 3_500
+/** No shorter than one run. */
+const nearlyLongest = longestRuns - 20
 
 /** How far a partition had come, and when that was said, in ms. */
 export interface Committed {
@@ -77,17 +79,24 @@ export class Progress {
 
   /** Whether more runs could not be told any more. */
   get isCrowded(): boolean {
-    return this.#runs.length > 200 && this.runs.length > longestRuns
+    return this.#runs.length > 200 && this.runs.length > nearlyLongest
   }
 
-  /** Finished runs above `offset`: each as the distance from the end of the last and its length, in base 36. */
+  /**
+   * Finished runs above `offset`: each as the distance from the end of the last and its length, in base 36. Of too many only
+   * the first: what was read ahead before it was crowded may still end.
+   */
   get runs(): string {
     let at = this.offset
+    let length = 0
     const parts: string[] = []
     for (const [first, end] of this.#runs) {
       if (end <= at) continue
       const from = Math.max(first, at)
-      parts.push(`${(from - at).toString(36)}+${(end - from).toString(36)}`)
+      const part = `${(from - at).toString(36)}+${(end - from).toString(36)}`
+      length += part.length + 1
+      if (length > longestRuns) break
+      parts.push(part)
       at = end
     }
     return parts.join(' ')
