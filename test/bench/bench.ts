@@ -3,9 +3,20 @@ import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } fr
 import { cpus, release, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { bareCalls, drains, endToEnd, fullStore, manyRules, ofPolicies, repetitions, waiting } from './groups-calls.ts'
+import {
+  bareCalls,
+  besideTrouble,
+  drains,
+  endToEnd,
+  fullStore,
+  manyRules,
+  ofFewKeys,
+  ofPolicies,
+  repetitions,
+  waiting,
+} from './groups-calls.ts'
 import { appends, intake } from './groups-intake.ts'
-import { latency, starts } from './groups-time.ts'
+import { latency, lateness, starts } from './groups-time.ts'
 import { Runs } from './runs.ts'
 import { asMs, median } from './table.ts'
 
@@ -31,7 +42,10 @@ const groups: Readonly<Record<string, Group>> = {
   g: { what: 'memory while deliveries wait', run: waiting },
   h: { what: "the store's own append loop", run: appends },
   p: { what: 'policies, each against none', run: ofPolicies },
+  keys: { what: 'dedup on 100k events of 1,000 keys', run: ofFewKeys },
+  trouble: { what: 'a good target beside a bad one', run: besideTrouble },
   latency: { what: 'from post to call at 1,000/s', run: latency },
+  lateness: { what: 'delayed deliveries; with --big 1M of them', run: lateness },
   start: { what: 'start-up time; with --big on 1M events', run: starts },
 }
 

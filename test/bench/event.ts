@@ -63,6 +63,11 @@ export function idNumber(n: number): number {
   return (hash ^ (hash >>> 16)) >>> 0
 }
 
+/** One in 16 events, by the first digit of its id: what goes to the target beside. */
+export function isBeside(n: number): boolean {
+  return idNumber(n) >>> 28 === 0
+}
+
 /** The id number of the event in a request, found by its bytes. */
 export function readIdNumber(bytes: Buffer, from: number): number {
   const at = bytes.indexOf(idMark, from) + idMark.length

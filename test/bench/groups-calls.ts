@@ -1,7 +1,9 @@
+import { once } from 'node:events'
+import { createServer } from 'node:net'
 import { cell, rateCell, shareCell, usageCells, usageHead } from './columns.ts'
 import type { CallRun, EndToEndRun, Run, Runs } from './runs.ts'
-import { callingRules, policyRules, refusedRules } from './service.ts'
-import { asMs, asRatio, printTable, spread } from './table.ts'
+import { callingRules, policyRules, refusedRules, ruleOfTwo, rulesBeside } from './service.ts'
+import { asMs, asRatio, asWhole, printTable, spread } from './table.ts'
 
 /** Repetitions of each thing that is measured. */
 export const repetitions = 3
@@ -144,6 +146,88 @@ export async function ofPolicies(runs: Runs): Promise<void> {
   const rows = [...drained].map(([name, all]) => [name, rateCell(all), shareCell(all, none), ...usageCells(all)])
   const head = ['policy', 'events/s', 'share of none', ...usageHead]
   printTable('(p) drain of 50k through a rule with a policy, target at 0 ms, until all are settled', head, rows)
+}
+
+/** Many events of few keys: a call covers those that were accepted before it. */
+export async function ofFewKeys(runs: Runs): Promise<void> {
+  const keys = 1_000
+  const events = 100_000
+  const ways = { none: '', dedup: "  dedup: { key: '{{message.page_id}}' }\n" }
+  const drained = new Map<string, (Run & { readonly calls: number })[]>(Object.keys(ways).map((name) => [name, []]))
+  await repeat(async () => {
+    for (const [name, policy] of Object.entries(ways)) {
+      const rules = callingRules(runs.targetPort, 0, policy)
+      const run = await runs.withFreshService(refusedRules, (service) =>
+        runs.drainObjects(service, rules, events, (n) => ({ page_id: n % keys })),
+      )
+      drained.get(name)?.push(run)
+    }
+  })
+  const none = drained.get('none') ?? []
+  const rows = [...drained].map(([name, all]) => [
+    name,
+    rateCell(all),
+    shareCell(all, none),
+    cell(all, ({ calls }) => calls, asWhole),
+    ...usageCells(all),
+  ])
+  const head = ['policy', 'events/s', 'share of none', 'calls', ...usageHead]
+  printTable('Drain of 100k events of 1,000 keys, target at 0 ms, until all are settled', head, rows)
+}
+
+/** A target beside that is in trouble: nobody listens there, or how it answers. */
+const troubles = {
+  down: undefined,
+  '429, Retry-After: 7': { status: 429, latencyMs: 0 },
+  '500 to each call': { status: 500, latencyMs: 0 },
+  'slow, 5 s a call': { status: 200, latencyMs: 5_000 },
+} as const
+
+/** A port that was free a moment ago. */
+async function deafPort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new Error('no port')
+  server.close()
+  await once(server, 'close')
+  return address.port
+}
+
+/** What a bad target costs a good one. */
+export async function besideTrouble(runs: Runs): Promise<void> {
+  const rulesOf = { 'another rule': rulesBeside, 'the same rule': ruleOfTwo }
+  const rows: string[][] = []
+  for (const latencyMs of [10, 0]) {
+    for (const [where, rules] of Object.entries(rulesOf)) {
+      const drained = new Map<string, CallRun[]>(['none', ...Object.keys(troubles)].map((name) => [name, []]))
+      const drain = (name: string, port: number | undefined) =>
+        runs.withFreshService(
+          refusedRules,
+          async (service) => {
+            const run = await runs.drainBeside(service, rules(runs.targetPort, port), backlog, latencyMs)
+            drained.get(name)?.push(run)
+          },
+          'kill',
+        )
+      await repeat(async () => {
+        await drain('none', undefined)
+        for (const [name, how] of Object.entries(troubles)) {
+          if (where === 'the same rule' && name.startsWith('slow')) continue
+          if (how === undefined) await drain(name, await deafPort())
+          else await runs.withOtherTarget(how, (port) => drain(name, port))
+        }
+      })
+      const none = drained.get('none') ?? []
+      for (const [name, all] of drained) {
+        if (all.length > 0) {
+          rows.push([`${latencyMs} ms`, where, name, rateCell(all), shareCell(all, none), ...usageCells(all)])
+        }
+      }
+    }
+  }
+  const head = ['good target', 'bad one in', 'bad one is', 'calls/s of the good one', 'share of none', ...usageHead]
+  printTable('Drain of 50k of which one in 16 goes to a bad target, concurrency 100 a rule', head, rows)
 }
 
 /** Needs minutes and some GB of disk: `--big`. */

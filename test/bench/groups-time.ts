@@ -1,8 +1,8 @@
 import { cell, usageCells, usageHead } from './columns.ts'
 import { repeat } from './groups-calls.ts'
-import type { LatencyRun, Runs } from './runs.ts'
+import type { LatencyRun, LatenessRun, Runs } from './runs.ts'
 import { callingRules } from './service.ts'
-import { asMs, asRatio, median, printTable, spread } from './table.ts'
+import { asMs, asRatio, asWhole, median, printTable, spread } from './table.ts'
 
 export async function latency(runs: Runs): Promise<void> {
   const perSecond = 1000
@@ -31,6 +31,28 @@ export async function latency(runs: Runs): Promise<void> {
     row('fastify → undici relay, nothing stored', relay),
     row('changeprop', ours),
   ])
+}
+
+/** How late are deliveries that wait for a time? */
+export async function lateness(runs: Runs, big: boolean): Promise<void> {
+  const all: LatenessRun[] = []
+  const ways = [{ name: '20k over 20 s', events: 20_000, afterMs: 10_000, overMs: 20_000 }]
+  if (big) ways.push({ name: '1M over 10 min', events: 1_000_000, afterMs: 300_000, overMs: 600_000 })
+  for (const { name, events, afterMs, overMs } of ways) {
+    all.push(
+      await runs.withFreshService(callingRules(runs.targetPort), (service) =>
+        runs.lateness(service, events, afterMs, overMs),
+      ),
+    )
+    console.error(`  ${name}`)
+  }
+  const rows = all.map((run, i) => [
+    ways[i]?.name ?? '',
+    ...[run.least, run.p50, run.p99, run.most].map(asWhole),
+    ...usageCells([run]),
+  ])
+  const head = ['due', 'least late, ms', 'p50', 'p99', 'most', ...usageHead]
+  printTable('Lateness of delayed deliveries: from when they were due to the arrival of the call', head, rows)
 }
 
 export async function starts(runs: Runs, big: boolean): Promise<void> {

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { DriverCommand, DriverReport } from './driver.ts'
+import { eventObject, idNumber, isBeside } from './event.ts'
 import type { LimitCommand, LimitReport } from './limits.ts'
 import { countAsOurs, type Usage, watch } from './measure.ts'
 import { monotonicMs, Part } from './part.ts'
@@ -41,11 +42,22 @@ export interface LatencyRun {
   readonly events: number
 }
 
+export interface LatenessRun {
+  /** From when an event was due to the arrival of its call, in ms. */
+  readonly least: number
+  readonly p50: number
+  readonly p99: number
+  readonly most: number
+  readonly usage: Usage
+  readonly events: number
+}
+
 type Ended = DriverReport & { readonly events: number }
 
 /** Share of a drain after which it counts as warm; rate and CPU are of what comes after. */
 const warmShare = 0.2
 const warmUpEvents = 4000
+const json = { 'content-type': 'application/json' }
 const backlogPost = { connections: 4, batch: 100 }
 
 /** The target and the driver, which serve all runs, and the things one does with them. */
@@ -100,9 +112,13 @@ export class Runs {
   }
 
   /** The same in a folder of its own, which goes with it. */
-  async withFreshService<Result>(rules: string, use: (service: Service) => Promise<Result>): Promise<Result> {
+  async withFreshService<Result>(
+    rules: string,
+    use: (service: Service) => Promise<Result>,
+    end?: 'stop' | 'kill',
+  ): Promise<Result> {
     const folder = this.newFolder()
-    const result = await this.withService({ folder, rules }, use)
+    const result = await this.withService({ folder, rules }, use, end)
     rmSync(folder, { recursive: true })
     return result
   }
@@ -195,15 +211,88 @@ export class Runs {
     return run
   }
 
+  /** The same where one in 16 events goes elsewhere: the calls of the others are watched, and their settling is not awaited. */
+  async drainBeside(service: Service, rules: string, events: number, latencyMs: number): Promise<CallRun> {
+    const from = this.#posted
+    await this.post(service.port, { ...backlogPost, events })
+    let calls = 0
+    for (let n = from; n < from + events; n++) if (!isBeside(n)) calls++
+    return this.#calls(service.pid, calls, latencyMs, () => service.swapRules(rules))
+  }
+
+  /** Runs `use` with another target, which answers in this way. */
+  async withOtherTarget<Result>(
+    how: { readonly latencyMs: number; readonly status: number },
+    use: (port: number) => Promise<Result>,
+  ): Promise<Result> {
+    const other = new Part<TargetCommand, TargetReport>('./target.ts')
+    countAsOurs(other.pid)
+    const { port } = await other.next()
+    await other.ask({ kind: 'begin', ...how, marks: [], note: false })
+    const result = await use(port)
+    await other.stop()
+    return result
+  }
+
   /** The same where a call may be for several events: until all have come to their end. */
   async drainToEnd(service: Service, rules: string, events: number): Promise<Run> {
     await this.post(service.port, { ...backlogPost, events })
+    return this.#toEnd(service, rules, events)
+  }
+
+  /** The same with events that the driver cannot make; tells how many calls were made, too. */
+  async drainObjects(service: Service, rules: string, events: number, more: (n: number) => object) {
+    await this.#postObjects(service.port, events, more)
+    const run = await this.#toEnd(service, rules, events)
+    const { count } = await this.#target.ask({ kind: 'end' })
+    return { ...run, calls: count }
+  }
+
+  async #toEnd(service: Service, rules: string, events: number): Promise<Run> {
     await this.#begin(0, [])
     const end = this.#watch(service.pid)
     const began = monotonicMs()
     service.swapRules(rules)
     const ended = await service.settled(events)
     return { perSecond: (events / (ended - began)) * 1000, usage: end(), events }
+  }
+
+  /** Delivers events that are due one after another over `overMs`, the first after `afterMs`: time enough to post them all. */
+  async lateness(service: Service, events: number, afterMs: number, overMs: number): Promise<LatenessRun> {
+    await this.#begin(0, [events], { note: true })
+    const end = this.#watch(service.pid)
+    const called = this.#target.next()
+    const from = this.#posted
+    const begin = Date.now() + afterMs
+    const dueAt = (n: number) => begin + Math.floor(((n - from) / events) * overMs)
+    await this.#postObjects(service.port, events, (n) => ({ delay_until: new Date(dueAt(n)).toISOString() }))
+    if (Date.now() > begin) throw new Error('the first events were due before the last were posted')
+    await called
+    const usage = end()
+    const toMonotonic = monotonicMs() - Date.now()
+    const { arrivals } = await this.#target.ask({ kind: 'end' })
+    const due = new Map<number, number>()
+    for (let n = from; n < from + events; n++) due.set(idNumber(n), dueAt(n) + toMonotonic)
+    const late: number[] = []
+    for (let i = 0; i < arrivals.length; i += 2) late.push((arrivals[i + 1] ?? 0) - (due.get(arrivals[i] ?? 0) ?? 0))
+    late.sort((a, b) => a - b)
+    const quantile = (share: number) => late[Math.floor(share * (late.length - 1))] ?? Number.NaN
+    return { least: quantile(0), p50: quantile(0.5), p99: quantile(0.99), most: quantile(1), usage, events }
+  }
+
+  /** Arrays of 100, one at a time. */
+  async #postObjects(port: number, events: number, more: (n: number) => object): Promise<void> {
+    const from = this.#posted
+    this.#posted += events
+    for (let n = from; n < from + events; n += backlogPost.batch) {
+      const array = Array.from({ length: backlogPost.batch }, (_, at) => ({ ...eventObject(n + at), ...more(n + at) }))
+      for (;;) {
+        const url = `http://127.0.0.1:${port}/v1/events`
+        const { status } = await fetch(url, { method: 'POST', headers: json, body: JSON.stringify(array) })
+        if (status === 201) break
+        if (status !== 503) throw new Error(`expected 201, got ${status}`)
+      }
+    }
   }
 
   /** Posts while the calls are made: from the first post to the last call. */

@@ -140,6 +140,23 @@ export function policyRules(port: number, policy: string): string {
   )
 }
 
+/** Two rules of which each has its part of the events: `calling`, and one in 16 for `beside`, which calls another target. */
+export function rulesBeside(port: number, otherPort: number | undefined): string {
+  const part = (text: string, digits: string) =>
+    text.replace('match: { database: benchwiki }', `match: { database: benchwiki, meta: { id: '/^${digits}/' } }`)
+  const calling = part(rule('calling', stream, 'benchwiki', port, ''), '[1-9a-f]')
+  return otherPort === undefined ? calling : calling + part(rule('beside', stream, 'benchwiki', otherPort, ''), '0')
+}
+
+/** The same in one rule of two cases, as a farm has them. */
+export function ruleOfTwo(port: number, otherPort: number | undefined): string {
+  const calling = (digits: string, to: number) => `
+    - match: { meta: { id: '/^${digits}/' } }
+      exec: { method: post, uri: 'http://127.0.0.1:${to}/call', headers: { content-type: application/json }, body: '{{globals.message}}' }`
+  const cases = [calling('[1-9a-f]', port), ...(otherPort === undefined ? [] : [calling('0', otherPort)])]
+  return `calling:\n  topic: ${stream}\n  throttle: { concurrency: 100 }\n  cases:${cases.join('')}\n`
+}
+
 function rule(name: string, topic: string, database: string, port: number, more: string): string {
   return `${name}:
   topic: ${topic}

@@ -36,6 +36,7 @@ export interface TargetReport {
 
 const answers: Readonly<Record<number, string>> = {
   200: 'HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok',
+  429: 'HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nno',
   500: 'HTTP/1.1 500 Broken\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nno',
 }
 
