@@ -9,7 +9,10 @@ import type { Works } from './works.ts'
 
 /** Records asked of the store at once. */
 const pageSize = 500
-/** How long a rule is waited for; and after a wait in vain none is for so long, so that all slow rules together cost a tenth. */
+/**
+ * How long a rule is waited for; and after a wait in vain none is for so long but those that paid when they were last waited
+ * for, so that all slow rules together cost a tenth, and quick ones need no rows for their sake.
+ */
 const patienceMs = 100
 const impatientForMs = 900
 
@@ -60,7 +63,8 @@ export class Router {
         // What is not routed before the stop comes out of the log again at the next start.
         if (this.#isStopping) return
         const owing = this.#route(routable)
-        if (owing !== undefined && this.#parts.clock.now() >= this.#patientFrom) await this.#paid(owing)
+        if (owing !== undefined && (owing.isPaying || this.#parts.clock.now() >= this.#patientFrom))
+          await this.#paid(owing)
         while ((works.rules === undefined || settler.isCrowded) && !this.#isStopping) await this.#resumed()
       }
     }
@@ -99,7 +103,7 @@ export class Router {
         continue
       }
       if (dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) inMemory += 1
-      if (work.isOwing) owing = work
+      if (work.isOwing && owing?.isPaying !== true) owing = work
     }
     store.routed(record, inMemory)
     return owing
@@ -118,6 +122,7 @@ export class Router {
     const { clock } = this.#parts
     return new Promise((resolve) => {
       const done = () => {
+        work.isPaying = true
         cancel()
         work.whenPaid = undefined
         resolve()
@@ -126,6 +131,7 @@ export class Router {
         work.cancelDebt()
         this.#patientFrom = clock.now() + impatientForMs
         done()
+        work.isPaying = false
       })
       work.whenPaid = done
     })

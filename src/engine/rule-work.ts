@@ -33,6 +33,8 @@ export class RuleWork {
   readonly lanes = new Map<string, LaneQueue>()
   /** By throttle key. */
   readonly limits = new Map<string, Limit>()
+  /** The router did not wait for it in vain the last time. */
+  isPaying = false
   /** Called when the router need not wait any longer. */
   whenPaid: (() => void) | undefined
   readonly #turn = new Fifo<LaneQueue>()

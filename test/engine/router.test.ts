@@ -1,0 +1,83 @@
+import { setImmediate as turn } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import type { Dispatcher } from '../../src/engine/dispatcher.ts'
+import { Router } from '../../src/engine/router.ts'
+import type { RuleWork } from '../../src/engine/rule-work.ts'
+import { Settler } from '../../src/engine/settler.ts'
+import { Works } from '../../src/engine/works.ts'
+import { ruleSet } from '../../src/rule/rule-set.ts'
+import type { Store } from '../../src/store/store.ts'
+import { parse, recordOf } from '../rule/world.ts'
+import { WoundClock } from '../support/clock.ts'
+import { healthy } from '../support/recording-store.ts'
+
+/** So many starts owed have the router wait. */
+const debt = 256
+
+/** A router for two rules, each record of which costs its rule all the debt that is borne. */
+function setup(streams: readonly string[]) {
+  const clock = new WoundClock()
+  const routed: string[] = []
+  let pages = [streams.map((stream) => ({ record: { ...recordOf({}), stream }, known: undefined }))]
+  const store = {
+    health: () => healthy,
+    next: async () => {
+      const [page = []] = pages
+      pages = []
+      return page
+    },
+    routed: ({ stream }) => routed.push(stream),
+  } as Pick<Store, 'health' | 'next' | 'routed'> as Store
+  const works = new Works(store, clock, () => {})
+  const call = "exec: { uri: 'http://a.example/' }"
+  works.use(ruleSet(parse(`quick: { topic: quick, ${call} }\nslow: { topic: slow, ${call} }`).rules))
+  const admit = (work: RuleWork) => {
+    for (let owed = 0; owed < debt; owed += 2) work.owe(2)
+    return false
+  }
+  const settler = new Settler(store, clock, works, { settled() {}, covered() {} })
+  const router = new Router({
+    store,
+    works,
+    dispatcher: { admit } as Partial<Dispatcher> as Dispatcher,
+    settler,
+    clock,
+  })
+  const run = router.run()
+  return {
+    clock,
+    run,
+    /** What has been routed when the router can go no further. */
+    async routed() {
+      await turn()
+      return routed.join(' ')
+    },
+    pay(rule: string) {
+      const work = works.of(rule)
+      for (let started = 0; started < debt; started += 1) work.started()
+    },
+  }
+}
+
+test('a rule that pays its debt is waited for, also shortly after another was waited for in vain', async () => {
+  const { clock, run, routed, pay } = setup(['quick', 'slow', 'quick', 'slow', 'slow', 'quick'])
+  expect(await routed()).toBe('quick')
+  pay('quick')
+  expect(await routed()).toBe('quick slow')
+  clock.wind(100)
+  expect(await routed()).toBe('quick slow quick')
+  pay('quick')
+  expect(await routed()).toBe('quick slow quick slow slow quick')
+  pay('quick')
+  await run
+})
+
+test('a rule that does not pay any more is waited for in vain once, and then not for most of a second', async () => {
+  const { clock, run, routed, pay } = setup(['quick', 'quick', 'quick', 'quick'])
+  expect(await routed()).toBe('quick')
+  pay('quick')
+  expect(await routed()).toBe('quick quick')
+  clock.wind(100)
+  expect(await routed()).toBe('quick quick quick quick')
+  await run
+})
