@@ -89,6 +89,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   metrics.observe({
     rules: () => engine.ruleNames().map((name) => [name, engine.counts(name)] as const),
     storeBytes: () => store.health().bytes,
+    lag: () => store.lag(),
   })
 
   const status = (): ServiceStatus => {

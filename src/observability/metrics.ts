@@ -9,6 +9,8 @@ export interface MetricSources {
   /** Each rule with its name. */
   rules(): Iterable<readonly [string, RuleStats]>
   storeBytes(): number
+  /** By stream, where streams are read each for itself: events that are not finished. */
+  lag(): ReadonlyMap<string, number>
 }
 
 export interface Metrics {
@@ -226,6 +228,19 @@ function describeGauges(registry: Registry, sources: () => MetricSources | undef
     labelNames: ['rule'],
     registers: [registry],
     collect: ofEachRule((gauge, rule, stats) => gauge.set({ rule }, stats.oldestEligibleAgeMs / 1_000)),
+  })
+  new Gauge({
+    name: 'changeprop_stream_lag',
+    help: 'On Kafka: events of a stream that are not finished, in the partitions that this process has.',
+    labelNames: ['stream'],
+    registers: [registry],
+    collect() {
+      this.reset()
+      const lags = [...(sources()?.lag() ?? [])].sort(([, a], [, b]) => b - a)
+      for (const [stream, count] of lags.slice(0, mostStreams)) this.set({ stream }, count)
+      const others = lags.slice(mostStreams).reduce((sum, [, count]) => sum + count, 0)
+      if (lags.length > mostStreams) this.set({ stream: otherStreams }, others)
+    },
   })
   new Gauge({
     name: 'changeprop_store_bytes',

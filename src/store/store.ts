@@ -368,6 +368,8 @@ export interface Store {
     limit: number
     cursor?: string
   }): Promise<Page<DeadLetter>>
+  /** By stream that is read from a place of its own: events behind its end that are not finished. Of what is this process's. */
+  lag(): ReadonlyMap<string, number>
   /** How many dead letters there are, and their bytes, by rule. */
   deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }>
 }

@@ -68,7 +68,8 @@ test('gauges show what their sources say at the time, and no rule that is gone',
     ['a', stats],
     ['b', stats],
   ]
-  metrics.observe({ rules: () => rules, storeBytes: () => 77 })
+  const lag = new Map(Array.from({ length: 203 }, (_, index) => [`s${index}`, 300 - index]))
+  metrics.observe({ rules: () => rules, storeBytes: () => 77, lag: () => lag })
   await metrics.scrape()
   rules = [['a', { ...stats, running: 2 }]]
   const found = await values(metrics)
@@ -77,6 +78,8 @@ test('gauges show what their sources say at the time, and no rule that is gone',
   expect(found.has('changeprop_running{rule="b"}')).toBe(false)
   expect(found.get('changeprop_oldest_eligible_age_seconds{rule="a"}')).toBe(1.5)
   expect(found.get('changeprop_store_bytes')).toBe(77)
+  expect(found.get('changeprop_stream_lag{stream="s0"}')).toBe(300)
+  expect(found.get('changeprop_stream_lag{stream="other"}')).toBe(100 + 99 + 98)
 })
 
 test('Node’s own metrics are there', async () => {

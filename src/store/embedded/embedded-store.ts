@@ -51,6 +51,8 @@ export function createEmbeddedStore(options: EmbeddedStoreOptions): Store {
   return new EmbeddedStore(options)
 }
 
+const noLag: ReadonlyMap<string, number> = new Map()
+
 /** What there is once the store is open. */
 interface Parts {
   readonly mark: number
@@ -236,6 +238,11 @@ class EmbeddedStore implements Store {
       return { ...entry, ...rest, record: this.#record(event) }
     })
     return { items, cursor: page.cursor }
+  }
+
+  /** One log for all streams has no place of its own for any. */
+  lag(): ReadonlyMap<string, number> {
+    return noLag
   }
 
   deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }> {

@@ -17,6 +17,8 @@ export interface Source {
   readonly partition: number
   readonly owned: Owned
   readonly progress: Progress
+  /** Offset of what is written next, as the broker last said; undefined until it has. */
+  end: number | undefined
 }
 
 /** An event, from its stream or with a row. What costs something is made when it is first asked for. */

@@ -378,6 +378,14 @@ class KafkaStore implements Store {
     }
   }
 
+  lag(): ReadonlyMap<string, number> {
+    const lags = new Map<string, number>()
+    for (const { stream, progress, end } of this.#sources.values()) {
+      lags.set(stream, (lags.get(stream) ?? 0) + Math.max(0, (end ?? progress.offset) - progress.offset))
+    }
+    return lags
+  }
+
   deadCounts(): ReadonlyMap<string, { readonly count: number; readonly bytes: number }> {
     return this.#dead
   }
@@ -790,12 +798,13 @@ class KafkaStore implements Store {
   #begin(part: Part, { topic, partition, offset, metadata }: Position, known: Known): void {
     const stream = this.#topics.streamOf(topic) ?? topic
     const progress = new Progress(offset, parseMetadata(metadata)?.runs ?? '')
-    const source: Source = { topic, stream, partition, owned: part, progress }
+    const source: Source = { topic, stream, partition, owned: part, progress, end: undefined }
     this.#sources.set(`${topic}/${partition}`, source)
     // Clocks of different machines differ a little: within a partition, what comes later was accepted no earlier.
     let latest = 0
-    this.#ready.reader.read(topic, partition, offset, (messages) => {
+    this.#ready.reader.read(topic, partition, offset, (messages, end) => {
       if (part.isLost) return
+      source.end = end
       for (const message of messages) latest = this.#receive(source, message, latest, known)
       this.#whenRoutable?.()
       if (source.progress.open >= openAtMost || source.progress.isCrowded) this.#ready.reader.pause(topic, partition)

@@ -2,8 +2,8 @@ import type { Kafka } from 'kafkajs'
 import { type Broker, type Cluster, committedMessages, type FetchedMessage, openCluster } from './client.ts'
 import { sentence, typeOf } from './writer.ts'
 
-/** Records of one partition, in order, or none where it went on without. Their bytes are views of the whole answer: what is kept has to be copied. */
-export type Received = (messages: readonly FetchedMessage[]) => void
+/** Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their bytes are views of the whole answer: what is kept has to be copied. */
+export type Received = (messages: readonly FetchedMessage[], end: number) => void
 
 export interface ReaderParts {
   readonly kafka: Kafka
@@ -79,7 +79,7 @@ export class Reader {
     await new Promise<void>((resolve) => {
       this.read(topic, partition, from, (messages) => {
         const wanted = messages.filter(({ offset }) => Number(offset) < end)
-        if (wanted.length > 0) received(wanted)
+        if (wanted.length > 0) received(wanted, end)
         const { offset = from } = this.#readings.get(nameOf(topic, partition)) ?? {}
         if (offset < end) return
         this.stop(topic, partition)
@@ -201,7 +201,7 @@ export class Reader {
           reading.offset = Number(last.offset) + 1
           const messages = committedMessages(topicName, String(from), fetched)
           const first = messages.findIndex(({ offset }) => Number(offset) >= from)
-          reading.received(first <= 0 ? (first === 0 ? messages : []) : messages.slice(first))
+          reading.received(first < 0 ? [] : messages.slice(first), Number(fetched.highWatermark))
         }
       }
     } catch (error) {
@@ -216,7 +216,7 @@ export class Reader {
     if (reading.empty < emptyAnswers) return
     reading.empty = 0
     reading.offset += 1
-    reading.received([])
+    reading.received([], highWatermark)
   }
 
   /** The answer does not say of which partition: each is compared with what there is. */
