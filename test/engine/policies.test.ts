@@ -298,31 +298,6 @@ prompt: { topic: page, exec: { uri: '${there.url}/prompt' } }
     }
   })
 
-  test('thousands of delayed events are called once each and none early, with a restart in between', async () => {
-    const arrivals = new Map<number, number>()
-    const there = await target((request) => {
-      const [n] = bodies([request])
-      arrivals.set(n, Date.now())
-      return respond(200)
-    })
-    const world = await openWorld(posting(there.url, ''))
-    const begun = Math.ceil(Date.now() / 1_000) + 2
-    const dueAt = (n: number) => begun + (n % 3)
-    const batch = (from: number) =>
-      Array.from({ length: 500 }, (_, index) => ({
-        $schema: '/test/1.0.0',
-        meta: { stream: 'page', domain: 'wiki.example' },
-        n: from + index,
-        delay_until: dueAt(from + index),
-      }))
-    for (let from = 0; from < 4_000; from += 500) expect(await world.postAll(batch(from))).toBe(201)
-    await world.restart()
-    await until('all were called', () => arrivals.size === 4_000)
-    await idle(world)
-    expect(there.requests.length).toBe(4_000)
-    expect([...arrivals].filter(([n, at]) => at < dueAt(n) * 1_000)).toEqual([])
-  })
-
   test('what is too old is not called', async () => {
     const there = await target(respond(404))
     const world = await openWorld(posting(there.url, '  expire: 1h'))

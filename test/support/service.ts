@@ -58,6 +58,8 @@ export interface Service {
   restart(): Promise<void>
   /** Resident memory, in bytes. */
   residentBytes(): Promise<number>
+  /** Of that, what is no file's: heap and stacks. */
+  anonymousBytes(): Promise<number>
   /** Kills it if need be, and removes what it was given. */
   close(): Promise<void>
 }
@@ -210,9 +212,17 @@ class ServiceProcess implements Service {
     }
   }
 
-  async residentBytes(): Promise<number> {
+  residentBytes(): Promise<number> {
+    return this.#memory('VmRSS')
+  }
+
+  anonymousBytes(): Promise<number> {
+    return this.#memory('RssAnon')
+  }
+
+  async #memory(name: string): Promise<number> {
     const status = await readFile(`/proc/${this.pid}/status`, 'utf8')
-    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1]) * 1024
+    return Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) * 1024
   }
 
   async close(): Promise<void> {
