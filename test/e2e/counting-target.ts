@@ -33,11 +33,13 @@ export interface CountingTarget {
 
 export interface CountingTargetOptions {
   readonly latencyMs: number
+  /** One event whose first call takes longer. */
+  readonly slow?: { readonly id: string; readonly ms: number }
   /** By the number of answers that this event had before. */
   readonly status: (id: string, answeredBefore: number) => number
 }
 
-export async function openCountingTarget({ latencyMs, status }: CountingTargetOptions): Promise<CountingTarget> {
+export async function openCountingTarget({ latencyMs, slow, status }: CountingTargetOptions): Promise<CountingTarget> {
   const calls = new Map<string, CallsOfOne>()
   let started = 0
   let connections = 0
@@ -51,9 +53,12 @@ export async function openCountingTarget({ latencyMs, status }: CountingTargetOp
     seen.started += 1
     started += 1
     request.resume()
-    const timer = setTimeout(() => {
-      response.writeHead(status(id, seen.answered)).end()
-    }, latencyMs)
+    const timer = setTimeout(
+      () => {
+        response.writeHead(status(id, seen.answered)).end()
+      },
+      slow?.id === id && seen.started === 1 ? slow.ms : latencyMs,
+    )
     response.once('close', () => {
       clearTimeout(timer)
       if (!response.writableFinished) {

@@ -38,6 +38,7 @@ export async function openKafkaWorld(
   { partitions = 1 }: KafkaWorldOptions = {},
 ): Promise<StoreWorld> {
   const service = `test-${randomUUID().slice(0, 8)}`
+  const group = `${service}.${service}`
   let lines = new Lines()
 
   async function removeMembers(): Promise<void> {
@@ -48,9 +49,9 @@ export async function openKafkaWorld(
     const cluster = Reflect.get(kafka, symbol ?? '')({})
     const admin = kafka.admin()
     await Promise.all([cluster.connect(), admin.connect()])
-    const { groups } = await admin.describeGroups([service])
-    const coordinator = await cluster.findGroupCoordinator({ groupId: service })
-    for (const { memberId } of groups[0]?.members ?? []) await coordinator.leaveGroup({ groupId: service, memberId })
+    const { groups } = await admin.describeGroups([group])
+    const coordinator = await cluster.findGroupCoordinator({ groupId: group })
+    for (const { memberId } of groups[0]?.members ?? []) await coordinator.leaveGroup({ groupId: group, memberId })
     await Promise.all([cluster.disconnect(), admin.disconnect()])
   }
 

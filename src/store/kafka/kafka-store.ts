@@ -179,7 +179,7 @@ class KafkaStore implements Store {
   /** Resolves at once: brokers may be away. Lanes come by `rows` when this process has taken over its part. */
   async open(listener: StoreListener): Promise<readonly LaneBacklog[]> {
     if (this.#parts !== undefined) throw new Error('a store is opened once')
-    const { client, tell, scratch, service, partitions } = this.#options
+    const { client, tell, scratch, partitions } = this.#options
     this.#folder =
       scratch === undefined ? await mkdtemp(join(tmpdir(), 'changeprop-work-')) : join(scratch, randomUUID())
     const kafka = createClient(client, tell)
@@ -198,7 +198,7 @@ class KafkaStore implements Store {
     const archive = new Reader({ kafka, trouble: () => undefined, skipped: () => undefined })
     const membership = new Membership({
       kafka,
-      group: service,
+      group: this.#topics.group,
       topic: this.#topics.work,
       assigned: (owned) => this.#assigned(owned),
       trouble: (why) => this.#trouble('group', why),
@@ -784,7 +784,7 @@ class KafkaStore implements Store {
   }
 
   async #positions(kafka: Kafka, topics: string[]): Promise<ReadonlyMap<string, Position>> {
-    const groups = await withAdmin(kafka, (admin) => admin.fetchOffsets({ groupId: this.#options.service, topics }))
+    const groups = await withAdmin(kafka, (admin) => admin.fetchOffsets({ groupId: this.#topics.group, topics }))
     const positions = new Map<string, Position>()
     for (const { topic, partitions } of groups) {
       for (const { partition, offset, metadata } of partitions) {

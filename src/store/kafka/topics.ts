@@ -30,12 +30,15 @@ interface Spec {
 export class Topics {
   readonly work: string
   readonly journal: string
+  /** Of all processes that share the work. */
+  readonly group: string
   readonly #options: TopicOptions
 
   constructor(options: TopicOptions) {
     this.#options = options
     this.work = `${options.prefix}${options.service}.work`
     this.journal = `${options.prefix}${options.service}.journal`
+    this.group = `${options.prefix}${options.service}`
   }
 
   ofStream(stream: string): string {

@@ -1,0 +1,204 @@
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
+import { becomes, until } from '../support/until.ts'
+import { openCountingTarget } from './counting-target.ts'
+import { openDelayingTarget } from './delaying-target.ts'
+import { createFeed } from './feed.ts'
+import { accepts, isWell, openKafkaService } from './kafka-service.ts'
+import { createRandom } from './random.ts'
+
+const isFull = Number(process.env.ROUNDS ?? 1) >= 20
+const limitMs = 90_000
+
+describe('the service on one broker', () => {
+  const kafka = sharedKafka()
+
+  test('delayed deliveries outlive a kill, are shared, and none is called early', async () => {
+    const count = isFull ? 100_000 : 3_000
+    const spreadMs = isFull ? 300_000 : 5_000
+    const target = await openDelayingTarget(count)
+    onTestFinished(() => target.close())
+    const name = `delays-${createRandom().seed}`
+    const rules = `
+later:
+  topic: test.delay
+  exec: { method: post, uri: '${target.url}/{{message.n}}/{{message.due}}' }
+`
+    const [first, second] = await Promise.all(
+      [1, 2].map(() => openKafkaService({ brokers: kafka.brokers, name, rules })),
+    )
+    if (first === undefined || second === undefined) throw new Error('two were started')
+    await Promise.all([isWell(first), isWell(second)])
+    const begun = Date.now() + (isFull ? 120_000 : 8_000)
+    for (let from = 0; from < count; from += 500) {
+      const events = Array.from({ length: Math.min(500, count - from) }, (_, index) => {
+        const n = from + index
+        const due = begun + Math.floor((((n * 7_919) % count) / count) * spreadMs)
+        const meta = { stream: 'test.delay', domain: 'wiki.example' }
+        return { $schema: '/test/delayed/1.0.0', meta, n, due, delay_until: new Date(due).toISOString() }
+      })
+      expect((await second.post(events)).status).toBe(201)
+    }
+    await first.kill()
+    await first.restart()
+
+    await until('each was called', () => target.called === count, limitMs + spreadMs)
+
+    console.log(
+      `${count} delayed: ${target.early} early, p99 ${target.lateness(0.99)} ms late, ${target.repeated} repeated`,
+    )
+    expect(target.early).toBe(0)
+    // In flight when partitions moved: two processes with 50 calls and as many unsettled each.
+    expect(target.repeated).toBeLessThanOrEqual(200)
+  }, 900_000)
+
+  test('what takes long holds up nobody, and after a kill nothing that ended is called again', async () => {
+    const slow = '00000000-0000-4000-8000-000000000001'
+    const target = await openCountingTarget({ latencyMs: 5, slow: { id: slow, ms: 10_000 }, status: () => 200 })
+    onTestFinished(() => target.close())
+    const random = createRandom()
+    const name = `straggler-${random.seed}`
+    const rules = `
+call:
+  topic: test.straggler
+  exec: { method: post, uri: '${target.url}/{{message.meta.id}}' }
+  throttle: { concurrency: 10 }
+`
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules })
+    await isWell(service)
+    const meta = { stream: 'test.straggler', domain: 'wiki.example', id: slow }
+    expect((await service.post({ $schema: '/test/1.0.0', meta })).status).toBe(201)
+    await until('the straggler is called', () => target.calls.get(slow)?.started === 1)
+    const feed = createFeed(service, 'test.straggler', random)
+    await feed.post(500)
+    await until('all others were called', () => [...feed.acknowledged].every((id) => target.calls.get(id)?.answered))
+    expect(target.calls.get(slow)?.answered).toBe(0)
+    // Told, not only answered: then nothing of it is in flight.
+    await becomes(
+      () => service.get('/v1/rules/call'),
+      ({ body }) => JSON.stringify(body).includes('"running":1'),
+    )
+    await service.kill()
+    await service.restart()
+
+    await until('the straggler is called again, and ends', () => target.calls.get(slow)?.answered === 1, limitMs)
+    const repeated = [...feed.acknowledged].filter((id) => (target.calls.get(id)?.started ?? 0) > 1)
+    // At most those whose settlement was on its way when the process died.
+    expect(repeated.length).toBeLessThanOrEqual(10)
+  }, 180_000)
+
+  test('two data centres by prefix: what one took is worked on by whoever has its prefix', async () => {
+    const target = await openCountingTarget({ latencyMs: 10, status: () => 200 })
+    onTestFinished(() => target.close())
+    const random = createRandom()
+    const name = `centres-${random.seed}`
+    const rules = `
+call:
+  topic: test.centre
+  exec: { method: post, uri: '${target.url}/{{message.meta.id}}' }
+  throttle: { concurrency: 20 }
+`
+    const centre = (prefix: string) =>
+      openKafkaService({
+        brokers: kafka.brokers,
+        name,
+        rules,
+        more: [`topic_prefix: ${name}.${prefix}.`, 'replication: 1'],
+      })
+    const [eqiad, codfw] = await Promise.all([centre('eqiad'), centre('codfw')])
+    await Promise.all([isWell(eqiad), isWell(codfw)])
+    const feeds = [eqiad, codfw].map((service) => createFeed(service, 'test.centre', random))
+    const posting = Promise.all(feeds.map((feed) => feed.post(800)))
+    await until('calls are made', () => target.started > 200)
+    feeds[0]?.down()
+    await eqiad.kill()
+    const heir = await centre('eqiad')
+    await accepts(heir)
+    await eqiad.restart()
+    feeds[0]?.up()
+    await posting
+
+    const acknowledged = feeds.flatMap((feed) => [...feed.acknowledged])
+    await until('all were called', () => acknowledged.every((id) => target.calls.get(id)?.succeeded), limitMs)
+    const repeats = [...target.calls.values()].reduce((sum, { started }) => sum + started - 1, 0)
+    console.log(`${acknowledged.length} acknowledged by two centres, ${repeats} repeated after a hand-over`)
+    expect(repeats).toBeLessThanOrEqual(3 * 2 * 2 * 20)
+  }, 240_000)
+
+  test('partitions that disagree with the topics end a start, with what to do', async () => {
+    const name = `partitions-${createRandom().seed}`
+    const rules = "call: { topic: test.none, exec: { uri: 'http://127.0.0.1:9/' } }"
+    const right = await openKafkaService({ brokers: kafka.brokers, name, rules })
+    await accepts(right)
+    const wrong = await openKafkaService({ brokers: kafka.brokers, name, rules, partitions: 4 })
+
+    await until('it ends', () => !wrong.isRunning)
+    expect(await wrong.stop()).toBe(1)
+    expect(wrong.output).toMatch(/\.work has 6 partitions and store.kafka.partitions is 4: set it to 6/)
+    expect(right.isRunning).toBe(true)
+  }, 60_000)
+})
+
+describe('brokers that are away, or ask who one is', () => {
+  needsKafka()
+
+  test('a service without a broker refuses events, says why, and goes on when there is one', async () => {
+    const kafka = await startKafka({ brokers: 1 })
+    onTestFinished(() => kafka.close())
+    await kafka.stop(1)
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const rules = `call: { topic: test.away, exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const service = await openKafkaService({ brokers: kafka.brokers, name: 'away', rules })
+    const id = '00000000-0000-4000-8000-000000000002'
+    const event = { $schema: '/test/1.0.0', meta: { stream: 'test.away', domain: 'wiki.example', id } }
+
+    const refused = await service.post(event)
+    const ready = await service.get('/readyz')
+    await kafka.start(1)
+    await accepts(service)
+    const accepted = await until('it is accepted', async () => {
+      const { status } = await service.post(event)
+      return status === 201 && status
+    })
+    await until('it is called', () => target.calls.get(id)?.succeeded)
+
+    expect([refused.status, Number(refused.headers.get('retry-after')) > 0]).toEqual([503, true])
+    expect([ready.status, JSON.stringify(ready.body)]).toEqual([503, expect.stringContaining('Kafka is not reached')])
+    expect(accepted).toBe(201)
+  }, 180_000)
+
+  test('TLS and a login by SCRAM carry events to their calls; a wrong password is told', async () => {
+    const kafka = await startKafka({ brokers: 1, tls: true, sasl: 'scram-sha-512' })
+    onTestFinished(() => kafka.close())
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const rules = `call: { topic: test.login, exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const { username, password } = kafka.users.service
+    const open = (word: string) =>
+      openKafkaService({
+        brokers: kafka.brokers,
+        name: 'login',
+        rules,
+        more: [
+          'replication: 1',
+          `tls: { ca: { file: ${JSON.stringify(kafka.tls?.caFile)} } }`,
+          `sasl: { mechanism: scram-sha-512, username: ${username}, password: ${JSON.stringify(word)} }`,
+        ],
+      })
+    const service = await open(password)
+    await accepts(service)
+    const id = '00000000-0000-4000-8000-000000000003'
+    const event = { $schema: '/test/1.0.0', meta: { stream: 'test.login', domain: 'wiki.example', id } }
+    expect((await service.post(event)).status).toBe(201)
+    await until('it is called', () => target.calls.get(id)?.succeeded)
+
+    const stranger = await open('wrong')
+    const { body } = await becomes(
+      () => stranger.get('/readyz'),
+      ({ body }) => /auth|credential/i.test(JSON.stringify(body)),
+    )
+    expect(JSON.stringify(body)).not.toContain('wrong')
+    expect((await stranger.post(event)).status).toBe(503)
+  }, 180_000)
+})
