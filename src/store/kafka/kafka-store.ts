@@ -37,7 +37,15 @@ import { defaultPartitionKey, partitionOf } from './partition.ts'
 import { formatMetadata, Progress, parseMetadata } from './position.ts'
 import { Reader } from './reader.ts'
 import { formatKey, formatRow, ownerHeader, parseKey } from './row.ts'
-import type { Change, DeadCounts, ShardInputs, ShardOutputs, ShardSettle, ShardThread } from './shard-protocol.ts'
+import type {
+  Arrived,
+  Change,
+  DeadCounts,
+  ShardInputs,
+  ShardOutputs,
+  ShardSettle,
+  ShardThread,
+} from './shard-protocol.ts'
 import { Topics, withAdmin } from './topics.ts'
 import { hopeless, type Outgoing, sentence, typeOf, Writer } from './writer.ts'
 
@@ -89,6 +97,10 @@ interface Ticket {
   readonly durable: Durable | undefined
   consequences: Consequences | undefined
   isKept: boolean
+  /** It is in the log, where it was handed over. */
+  isWritten: boolean
+  /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
+  isFirst: boolean
 }
 
 /** A partition of the work while it is ours. */
@@ -104,6 +116,13 @@ interface Part extends Owned {
   isFlushing: boolean
   /** Claims that count once they were read back: by key. */
   readonly claims: Map<string, Ticket[]>
+  /**
+   * Rows of events from their streams that were not read back yet, by key. One that was written after another process had
+   * taken the partition over does not count, whatever the broker said: its event comes again there.
+   */
+  readonly unconfirmed: Map<string, Settlement>
+  /** What this process has handed over to itself, and not read yet, by key. */
+  readonly arriving: Map<string, Ticket>
   dead: DeadCounts
 }
 
@@ -294,7 +313,14 @@ class KafkaStore implements Store {
     if (this.#parts === undefined || this.#isClosed) return
     const { record, releasesCursor } = settlement
     if (!(record instanceof KafkaRecord)) throw new Error('what was settled is not a record that this store gave out')
-    const ticket: Ticket = { settlement, durable, consequences: undefined, isKept: false }
+    const ticket: Ticket = {
+      settlement,
+      durable,
+      consequences: undefined,
+      isKept: false,
+      isWritten: false,
+      isFirst: false,
+    }
     this.#tickets.push(ticket)
     if (!releasesCursor) record.holds += 1
     if (record.owned.isLost) {
@@ -397,14 +423,16 @@ class KafkaStore implements Store {
 
   // Settlements
 
-  /** Whose row it is, or is to be; undefined where it needs none, or another process has it. */
+  /**
+   * Whose row it is, or is to be; undefined where it needs none, or goes by the log: another process has it, or others of its
+   * key may be on their way there, which it must not overtake.
+   */
   #partOf({ lane, state, standing }: Settlement, record: KafkaRecord): Part | undefined {
     if (record.source === undefined) return this.#owned.get(record.owned.partition)
     const given = record.rows?.get(lane.rule)
     if (given?.isLost === false) return this.#owned.get(given.partition)
-    if (state === 'done' && standing === undefined) return undefined
-    const part = this.#owned.get(this.#placeOf(lane.rule, standing, record))
-    return part?.isReady === true && !part.isLost ? part : undefined
+    if (standing !== undefined || state === 'done') return undefined
+    return this.#owned.get(record.owned.partition)
   }
 
   #placeOf(rule: string, standing: Settlement['standing'], record: KafkaRecord): number {
@@ -418,6 +446,8 @@ class KafkaStore implements Store {
     if (isNew) {
       record.rows ??= new Map()
       record.rows.set(lane.rule, part)
+      ticket.isFirst = true
+      part.unconfirmed.set(keyOf(settlement), settlement)
     }
     part.settles.push({ settle: shardSettle(settlement, record, isNew), ticket })
     if (!part.isFlushing) {
@@ -439,6 +469,9 @@ class KafkaStore implements Store {
         ticket.settlement.claimed && byIndex.get(index)?.amended?.state !== 'elsewhere'
       for (const [index, { ticket }] of batch.entries()) {
         if (awaitsReadBack(ticket, index)) this.#awaitReadBack(part, ticket)
+        // It has a row already, and nothing is written.
+        if (ticket.isFirst && byIndex.get(index)?.amended?.state === 'elsewhere')
+          this.#confirm(part, keyOf(ticket.settlement))
       }
       this.#write(part, change, () => {
         for (const [index, { ticket }] of batch.entries()) {
@@ -456,8 +489,7 @@ class KafkaStore implements Store {
 
   /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
   #awaitReadBack(part: Part, ticket: Ticket): void {
-    const { lane, record } = ticket.settlement
-    const key = formatKey({ kind: 'delivery', id: record.id, rule: lane.rule }).toString()
+    const key = keyOf(ticket.settlement)
     if (part.isLost) this.#keep(ticket, elsewhere)
     else part.claims.set(key, [...(part.claims.get(key) ?? []), ticket])
   }
@@ -500,7 +532,7 @@ class KafkaStore implements Store {
     )
   }
 
-  /** To the process that owns its key; or, where it is a letter, its row. */
+  /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
   #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const { lane, standing, until, answer } = settlement
     const { id, stream, accepted, origin } = record
@@ -520,9 +552,21 @@ class KafkaStore implements Store {
       },
       record.bytes,
     )
-    const key = formatKey({ kind: 'delivery', id, rule: lane.rule })
     const partition = record.source === undefined ? record.owned.partition : this.#placeOf(lane.rule, standing, record)
-    this.#ready.writer.write([{ topic: this.#topics.work, partition, key, value }], () => this.#keep(ticket, elsewhere))
+    const key = keyOf(settlement)
+    const part = this.#owned.get(partition)
+    const isOwn = part?.isReady === true && record.source !== undefined
+    if (isOwn) {
+      part.arriving.set(key, ticket)
+      record.rows ??= new Map()
+      record.rows.set(lane.rule, part)
+    }
+    const outgoing = { topic: this.#topics.work, partition, key: Buffer.from(key), value }
+    this.#ready.writer.write([outgoing], () => {
+      ticket.isWritten = true
+      // What becomes of it is known when it was read.
+      if (!isOwn || part.isLost) this.#keep(ticket, elsewhere)
+    })
   }
 
   /** Decisions are called durable in the order in which they were handed in. */
@@ -531,14 +575,21 @@ class KafkaStore implements Store {
     ticket.isKept = true
     for (let first = this.#tickets.peek(); first?.isKept === true; first = this.#tickets.peek()) {
       this.#tickets.shift()
-      const { settlement, durable } = first
-      const { record } = settlement
-      if (record instanceof KafkaRecord && record.source !== undefined) {
-        record.holds -= 1
-        this.#finishIfDone(record)
-      }
+      const { settlement, durable, isFirst } = first
+      if (!isFirst) this.#release(settlement.record)
       durable?.(settlement, first.consequences)
     }
+  }
+
+  #release(record: StreamRecord): void {
+    if (!(record instanceof KafkaRecord) || record.source === undefined) return
+    record.holds -= 1
+    this.#finishIfDone(record)
+  }
+
+  #confirm(part: Part, key: string): void {
+    const settlement = part.unconfirmed.get(key)
+    if (settlement !== undefined && part.unconfirmed.delete(key)) this.#release(settlement.record)
   }
 
   #finishIfDone(record: KafkaRecord): void {
@@ -570,6 +621,8 @@ class KafkaStore implements Store {
       settles: [],
       isFlushing: false,
       claims: new Map(),
+      unconfirmed: new Map(),
+      arriving: new Map(),
       dead: [],
     }
     this.#owned.set(partition, part)
@@ -640,7 +693,7 @@ class KafkaStore implements Store {
       if (key === null) continue
       const owner = ownerOf(message)
       if (owner === part.owner) {
-        if (part.claims.size > 0) this.#readBack(part, key)
+        if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, key.toString())
       } else if (isClaim(message)) {
         this.#lose(part.partition)
         return
@@ -651,19 +704,31 @@ class KafkaStore implements Store {
     if (arrivals.length === 0) return
     this.#ready.thread
       .ask('arrive', { partition: part.partition, records: pack(arrivals) })
-      .then((change) => {
-        if (part.isLost) return
-        this.#write(part, change, () => undefined)
-        for (const lane of change.backlog) this.#ready.listener.rows(lane)
+      .then((arrived) => {
+        if (!part.isLost) this.#arrived(part, arrivals, arrived)
       })
       .catch((error: unknown) => this.#break(error))
   }
 
-  #readBack(part: Part, key: Buffer): void {
-    const name = key.toString()
-    const tickets = part.claims.get(name)
+  #arrived(part: Part, arrivals: readonly { readonly key: Buffer }[], arrived: Arrived): void {
+    this.#write(part, arrived, () => undefined)
+    const byIndex = new Map(arrived.consequences.map((one) => [one.index, one]))
+    const own = new Set<number>()
+    for (const [index, { key }] of arrivals.entries()) {
+      const name = key.toString()
+      const ticket = part.arriving.get(name)
+      if (ticket === undefined || !part.arriving.delete(name)) continue
+      own.add(index)
+      this.#keep(ticket, byIndex.get(index))
+    }
+    for (const { index, change } of arrived.rows) if (!own.has(index)) this.#ready.listener.rows(change)
+  }
+
+  #readBack(part: Part, key: string): void {
+    this.#confirm(part, key)
+    const tickets = part.claims.get(key)
     if (tickets === undefined) return
-    part.claims.delete(name)
+    part.claims.delete(key)
     for (const ticket of tickets) this.#keep(ticket, undefined)
   }
 
@@ -696,6 +761,9 @@ class KafkaStore implements Store {
     if (!part.isFlushing) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
     part.claims.clear()
+    part.unconfirmed.clear()
+    for (const ticket of part.arriving.values()) if (ticket.isWritten) this.#keep(ticket, elsewhere)
+    part.arriving.clear()
     this.#countDead()
     thread.ask('drop', { partition }).then(
       (left) => {
@@ -1009,6 +1077,11 @@ class KafkaStore implements Store {
     await thread.end(closed())
     if (this.#folder !== undefined) await rm(this.#folder, { recursive: true, force: true })
   }
+}
+
+/** Of the row that it makes or changes. */
+function keyOf({ record, lane }: Settlement): string {
+  return formatKey({ kind: 'delivery', id: record.id, rule: lane.rule }).toString()
 }
 
 function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean): ShardSettle {

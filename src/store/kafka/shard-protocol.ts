@@ -56,6 +56,11 @@ export interface Change {
   readonly dead: DeadCounts | undefined
 }
 
+/** By index of what was handed over: what the engine has to count, where it does not know of it yet. */
+export interface Arrived extends Change {
+  readonly rows: readonly { readonly index: number; readonly change: LaneBacklog }[]
+}
+
 /** By rule; those of the partition that have any. */
 export type DeadCounts = readonly { readonly rule: string; readonly count: number; readonly bytes: number }[]
 
@@ -118,7 +123,7 @@ export interface ShardOutputs {
   restore: undefined
   restored: Change & { readonly backlog: readonly LaneBacklog[] }
   settle: Change
-  arrive: Change & { readonly backlog: readonly LaneBacklog[] }
+  arrive: Arrived
   reassert: Packed
   rowsOf: readonly { readonly offset: number; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }

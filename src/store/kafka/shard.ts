@@ -4,7 +4,7 @@ import { blob, type Database, int, type Row, type Statement, text } from '../emb
 import { DueRows } from '../embedded/due.ts'
 import { hashId } from '../embedded/event-id.ts'
 import { MetaIds } from '../embedded/ids.ts'
-import { formatLane, parseLane } from '../embedded/lane-name.ts'
+import { parseLane } from '../embedded/lane-name.ts'
 import { Letters } from '../embedded/letters.ts'
 import type { Numbers } from '../embedded/numbers.ts'
 import { readMore } from '../embedded/progress.ts'
@@ -45,7 +45,16 @@ import {
   type WorkKey,
   type WorkRow,
 } from './row.ts'
-import type { Change, DeadCounts, RowEvent, ShardLetter, ShardRow, ShardSettle, Told } from './shard-protocol.ts'
+import type {
+  Arrived,
+  Change,
+  DeadCounts,
+  RowEvent,
+  ShardLetter,
+  ShardRow,
+  ShardSettle,
+  Told,
+} from './shard-protocol.ts'
 
 /** Within a millisecond of acceptance so many places. */
 const placesPerMs = 4_096
@@ -119,6 +128,8 @@ interface Work {
  */
 export class Shard {
   readonly #partition: number
+  /** While the changelog is read: what was handed over, and its owner had not taken up. By key, in order. */
+  readonly #unheard = new Map<string, KeyValue>()
   readonly #database: Database
   readonly #words: Words
   readonly #numbers: Numbers
@@ -203,7 +214,15 @@ export class Shard {
           }
     })
     const change = this.settle(settles)
-    return { ...change, dead: this.#deadCounts(letters.counts()), backlog: this.#backlog() }
+    const arrived = this.arrive(pack([...this.#unheard.values()]))
+    this.#unheard.clear()
+    return {
+      consequences: [],
+      records: pack([...unpack(change.records), ...unpack(arrived.records)]),
+      told: [...change.told, ...arrived.told],
+      dead: this.#deadCounts(letters.counts()),
+      backlog: this.#backlog(),
+    }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
@@ -229,14 +248,16 @@ export class Shard {
     }
   }
 
-  /** Deliveries that others have handed over. One that is known already is not taken twice, and said again. */
-  arrive(records: Packed): Change & { readonly backlog: readonly LaneBacklog[] } {
+  /** Deliveries that were handed over. One that is known already is not taken twice, and said again. */
+  arrive(records: Packed): Arrived {
     const settles: ShardSettle[] = []
+    const indexes: number[] = []
     const known: KeyValue[] = []
-    /** Lanes that have one less that is parked. */
-    const went: Lane[] = []
+    const repeated: Arrived['consequences'][number][] = []
+    /** By index: the lane has one less that is parked. */
+    const unparked = new Set<number>()
     const seen = new Set<string>()
-    for (const { key, value } of unpack(records)) {
+    for (const [index, { key, value }] of unpack(records).entries()) {
       const parsed = parseKey(key)
       const arrived = value === null ? undefined : parseRow(value)
       if (parsed?.kind !== 'delivery' || arrived === undefined) continue
@@ -245,21 +266,27 @@ export class Shard {
       const letter = isKnown && arrived.row.reopens === true ? this.#letterOf(parsed.id, parsed.rule) : undefined
       if ((isKnown && letter === undefined) || seen.has(name)) {
         known.push({ key, value: null })
+        repeated.push({ index, ...elsewhere })
         continue
       }
       seen.add(name)
-      if (letter === 'parked') went.push({ rule: parsed.rule, key: arrived.row.lane })
+      if (letter === 'parked') unparked.add(index)
       const settle = settleOfRow(arrived.row, arrived.event)
       settles.push(isKnown ? { ...settle, bytes: undefined } : settle)
+      indexes.push(index)
     }
     const change = this.settle(settles)
     const again = unpack(this.reassert(pack(known)))
-    const records_ = again.length === 0 ? change.records : pack([...unpack(change.records), ...again])
+    const consequences = change.consequences.map((one) => ({ ...one, index: indexes[one.index] ?? one.index }))
+    const byIndex = new Map(consequences.map((one) => [one.index, one]))
     return {
       ...change,
-      records: records_,
-      consequences: [],
-      backlog: [...backlogOf(settles, change), ...went.map(unparked)],
+      records: again.length === 0 ? change.records : pack([...unpack(change.records), ...again]),
+      consequences: [...consequences, ...repeated],
+      rows: settles.flatMap((settle, at) => {
+        const index = indexes[at] ?? at
+        return rowsOf(settle, byIndex.get(index), unparked.has(index)).map((change) => ({ index, change }))
+      }),
     }
   }
 
@@ -406,13 +433,16 @@ export class Shard {
       this.#replayFact(key, rule, value === null ? undefined : parseFact(value))
       return
     }
+    const name = formatKey(key).toString()
     const found = value === null ? undefined : parseRow(value)
     const known = this.#placeOf.get(key.id, rule)?.pos
-    if (known !== undefined) {
-      // An arrival that was written again says nothing new; the owner's word is newer where it has one.
-      if (found !== undefined && found.row.pos === undefined) return
-      this.#remove(int(known), rule)
+    if (value !== null && found?.row.pos === undefined) {
+      // The owner has not said yet what becomes of it; what others wrote of a row that is there already says nothing new.
+      if (known === undefined || found?.row.reopens === true) this.#unheard.set(name, { key: formatKey(key), value })
+      return
     }
+    this.#unheard.delete(name)
+    if (known !== undefined) this.#remove(int(known), rule)
     if (found === undefined) return
     const settle = settleOfRow(found.row, found.event)
     const taken = found.row.pos === undefined ? undefined : this.#lastPlace.get(found.row.pos, found.row.pos + 1)?.pos
@@ -888,33 +918,26 @@ function settleOfRow(row: WorkRow, event: Uint8Array): ShardSettle {
   }
 }
 
-function unparked(lane: Lane): LaneBacklog {
-  return { lane, nextUntil: Number.POSITIVE_INFINITY, waiting: { parked: -1 } }
-}
-
 /** What came, as the engine counts it; and what that made of others. */
-function backlogOf(settles: readonly ShardSettle[], { consequences }: Change): LaneBacklog[] {
-  const byIndex = new Map(consequences.map((one) => [one.index, one]))
-  const lanes = new Map<string, { lane: Lane; nextUntil: number; waiting: Record<string, number> }>()
-  const laneOf = (lane: Lane) => {
-    const name = formatLane(lane)
-    const found = lanes.get(name) ?? { lane, nextUntil: Number.POSITIVE_INFINITY, waiting: {} }
-    lanes.set(name, found)
-    return found
+function rowsOf(
+  { lane, state, reason, until }: ShardSettle,
+  consequences: Consequences | undefined,
+  wasParked: boolean,
+): LaneBacklog[] {
+  const { amended, moved = [], due = [] } = consequences ?? {}
+  const waiting: Record<string, number> = wasParked ? { parked: -1 } : {}
+  const add = (name: string, count: number) => {
+    waiting[name] = (waiting[name] ?? 0) + count
   }
-  for (const [index, { lane, state, reason, until }] of settles.entries()) {
-    const { amended, moved = [], due = [] } = byIndex.get(index) ?? {}
-    const came = laneOf(lane)
-    const at = amended?.state === 'waiting' ? amended : { reason, until }
-    if (state === 'waiting' && amended?.state !== 'done') {
-      came.waiting[at.reason] = (came.waiting[at.reason] ?? 0) + 1
-      came.nextUntil = Math.min(came.nextUntil, at.until)
-    }
-    for (const { from, to, count } of moved) {
-      came.waiting[from] = (came.waiting[from] ?? 0) - count
-      if (to !== 'duplicate') came.waiting[to] = (came.waiting[to] ?? 0) + count
-    }
-    for (const one of due) laneOf(one.lane).nextUntil = Math.min(laneOf(one.lane).nextUntil, one.until)
+  const at = amended?.state === 'waiting' ? amended : { reason, until }
+  const isWaiting = state === 'waiting' && amended?.state !== 'done'
+  if (isWaiting) add(at.reason, 1)
+  for (const { from, to, count } of moved) {
+    add(from, -count)
+    if (to !== 'duplicate') add(to, count)
   }
-  return [...lanes.values()]
+  return [
+    { lane, nextUntil: isWaiting ? at.until : Number.POSITIVE_INFINITY, waiting },
+    ...due.map((one) => ({ lane: one.lane, nextUntil: one.until, waiting: {} })),
+  ]
 }
