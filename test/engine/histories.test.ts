@@ -10,6 +10,8 @@ import { CallWatch, expectPromisesKept, ruleNames, rules } from './history-promi
 const patienceMs = 120_000
 const runs = Number(process.env.ROUNDS ?? 1) * 20
 
+/** What takes so long waits for ever; so a history that hangs is told, and shrinks too. */
+const neverMs = 60_000
 const { rules: parsed, problems } = parse(rules)
 const inForce = ruleSet(parsed)
 
@@ -78,6 +80,21 @@ function told(step: Step): string {
   }
 }
 
+/** Histories that failed once. */
+const known: [{ rule: string; steps: Step[] }][] = [
+  // The third call is claimed, and not begun, when its target asks for time.
+  [
+    {
+      rule: 'once',
+      steps: [
+        { kind: 'post', stream: '', key: 'x', time: 1, count: 3, hurried: false },
+        { kind: 'answer', pick: 0, how: 'ok', hurried: true },
+        { kind: 'answer', pick: 0, how: 'busy', hurried: false },
+      ],
+    },
+  ],
+]
+
 async function run(rule: string, steps: readonly Step[]): Promise<void> {
   const watch = new CallWatch()
   const history = new History(await openEmbeddedWorld(), inForce, watch)
@@ -129,7 +146,7 @@ test(
     expect(problems).toEqual([])
     await fc.assert(
       fc.asyncProperty(history, ({ rule, steps }) => run(rule, steps)),
-      { numRuns: runs },
+      { numRuns: runs, examples: known, timeout: neverMs },
     )
   },
   runs * 20_000,
