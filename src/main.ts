@@ -53,7 +53,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
 
   const metrics = createMetrics()
   const sender = openSender()
-  const { store, deadBytes } = storeOf(config, log)
+  const { store, deadBytes } = await storeOf(config, log)
   const userAgent = `changeprop/${version}`
   const sessions = createSessions({ send: sender.send, clock, userAgent })
   const engine = new Engine(

@@ -5,15 +5,20 @@ import type { NewEvent } from './event/event.ts'
 import { TemplateError } from './rule/rule.ts'
 import { compileText, parseTemplate } from './rule/template.ts'
 import { createEmbeddedStore } from './store/embedded/embedded-store.ts'
-import { createKafkaStore, type KafkaStoreOptions } from './store/kafka/kafka-store.ts'
+import type { KafkaStoreOptions } from './store/kafka/kafka-store.ts'
 import type { Store } from './store/store.ts'
 
 /** The store that the configuration asks for, not open yet, and how much dead letters may take there, in bytes. */
-export function storeOf({ store, intake }: Config, log: Logger): { readonly store: Store; readonly deadBytes: number } {
+export async function storeOf(
+  { store, intake }: Config,
+  log: Logger,
+): Promise<{ readonly store: Store; readonly deadBytes: number }> {
   if (store.embedded !== undefined) {
     const { path, retention } = store.embedded
     return { store: createEmbeddedStore({ path, retention }), deadBytes: retention.deadBytes }
   }
+  // Loaded by those only who use it.
+  const { createKafkaStore } = await import('./store/kafka/kafka-store.ts')
   // The work topic keeps dead letters for ever; the brokers say how much there is room for.
   return {
     store: createKafkaStore({
