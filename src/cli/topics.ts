@@ -34,7 +34,8 @@ export async function topics({ config: file, check, create }: TopicsOptions, io:
       const made = await own.create(kafka)
       for (const topic of made) io.stdout.write(`created ${topic}\n`)
     }
-    const wrong = await own.check(kafka)
+    const found = await own.check(kafka)
+    const wrong = [...found.missing, ...found.wrong]
     for (const problem of wrong) io.stderr.write(`${problem}\n`)
     if (wrong.length === 0) io.stdout.write(`${own.work} and ${own.journal} are as they should be\n`)
     else io.stdout.write(`${counted(wrong.length, 'problem')}\n`)

@@ -974,8 +974,9 @@ class KafkaStore implements Store {
     const connect = async () => {
       await writer.connect()
       await this.#topics.create(kafka)
-      const problems = await this.#topics.check(kafka)
-      if (problems.length > 0) throw new ServiceError('CONFIG_INVALID', problems.join('; '))
+      const { missing, wrong } = await this.#topics.check(kafka)
+      if (wrong.length > 0) throw new ServiceError('CONFIG_INVALID', wrong.join('; '))
+      if (missing.length > 0) throw new Error(missing.join('; '))
     }
     connect().then(
       () => {

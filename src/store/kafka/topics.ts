@@ -81,14 +81,18 @@ export class Topics {
     )
   }
 
-  /** What is wrong with our topics, in sentences that say how to mend it. */
-  async check(kafka: Kafka): Promise<readonly string[]> {
+  /**
+   * What is wrong with our topics, in sentences that say how to mend it; `missing` are those that are not there, or of which
+   * the broker that was asked has not heard yet.
+   */
+  async check(kafka: Kafka): Promise<{ readonly missing: readonly string[]; readonly wrong: readonly string[] }> {
     return withAdmin(kafka, async (admin) => {
       const known = new Set(await admin.listTopics())
+      const missing: string[] = []
       const problems: string[] = []
       for (const { topic, configs } of this.#specs()) {
         if (!known.has(topic)) {
-          problems.push(`the topic ${topic} is missing: run \`changeprop topics --create\``)
+          missing.push(`the topic ${topic} is missing: run \`changeprop topics --create\``)
           continue
         }
         const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
@@ -110,7 +114,7 @@ export class Topics {
           )
         }
       }
-      return problems
+      return { missing, wrong: problems }
     })
   }
 
