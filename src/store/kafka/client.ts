@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events'
 import { createRequire } from 'node:module'
 import { Kafka, type KafkaConfig, logLevel } from 'kafkajs'
 
@@ -101,7 +102,6 @@ export function openCluster(kafka: Kafka): Cluster {
   const symbol = Object.getOwnPropertySymbols(kafka).find(({ description }) => description === createClusterName)
   const create = symbol === undefined ? undefined : Reflect.get(kafka, symbol)
   if (typeof create !== 'function') throw new Error('this is not the kafkajs that the adapter was written for: 2.2.4')
-  const { EventEmitter } = require('node:events') as typeof import('node:events')
   return create({
     metadataMaxAge: 30_000,
     allowAutoTopicCreation: false,
@@ -111,7 +111,7 @@ export function openCluster(kafka: Kafka): Cluster {
 
 const createClusterName = 'private:Kafka:createCluster'
 
-/** Who the partition of a committed transaction's records is told apart by; those of aborted ones are left out. */
+/** Without Kafka's own markers, and without what belongs to transactions that were aborted. */
 export function committedMessages(
   topic: string,
   fetchOffset: string,

@@ -10,8 +10,6 @@ export interface KeyValue {
   readonly value: Uint8Array | null
 }
 
-export const nothingPacked: Packed = { lengths: new Float64Array(0), payloads: new ArrayBuffer(0) }
-
 export function pack(records: readonly KeyValue[]): Packed {
   let bytes = 0
   for (const { key, value } of records) bytes += key.length + (value?.length ?? 0)
