@@ -16,6 +16,7 @@ import { noLimits } from './limit.ts'
 import type { RuleWork } from './rule-work.ts'
 import { decide } from './settle.ts'
 import type { Settler, Verdict } from './settler.ts'
+import type { TargetHealth } from './target-health.ts'
 import type { Works } from './works.ts'
 
 /** A delivery that was running when the process died so often runs alone, and then not at all. */
@@ -380,25 +381,17 @@ export class Dispatcher {
     return true
   }
 
-  /** What a reply says of its target, and whether the target's state explains it: then it spends no attempt. */
+  /**
+   * Tells the target's health what the reply says of it, and then that the call has ended: in this order, since the end may
+   * start others there.
+   */
   #hear(call: Call, reply: Reply, verdict: ReplyVerdict): ReplyVerdict {
     const { works } = this.#parts
     const health = works.health(call.target.name)
+    const isExplained = tellHealth(health, call, reply, verdict)
     works.limit(call.target.name).ended()
     health.ended()
-    if (reply.kind === 'none') {
-      // What we cut off says nothing of the target.
-      if (reply.error === 'aborted') return verdict
-      const isRefused = reply.error === 'refused' || reply.error === 'unreachable'
-      if (isRefused ? health.refused() : health.failed()) return { ...verdict, outcome: 'unavailable' }
-    } else if (verdict.outcome === 'failed' && reply.status >= 500) {
-      if (health.failed()) return { ...verdict, outcome: 'unavailable' }
-    } else if (verdict.outcome === 'throttled' || verdict.outcome === 'unavailable') {
-      health.pause(Math.min(verdict.pauseMs ?? defaultPauseMs, call.target.maxPauseMs))
-    } else {
-      health.answered()
-    }
-    return verdict
+    return isExplained ? { ...verdict, outcome: 'unavailable' } : verdict
   }
 
   /** The lane of the next call, which may go to another target than the last; undefined where finding it ended the delivery. */
@@ -455,6 +448,22 @@ export class Dispatcher {
       answer,
     })
   }
+}
+
+/** Whether the target's state explains the reply: then it spends no attempt. */
+function tellHealth(health: TargetHealth, { target }: Call, reply: Reply, { outcome, pauseMs }: ReplyVerdict): boolean {
+  if (reply.kind === 'none') {
+    // What we cut off says nothing of the target.
+    if (reply.error === 'aborted') return false
+    return reply.error === 'refused' || reply.error === 'unreachable' ? health.refused() : health.failed()
+  }
+  if (outcome === 'failed' && reply.status >= 500) return health.failed()
+  if (outcome === 'throttled' || outcome === 'unavailable') {
+    health.pause(Math.min(pauseMs ?? defaultPauseMs, target.maxPauseMs))
+  } else {
+    health.answered()
+  }
+  return false
 }
 
 /** With what is to be said of it in the journal, beside its first call. */

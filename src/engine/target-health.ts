@@ -71,7 +71,7 @@ export class TargetHealth {
     this.#callBackAt(this.#probeSince + probeMs)
   }
 
-  /** To be told when a call has ended, before what it came to. */
+  /** To be told when a call has ended, after what it came to: others may start then. */
   ended(): void {
     this.#inFlight -= 1
     this.#calledAt = this.#clock.now()

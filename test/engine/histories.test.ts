@@ -80,16 +80,22 @@ function told(step: Step): string {
   }
 }
 
+const at = { hurried: false }
+const post = (count: number, stream = ''): Step => ({ ...at, kind: 'post', stream, key: 'x', time: 1, count })
+const reply = (how: How): Step => ({ ...at, kind: 'answer', pick: 0, how })
+const wind = (ms: number): Step => ({ ...at, kind: 'wind', ms })
+
 /** Histories that failed once. */
 const known: [{ rule: string; steps: Step[] }][] = [
   // The third call is claimed, and not begun, when its target asks for time.
+  [{ rule: 'once', steps: [post(3), { ...reply('ok'), hurried: true }, reply('busy')] }],
+  // A target that was let in two calls at a time asks for time, and the end of that call lets in another.
   [
     {
-      rule: 'once',
+      rule: 'plain',
       steps: [
-        { kind: 'post', stream: '', key: 'x', time: 1, count: 3, hurried: false },
-        { kind: 'answer', pick: 0, how: 'ok', hurried: true },
-        { kind: 'answer', pick: 0, how: 'busy', hurried: false },
+        ...[post(1), reply('busy'), post(2), post(1, 'once'), wind(25_000), reply('failed'), wind(1_000)],
+        ...[reply('ok'), reply('busy'), wind(1_000)],
       ],
     },
   ],
