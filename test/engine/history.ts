@@ -151,6 +151,15 @@ export class History {
     await this.open()
   }
 
+  /** Nothing waits or runs, be it with a row or in memory. */
+  get isIdle(): boolean {
+    const { engine } = this.#current
+    return engine.ruleNames().every((name) => {
+      const { waiting, running } = engine.counts(name)
+      return running === 0 && Object.keys(waiting).length === 0
+    })
+  }
+
   async deliveries(): Promise<readonly DeliveryEntry[]> {
     const { items } = await this.#current.store.deliveries({ limit: 10_000 })
     return items

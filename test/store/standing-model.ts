@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Lane, Settlement, Standing, StoredDelivery } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
+import { seed } from '../support/seed.ts'
 import { anEvent, idOf, type Known, type StoreWorld, Work } from './world.ts'
 
 const runs = Number(process.env.ROUNDS ?? 1) * 20
@@ -403,7 +404,7 @@ export function modelOfStandings(name: string, openWorld: () => Promise<StoreWor
           for (const step of steps) await run.do(step)
           await run.drain()
         }),
-        { numRuns: Math.ceil(runs * share) },
+        { ...seed, numRuns: Math.ceil(runs * share) },
       )
     },
     runs * 20_000,
