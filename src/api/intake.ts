@@ -5,7 +5,7 @@ import { type ErrorCode, errorCodes, ServiceError } from '../base/errors.ts'
 import type { NewEvent } from '../event/event.ts'
 import { splitEvents } from '../event/split.ts'
 import type { Metrics } from '../observability/metrics.ts'
-import type { Store } from '../store/store.ts'
+import type { RefusedEvent, Store } from '../store/store.ts'
 import type { Admission } from '../stream/admission.ts'
 import type { Registry } from '../stream/registry.ts'
 import { BodyBudget, discard, readBody } from './body.ts'
@@ -39,6 +39,7 @@ export interface IntakeParts {
 
 type IntakeRequest = FastifyRequest<{ Querystring: { readonly hasty?: string | readonly string[] } }>
 
+const noneRefused: readonly RefusedEvent[] = []
 const readableTypes: ReadonlySet<string> = new Set(['application/json', 'text/plain', 'application/reports+json'])
 
 /** EventGate's. */
@@ -117,25 +118,33 @@ class Intake {
       if (why.kind === 'admitted') accepted.push({ stream: why.stream, bytes: event.bytes, message: why.message })
       else failures.push({ event, why })
     }
+    const stored = accepted.length === 0 ? noneRefused : await this.#store(accepted)
+    const refused = typeof stored === 'string' ? noneRefused : stored
+    for (const { event, why, ours } of refused) {
+      const posted = split.events.find(({ bytes }) => bytes === event.bytes)
+      if (posted === undefined) throw new Error('the store refuses what it was not given')
+      failures.push({ event: posted, why: { kind: 'error', stream: event.stream, message: why, ours } })
+    }
     if (failures.length > 0) this.#note(failures)
-    const trouble = accepted.length === 0 ? undefined : await this.#store(accepted)
-    return trouble === undefined
-      ? judged(accepted.length, failures, hasty)
-      : unavailableBesides(trouble, split.events, failures)
+    return typeof stored === 'string'
+      ? unavailableBesides(stored, split.events, failures)
+      : judged(accepted.length - refused.length, failures, hasty)
   }
 
-  /** All of them or none; undefined when they are durable. */
-  async #store(events: readonly NewEvent[]): Promise<ErrorCode | undefined> {
+  /** What is refused, once all others are durable; a code where none is. */
+  async #store(events: readonly NewEvent[]): Promise<readonly RefusedEvent[] | ErrorCode> {
     const { store, metrics } = this.#parts
+    let refused: readonly RefusedEvent[]
     try {
-      await store.append(events)
+      refused = await store.append(events)
     } catch (error) {
       for (const event of events) metrics.events(event.stream, 'error')
       if (error instanceof ServiceError && errorCodes[error.code].http === 503) return error.code
       throw error
     }
-    for (const event of events) metrics.events(event.stream, 'accepted')
-    return undefined
+    const isRefused = new Set(refused.map(({ event }) => event))
+    for (const event of events) if (!isRefused.has(event)) metrics.events(event.stream, 'accepted')
+    return refused
   }
 
   #note(failures: readonly Failure[]): void {

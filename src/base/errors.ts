@@ -27,10 +27,6 @@ export const errorCodes = {
     http: 503,
     means: 'Kafka does not answer; whether anything was stored is not known',
   },
-  STORE_REFUSED: {
-    http: 503,
-    means: 'Kafka refuses what is to be stored (not allowed, or too large for its topic)',
-  },
   STORE_CLOSED: {
     http: 503,
     means: 'the service is stopping; nothing was stored',

@@ -82,7 +82,7 @@ export class Router {
       if (message === undefined) {
         const answer = {
           ...noAnswer(),
-          error: 'the record is not a JSON object',
+          error: 'the record is not a JSON object of at most `intake.max_body`',
         }
         settler.settle(works.of(rule.name), settled, {
           state: 'dead',

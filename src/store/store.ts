@@ -296,6 +296,15 @@ export interface StoreHealth {
   readonly deadBytes: number
 }
 
+/** An event that the store will not take, whatever becomes of those it came with. */
+export interface RefusedEvent {
+  readonly event: NewEvent
+  /** In a sentence that says how to mend it. */
+  readonly why: string
+  /** The fault is not the event's: posting it again makes sense, once that is mended. */
+  readonly ours: boolean
+}
+
 /** What the store tells on its own. */
 export interface StoreListener {
   /** One durable commit took this long, in ms. */
@@ -325,8 +334,11 @@ export interface Store {
   close(): Promise<void>
   health(): StoreHealth
 
-  /** All of them or none. Rejects with STORE_FULL, STORE_BUSY (too much is waiting to be written) or STORE_CLOSED. */
-  append(events: readonly NewEvent[]): Promise<void>
+  /**
+   * Resolves when all are durable but those that come back. Rejects with STORE_FULL, STORE_BUSY (too much is waiting to be
+   * written), STORE_UNAVAILABLE or STORE_CLOSED: then none is acknowledged.
+   */
+  append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]>
 
   /** Which streams some rule concerns; said before anything is routed, and whenever it is others. */
   subscribe(wants: (stream: string) => boolean): void

@@ -158,6 +158,25 @@ describe('one bad event does not harm its neighbours', () => {
   })
 
   test.each([
+    ['its own fault', false, 400],
+    ['no fault of its own', true, 503],
+  ])('one that the store refuses for %s is told as such, alone or among others', async (_what, ours, status) => {
+    const world = await openWorld()
+    const refused = anEvent({ refused: true })
+    world.store.refusal = (event) => (event.message.refused === true ? { event, why: 'not this one', ours } : undefined)
+    const some = await world.post(`[${anEvent({ n: 1 })},${refused},${anEvent({ n: 2 })}]`)
+    const alone = await world.post(refused)
+    expect([some.status, alone.status]).toEqual([207, status])
+    for (const response of [some, alone]) {
+      expect(await response.json()).toEqual({
+        invalid: [],
+        error: [{ status: 'error', event: JSON.parse(refused), context: { message: 'not this one' } }],
+      })
+    }
+    expect(world.store.texts).toEqual([anEvent({ n: 1 }), anEvent({ n: 2 })])
+  })
+
+  test.each([
     [
       'nested too deep',
       Buffer.from(anEvent({ x: 0 }).replace('"x":0', `"x":${'['.repeat(70)}${']'.repeat(70)}`)),
@@ -386,6 +405,6 @@ test('every event is counted by its stream and what became of it', async () => {
   await world.post('[5]')
   const metrics = await (await world.get('/metrics')).text()
   expect(metrics).toContain('changeprop_events_total{stream="page.edited",result="accepted"} 2')
-  expect(metrics).toContain('changeprop_events_total{stream="other",result="invalid"} 1')
+  expect(metrics).toContain('changeprop_events_total{stream="page.edited",result="invalid"} 1')
   expect(metrics).toContain('changeprop_events_total{stream="other",result="error"} 1')
 })

@@ -1,3 +1,4 @@
+import { Kafka as KafkaClient } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
 import { becomes, until } from '../support/until.ts'
@@ -125,6 +126,77 @@ call:
     expect(repeats).toBeLessThanOrEqual(3 * 2 * 2 * 20)
   }, 240_000)
 
+  test('an event that its topic has no room for is refused alone, until the topic has', async () => {
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const name = `large-${createRandom().seed}`
+    const rules = `call: { topic: test.large, exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const admin = new KafkaClient(kafka.client).admin()
+    await admin.connect()
+    onTestFinished(() => admin.disconnect())
+    const topic = `${name}.test.large`
+    const set = (bytes: number) => ({ name: 'max.message.bytes', value: String(bytes) })
+    await admin.createTopics({ topics: [{ topic, numPartitions: 2, configEntries: [set(20_000)] }] })
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules })
+    await accepts(service)
+    const event = (n: number, size: number) => ({
+      $schema: '/test/1.0.0',
+      meta: { stream: 'test.large', domain: 'wiki.example', id: `00000000-0000-4000-8000-00000000010${n}` },
+      filling: 'x'.repeat(size),
+    })
+    // Together they are more than the topic takes at once.
+    const small = [0, 1, 2, 3].map((n) => event(n, 15_000))
+    const large = event(4, 25_000)
+
+    const some = await service.post([...small.slice(0, 2), large, ...small.slice(2)])
+    const alone = await service.post(large)
+    await until('the others are called', () => small.every(({ meta }) => target.calls.get(meta.id)?.succeeded))
+
+    const why = { message: expect.stringContaining(`larger than max.message.bytes of the topic ${topic} allows`) }
+    for (const answer of [some, alone]) {
+      expect(JSON.parse(answer.body)).toEqual({ invalid: [], error: [{ status: 'error', event: large, context: why }] })
+    }
+    expect([some.status, alone.status]).toEqual([207, 400])
+    expect(target.calls.has(large.meta.id)).toBe(false)
+
+    await admin.alterConfigs({
+      validateOnly: false,
+      resources: [{ type: 2, name: topic, configEntries: [set(50_000)] }],
+    })
+    await until('it is accepted', async () => (await service.post(large)).status === 201)
+    await until('it is called', () => target.calls.get(large.meta.id)?.succeeded)
+  }, 60_000)
+
+  test('an event by another producer that is larger than the intake takes becomes a dead letter, and holds up nothing', async () => {
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const name = `foreign-${createRandom().seed}`
+    const rules = `call: { topic: test.foreign, delay: 1s, exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const config = 'intake: { max_body: 64KiB }'
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules, config })
+    await accepts(service)
+    const event = (n: number, size: number) => ({
+      $schema: '/test/1.0.0',
+      meta: { stream: 'test.foreign', domain: 'wiki.example', id: `00000000-0000-4000-8000-00000000030${n}` },
+      filling: 'x'.repeat(size),
+    })
+    const small = [event(0, 10), event(1, 10)]
+    expect((await service.post(small[0])).status).toBe(201)
+    const producer = new KafkaClient(kafka.client).producer()
+    await producer.connect()
+    onTestFinished(() => producer.disconnect())
+    const written = [event(2, 900_000), small[1]].map((one) => ({ key: 'page', value: JSON.stringify(one) }))
+    await producer.send({ topic: `${name}.test.foreign`, messages: written })
+
+    await until('the others are called', () => small.every(({ meta }) => target.calls.get(meta.id)?.succeeded))
+    const { body } = await becomes(
+      () => service.get('/v1/dead'),
+      ({ body }) => JSON.stringify(body).includes('unreadable'),
+    )
+    expect(JSON.stringify(body)).toContain('at most `intake.max_body`')
+    expect(JSON.stringify(body).length).toBeLessThan(200_000)
+  }, 60_000)
+
   test('partitions that disagree with the topics end a start, with what to do', async () => {
     const name = `partitions-${createRandom().seed}`
     const rules = "call: { topic: test.none, exec: { uri: 'http://127.0.0.1:9/' } }"
@@ -167,6 +239,55 @@ describe('brokers that are away, or ask who one is', () => {
     expect([ready.status, JSON.stringify(ready.body)]).toEqual([503, expect.stringContaining('Kafka is not reached')])
     expect(accepted).toBe(201)
   }, 180_000)
+
+  test('a stream that Kafka allows nobody to write to is refused alone, with what to do', async () => {
+    const kafka = await startKafka({ brokers: 1, sasl: 'plain' })
+    onTestFinished(() => kafka.close())
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const { username, password } = kafka.users.stranger
+    const admin = new KafkaClient(kafka.client).admin()
+    await admin.connect()
+    onTestFinished(() => admin.disconnect())
+    const allow = { principal: `User:${username}`, host: '*', operation: 2, permissionType: 3 } as const
+    const topics = { ...allow, resourceType: 2 } as const
+    await admin.createAcls({
+      acl: [
+        { ...topics, resourceName: 'allow.allow.', resourcePatternType: 4 },
+        { ...topics, resourceName: 'allow.test.allowed', resourcePatternType: 3 },
+        { ...allow, resourceType: 3, resourceName: 'allow.allow', resourcePatternType: 3 },
+      ],
+    })
+    const rules = `call: { topic: [test.allowed, test.barred], exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const service = await openKafkaService({
+      ...{ brokers: kafka.brokers, name: 'allow', rules },
+      more: [
+        'topic_prefix: allow.',
+        'replication: 1',
+        `sasl: { mechanism: plain, username: ${username}, password: ${password} }`,
+      ],
+    })
+    await accepts(service)
+    const event = (stream: string, n: number) => ({
+      $schema: '/test/1.0.0',
+      meta: { stream, domain: 'wiki.example', id: `00000000-0000-4000-8000-00000000020${n}` },
+    })
+    const allowed = event('test.allowed', 1)
+    const barred = event('test.barred', 2)
+
+    const some = await service.post([barred, allowed])
+    const alone = await service.post(barred)
+    await until('the other is called', () => target.calls.get(allowed.meta.id)?.succeeded)
+
+    const why = { message: expect.stringMatching(/does not allow .* allow\.test\.barred; grant it/) }
+    for (const answer of [some, alone]) {
+      expect(JSON.parse(answer.body)).toEqual({
+        invalid: [],
+        error: [{ status: 'error', event: barred, context: why }],
+      })
+    }
+    expect([some.status, alone.status]).toEqual([207, 503])
+  }, 120_000)
 
   test('TLS and a login by SCRAM carry events to their calls; a wrong password is told', async () => {
     const kafka = await startKafka({ brokers: 1, tls: true, sasl: 'scram-sha-512' })

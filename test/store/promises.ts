@@ -126,7 +126,7 @@ export function promisesOfAStore(
     async () => {
       const { store } = await setup()
       const records = await appendAndRoute(store, 200)
-      const promised: Promise<void>[] = []
+      const promised: Promise<unknown>[] = []
 
       // Each claim starts a commit of its own; an event comes one, two, … turns later, while that one is on its way.
       for (const [index, record] of records.entries()) {

@@ -4,6 +4,7 @@ import type {
   DeliveryEntry,
   DeliveryFilter,
   EventEntry,
+  RefusedEvent,
   Store,
   StoreHealth,
 } from '../../src/store/store.ts'
@@ -27,6 +28,8 @@ export class RecordingStore implements Pick<Store, 'append' | 'health' | 'find' 
   state: StoreHealth = healthy
   /** Called before anything is kept; may reject, or wait. */
   beforeAppend: () => Promise<void> = async () => {}
+  /** What the store will not take. */
+  refusal: (event: NewEvent) => RefusedEvent | undefined = () => undefined
   readonly asked: unknown[] = []
 
   /** What was appended, as text. */
@@ -34,10 +37,12 @@ export class RecordingStore implements Pick<Store, 'append' | 'health' | 'find' 
     return this.appended.map(({ bytes }) => Buffer.from(bytes).toString('utf8'))
   }
 
-  async append(events: readonly NewEvent[]): Promise<void> {
+  async append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
     await this.beforeAppend()
-    this.appended.push(...events)
+    const refused = events.flatMap((event) => this.refusal(event) ?? [])
+    this.appended.push(...events.filter((event) => !refused.some((one) => one.event === event)))
     this.batches.push(events.length)
+    return refused
   }
 
   health(): StoreHealth {

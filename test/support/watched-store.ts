@@ -42,8 +42,9 @@ export function watched(store: Store): WatchedStore {
 
   const own: Pick<Store, 'append' | 'routed' | 'settle' | 'take'> = {
     async append(events) {
-      await whole(store.append(events))
+      const refused = await whole(store.append(events))
       for (const { message } of events) awaitRouting(metaIdOf(message))
+      return refused
     },
     routed(record, inMemory) {
       const metaId = metaIdOf(record.message)

@@ -10,6 +10,7 @@ import type {
   Lane,
   LaneBacklog,
   Page,
+  RefusedEvent,
   Routable,
   Settlement,
   Store,
@@ -51,6 +52,7 @@ export function createEmbeddedStore(options: EmbeddedStoreOptions): Store {
   return new EmbeddedStore(options)
 }
 
+const noneRefused: readonly RefusedEvent[] = []
 const noLag: ReadonlyMap<string, number> = new Map()
 
 /** What there is once the store is open. */
@@ -151,16 +153,16 @@ class EmbeddedStore implements Store {
     return this.#health.current
   }
 
-  append(events: readonly NewEvent[]): Promise<void> {
+  append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
     const { commits, reader } = this.#opened
     const refusal = this.#refusal(commits)
     if (refusal !== undefined) return Promise.reject(refusal)
-    if (events.length === 0) return Promise.resolve()
+    if (events.length === 0) return Promise.resolve(noneRefused)
     let bytes = 0
     for (const event of events) bytes += event.bytes.length
     const accepted = this.#clock.now()
     return new Promise((resolve, refused) => {
-      const stored = () => reader.whenNear(resolve)
+      const stored = () => reader.whenNear(() => resolve(noneRefused))
       commits.append({ events, accepted, bytes, stored, refused })
     })
   }

@@ -10,17 +10,29 @@ import type { Outgoing } from './writer.ts'
 
 const foundAtMost = 100
 const coversAtMost = 100
+/** Of the lines of one record, in characters: far below what a topic takes, whatever they are. */
+const lengthAtMost = 131_072
 
-/** Deliveries told in one record: one record each would cost more than their calls. */
+/** Deliveries told in few records: one record each would cost more than their calls. */
 export function formatJournal(topic: string, partitions: number, told: readonly Told[]): Outgoing[] {
-  const lines = new Map<number, string[]>()
+  const records: { readonly partition: number; readonly lines: string[]; length: number }[] = []
+  const open = new Map<number, (typeof records)[number]>()
   for (const one of told) {
     const partition = partitionOf(one.metaId ?? one.event.id, partitions)
-    const found = lines.get(partition) ?? []
-    found.push(JSON.stringify(one))
-    lines.set(partition, found)
+    const line = JSON.stringify(one)
+    const found = open.get(partition)
+    if (found === undefined || found.length + line.length > lengthAtMost) {
+      const record = { partition, lines: [line], length: line.length }
+      open.set(partition, record)
+      records.push(record)
+    } else {
+      found.lines.push(line)
+      found.length += line.length
+    }
   }
-  return [...lines].map(([partition, found]) => ({ topic, partition, key: null, value: Buffer.from(found.join('\n')) }))
+  return records.map(({ partition, lines }) => {
+    return { topic, partition, key: null, value: Buffer.from(lines.join('\n')) }
+  })
 }
 
 export interface Found {

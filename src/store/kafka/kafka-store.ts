@@ -18,6 +18,7 @@ import {
   type Lane,
   type LaneBacklog,
   type Page,
+  type RefusedEvent,
   type Routable,
   type Settlement,
   type Store,
@@ -47,7 +48,7 @@ import type {
   ShardThread,
 } from './shard-protocol.ts'
 import { Topics, withAdmin } from './topics.ts'
-import { hopeless, type Outgoing, sentence, typeOf, Writer } from './writer.ts'
+import { isHopeless, type Outgoing, RefusedError, sentence, sizeOf, tooLargeFor, typeOf, Writer } from './writer.ts'
 
 export interface KafkaStoreOptions {
   /** How to reach the brokers. */
@@ -206,6 +207,12 @@ class KafkaStore implements Store {
     const writer = new Writer({
       kafka,
       trouble: (why) => this.#trouble('writer', why),
+      largestBatch: (topic) => this.#topics.largestBatch(topic),
+      tooLarge: (topic) => {
+        this.#topics.lookUpLargestBatch(kafka, topic).catch((error: unknown) => {
+          tell('warn', `max.message.bytes of ${topic} cannot be read: ${sentence(error)}`)
+        })
+      },
       committed: (ms) => listener.committed(ms),
     })
     const reader = new Reader({
@@ -245,32 +252,36 @@ class KafkaStore implements Store {
     return this.#health
   }
 
-  async append(events: readonly NewEvent[]): Promise<void> {
+  async append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
     if (this.#isClosed) throw closed()
     const { writer } = this.#ready
     const { accepting, trouble } = this.#health
     if (!accepting) throw new ServiceError('STORE_UNAVAILABLE', trouble ?? 'Kafka does not answer')
-    if (events.length === 0) return
-    await Promise.all([...new Set(events.map((event) => event.stream))].map((stream) => this.#placed(stream)))
+    if (events.length === 0) return []
+    const streams = new Set(events.map(({ stream }) => stream))
+    const barred = new Map((await Promise.all([...streams].map((stream) => this.#barred(stream)))).flat())
+    const timestamp = this.#clock.now()
+    this.#round += 1
+    const refused: RefusedEvent[] = []
+    const sent = new Map<Outgoing, NewEvent>()
+    for (const event of events) {
+      const record = this.#recordOf(event, timestamp)
+      const { topic } = record
+      const size = sizeOf(record)
+      let error = barred.get(event.stream)
+      if (size > this.#topics.largestBatch(topic) && (await this.#isTooLarge(size, topic))) error ??= tooLargeFor(topic)
+      if (error === undefined) sent.set(record, event)
+      else refused.push(refusal(event, error))
+    }
     if (writer.isBusy) {
       throw new ServiceError('STORE_BUSY', 'more is being posted than Kafka keeps up with; nothing was stored')
     }
-    const timestamp = this.#clock.now()
-    this.#round += 1
-    const records = events.map((event): Outgoing => {
-      const topic = this.#topics.ofStream(event.stream)
-      const count = this.#known.get(topic) ?? 1
-      const keyOf = this.#options.partitionKeys?.get(event.stream)
-      const key = keyOf === undefined ? defaultPartitionKey(event.message) : keyOf(event)
-      return {
-        topic,
-        partition: key === undefined ? this.#round % count : partitionOf(key, count),
-        key: key === undefined ? null : Buffer.from(key),
-        value: Buffer.from(event.bytes.buffer, event.bytes.byteOffset, event.bytes.byteLength),
-        timestamp,
-      }
-    })
-    await new Promise<void>((resolve, reject) => writer.tryWrite(records, resolve, reject))
+    for (const { record, error } of await writer.tryWrite([...sent.keys()])) {
+      const event = sent.get(record)
+      if (event === undefined || !(error instanceof RefusedError)) throw error
+      refused.push(refusal(event, error))
+    }
+    return refused
   }
 
   isOurs(record: StreamRecord): boolean {
@@ -891,8 +902,9 @@ class KafkaStore implements Store {
     const time = Number(timestamp)
     const accepted = Math.max(latest, Math.min(time, this.#clock.now()))
     const origin = [topic, partition, at] as const
-    // A view would keep the whole answer of the broker in memory.
-    const bytes = Uint8Array.from(value ?? [])
+    // A view would keep the whole answer of the broker in memory. Of what others wrote too large, the rest would find no
+    // room in a row: so cut it is no JSON, and ends as unreadable.
+    const bytes = Uint8Array.from(value?.subarray(0, this.#options.largestEvent) ?? [])
     progress.begin(at)
     const record = new KafkaRecord({ id: eventIdOf(time, origin), stream, accepted, origin }, bytes, owned, source)
     record.known = known.get(origin.join('/'))
@@ -910,6 +922,41 @@ class KafkaStore implements Store {
     this.#arePaused = false
     for (const { topic, partition, progress } of this.#sources.values()) {
       if (progress.open < openAtMost && !progress.isCrowded) this.#ready.reader.resume(topic, partition)
+    }
+  }
+
+  #recordOf(event: NewEvent, timestamp: number): Outgoing {
+    const { stream, message, bytes } = event
+    const topic = this.#topics.ofStream(stream)
+    const count = this.#known.get(topic) ?? 1
+    const keyOf = this.#options.partitionKeys?.get(stream)
+    const key = keyOf === undefined ? defaultPartitionKey(message) : keyOf(event)
+    return {
+      topic,
+      partition: key === undefined ? this.#round % count : partitionOf(key, count),
+      key: key === undefined ? null : Buffer.from(key),
+      value: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+      timestamp,
+    }
+  }
+
+  /** Why nothing can be written to a stream, if that is so. */
+  async #barred(stream: string): Promise<readonly (readonly [string, RefusedError])[]> {
+    try {
+      await this.#placed(stream)
+      return []
+    } catch (error) {
+      if (error instanceof RefusedError) return [[stream, error]]
+      throw error
+    }
+  }
+
+  /** As the topic was last seen; before an event is refused it is looked at again. */
+  async #isTooLarge(size: number, topic: string): Promise<boolean> {
+    try {
+      return size > (await this.#topics.lookUpLargestBatch(this.#ready.kafka, topic))
+    } catch (error) {
+      throw new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${sentence(error)}`, { cause: error })
     }
   }
 
@@ -941,7 +988,7 @@ class KafkaStore implements Store {
         }
       } catch (error) {
         why = error
-        if (hopeless.includes(typeOf(error))) break
+        if (isHopeless(error)) throw new RefusedError(error, topic)
       }
       await new Promise((resolve) => setTimeout(resolve, positionPollMs))
     }
@@ -1094,6 +1141,10 @@ function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean
 function ownerOf({ headers }: FetchedMessage): string | undefined {
   const owner = headers[ownerHeader]
   return Buffer.isBuffer(owner) ? owner.toString() : undefined
+}
+
+function refusal(event: NewEvent, { message, isOurs }: RefusedError): RefusedEvent {
+  return { event, why: message, ours: isOurs }
 }
 
 const claimKey = formatKey({ kind: 'owner' })

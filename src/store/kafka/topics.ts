@@ -1,4 +1,4 @@
-import type { Admin, ConfigResourceTypes, Kafka } from 'kafkajs'
+import type { Admin, ConfigEntries, ConfigResourceTypes, Kafka } from 'kafkajs'
 import { partitionOf } from './partition.ts'
 import { typeOf } from './writer.ts'
 
@@ -17,6 +17,8 @@ export interface TopicOptions {
 /** Node cannot import kafkajs's own name for it. */
 const topicResource: ConfigResourceTypes.TOPIC = 2
 const rowOverhead = 65_536
+/** Kafka's own. */
+const defaultLargestBatch = 1_048_588
 const visibleTries = 50
 const visiblePauseMs = 100
 const hourMs = 3_600_000
@@ -33,6 +35,7 @@ export class Topics {
   /** Of all processes that share the work. */
   readonly group: string
   readonly #options: TopicOptions
+  readonly #largestBatches = new Map<string, number>()
 
   constructor(options: TopicOptions) {
     this.#options = options
@@ -81,6 +84,24 @@ export class Topics {
     )
   }
 
+  /** What a topic takes in one partition's part of a batch, in bytes, as last looked up. */
+  largestBatch(topic: string): number {
+    return this.#largestBatches.get(topic) ?? defaultLargestBatch
+  }
+
+  /** Looks it up. Whoever may not is told Kafka's default. */
+  async lookUpLargestBatch(kafka: Kafka, topic: string): Promise<number> {
+    const largest = await withAdmin(kafka, (admin) => settingsOf(admin, topic, ['max.message.bytes'])).then(
+      ([found]) => Number(found?.configValue ?? defaultLargestBatch),
+      (error: unknown) => {
+        if (typeOf(error) !== 'TOPIC_AUTHORIZATION_FAILED') throw error
+        return defaultLargestBatch
+      },
+    )
+    this.#largestBatches.set(topic, largest)
+    return largest
+  }
+
   /**
    * What is wrong with our topics, in sentences that say how to mend it; `missing` are those that are not there, or of which
    * the broker that was asked has not heard yet.
@@ -102,11 +123,7 @@ export class Topics {
             `the topic ${topic} has ${count} partitions and store.kafka.partitions is ${this.#options.partitions}: set it to ${count}; partitions of a topic with keys must not be added later`,
           )
         }
-        const { resources } = await admin.describeConfigs({
-          includeSynonyms: false,
-          resources: [{ type: topicResource, name: topic, configNames: Object.keys(configs) }],
-        })
-        for (const { configName, configValue } of resources[0]?.configEntries ?? []) {
+        for (const { configName, configValue } of await settingsOf(admin, topic, Object.keys(configs))) {
           const wanted = configs[configName]
           if (wanted === undefined || !differs(configName, configValue, wanted)) continue
           problems.push(
@@ -172,7 +189,7 @@ export class Topics {
       })
     } catch (error) {
       // Another process was quicker.
-      if (typeOf(error) !== 'TOPIC_ALREADY_EXISTS' && !isAlreadyThere(error)) throw error
+      if (typeOf(error) !== 'TOPIC_ALREADY_EXISTS') throw error
     }
   }
 }
@@ -183,9 +200,12 @@ function differs(name: string, found: string, wanted: string): boolean {
   return name === 'cleanup.policy' && found !== wanted
 }
 
-function isAlreadyThere(error: unknown): boolean {
-  if (typeof error !== 'object' || error === null || !('errors' in error) || !Array.isArray(error.errors)) return false
-  return error.errors.every((one: unknown) => typeOf(one) === 'TOPIC_ALREADY_EXISTS')
+async function settingsOf(admin: Admin, topic: string, configNames: string[]): Promise<readonly ConfigEntries[]> {
+  const { resources } = await admin.describeConfigs({
+    includeSynonyms: false,
+    resources: [{ type: topicResource, name: topic, configNames }],
+  })
+  return resources[0]?.configEntries ?? []
 }
 
 export async function withAdmin<Result>(kafka: Kafka, ask: (admin: Admin) => Promise<Result>): Promise<Result> {

@@ -12,19 +12,50 @@ export interface Outgoing {
   readonly headers?: Readonly<Record<string, Buffer>>
 }
 
+/** The next try would be refused too; the message says why, and how to mend it. */
+export class RefusedError extends Error {
+  /** The record is not at fault. */
+  readonly isOurs: boolean
+
+  constructor(cause: unknown, topic: string) {
+    super(explain(cause, topic), { cause })
+    this.name = 'RefusedError'
+    this.isOurs = !ofRecord.includes(typeOf(cause))
+  }
+}
+
+/** A record that was not written, and will not be. */
+export interface Unwritten {
+  readonly record: Outgoing
+  readonly error: RefusedError | ServiceError
+}
+
 interface Item {
   readonly records: readonly Outgoing[]
-  readonly bytes: number
-  /** Given up after a while, unlike what must not be lost. */
-  readonly refuse: ((error: ServiceError) => void) | undefined
+  /** So many of them are on their way, or were. */
+  begun: number
+  /** So many of them are not written yet. */
+  left: number
+  readonly unwritten: Unwritten[]
+  /** Given up then, unlike what must not be lost; in ms. */
   readonly deadline: number
-  readonly done: () => void
+  readonly done: (unwritten: readonly Unwritten[]) => void
+}
+
+/** Records of one item that go in one batch. */
+interface Slice {
+  readonly item: Item
+  readonly records: readonly Outgoing[]
 }
 
 export interface WriterParts {
   readonly kafka: Kafka
   /** Why nothing can be written at the moment, in a sentence; undefined when all is well again. */
   trouble(why: string | undefined): void
+  /** What a topic takes in one partition's part of a batch, in bytes. */
+  largestBatch(topic: string): number
+  /** It takes less than that. */
+  tooLarge(topic: string): void
   /** One batch was acknowledged after so many ms. */
   committed(ms: number): void
 }
@@ -32,24 +63,18 @@ export interface WriterParts {
 const lingerMs = 2
 const recordsAtOnce = 5_000
 const bytesAtOnce = 8_388_608
-/** The broker judges a partition's part of a batch as one message, 1 MiB by default. */
 const bytesPerPartition = 786_432
-const overheadPerRecord = 64
+const overheadPerRecord = 128
 const itemsWaitingAtMost = 50_000
 const bytesWaitingAtMost = 67_108_864
 const refuseAfterMs = 10_000
 const shortestPauseMs = 100
 const longestPauseMs = 5_000
 
-/** Errors that the next try would meet again, whatever becomes of the brokers. */
-export const hopeless: readonly string[] = [
-  'MESSAGE_TOO_LARGE',
-  'RECORD_LIST_TOO_LARGE',
-  'TOPIC_AUTHORIZATION_FAILED',
-  'INVALID_TOPIC_EXCEPTION',
-  'INVALID_RECORD',
-  'INVALID_TIMESTAMP',
-]
+/** Errors that the next try would meet again, whatever becomes of the brokers; some of them because of the record itself. */
+const tooLarge: readonly string[] = ['MESSAGE_TOO_LARGE', 'RECORD_LIST_TOO_LARGE']
+const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP']
+const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
 
 /**
  * Writes records in the order in which they were handed in, one batch on its way at a time: what comes meanwhile is the next
@@ -88,17 +113,20 @@ export class Writer {
 
   /** `done` is called once all of them are written. They are never given up. */
   write(records: readonly Outgoing[], done: () => void): void {
-    this.#enqueue(records, undefined, done)
+    this.#enqueue(records, Number.POSITIVE_INFINITY, done)
   }
 
-  /** As `write`, but refused where the brokers do not take them for some time. Refused ones may have been written. */
-  tryWrite(records: readonly Outgoing[], done: () => void, refuse: (error: ServiceError) => void): void {
-    this.#enqueue(records, refuse, done)
+  /**
+   * As `write`, but given up where the brokers do not take them for some time, or refuse some of them. Resolves with those;
+   * where it was not the record's fault it may have been written.
+   */
+  tryWrite(records: readonly Outgoing[]): Promise<readonly Unwritten[]> {
+    return new Promise((resolve) => this.#enqueue(records, Date.now() + refuseAfterMs, resolve))
   }
 
   /** Resolves when all is written, or cannot be. */
   async close(): Promise<void> {
-    if (this.#items.length > 0 && this.#trouble === undefined) {
+    if ((this.#items.length > 0 || this.#isOnItsWay) && this.#trouble === undefined) {
       await new Promise<void>((resolve) => {
         this.#whenIdle = resolve
       })
@@ -110,21 +138,19 @@ export class Writer {
   async cut(): Promise<void> {
     this.#isStopped = true
     clearTimeout(this.#timer)
-    for (const { refuse } of this.#items) refuse?.(closed())
-    this.#items.length = 0
+    for (const item of this.#items.splice(0)) abandon(item)
     await this.#producer.disconnect()
   }
 
-  #enqueue(records: readonly Outgoing[], refuse: Item['refuse'], done: () => void): void {
+  #enqueue(records: readonly Outgoing[], deadline: number, done: Item['done']): void {
+    const item: Item = { records, begun: 0, left: records.length, unwritten: [], deadline, done }
     if (this.#isStopped) {
-      refuse?.(closed())
+      abandon(item)
       return
     }
-    let bytes = 0
-    for (const record of records) bytes += sizeOf(record)
-    this.#items.push({ records, bytes, refuse, deadline: Date.now() + refuseAfterMs, done })
+    this.#items.push(item)
     this.#records += records.length
-    this.#bytes += bytes
+    for (const record of records) this.#bytes += sizeOf(record)
     if (this.#isOnItsWay) return
     if (this.#records >= 256) this.#startSoon()
     else this.#timer ??= setTimeout(() => this.#start(), lingerMs)
@@ -150,87 +176,104 @@ export class Writer {
     })
   }
 
-  /** Takes as many items as fit one batch, and stays with them until they are written or refused. */
+  /** Takes what fits one batch, and stays with it until it is written or given up. */
   async #writeNext(): Promise<void> {
-    const items = this.#items.splice(0, this.#countOfNext())
-    try {
-      await this.#insist(items)
-    } finally {
-      for (const item of items) {
-        this.#records -= item.records.length
-        this.#bytes -= item.bytes
-      }
+    const slices = this.#takeNext()
+    await this.#insist(slices)
+    for (const { item, records } of slices) {
+      this.#records -= records.length
+      for (const record of records) this.#bytes -= sizeOf(record)
+      item.left -= records.length
+      if (item.left === 0 && (item.unwritten.length === 0 || mayFail(item))) item.done(item.unwritten)
     }
   }
 
-  #countOfNext(): number {
-    let records = 0
-    let bytes = 0
+  /** The broker judges a partition's part of a batch as one message. */
+  #takeNext(): readonly Slice[] {
+    const slices: Slice[] = []
     const perPartition = new Map<string, number>()
-    for (const [index, item] of this.#items.entries()) {
-      records += item.records.length
-      bytes += item.bytes
-      let isPartitionFull = false
-      for (const record of item.records) {
+    let count = 0
+    let bytes = 0
+    for (let item = this.#items[0]; item !== undefined; item = this.#items[0]) {
+      const { records, begun } = item
+      for (let record = records[item.begun]; record !== undefined; record = records[item.begun]) {
         const name = `${record.topic}/${record.partition}`
-        const sum = (perPartition.get(name) ?? 0) + sizeOf(record)
+        const size = sizeOf(record)
+        const sum = (perPartition.get(name) ?? 0) + size
         perPartition.set(name, sum)
-        isPartitionFull ||= sum > bytesPerPartition
+        count += 1
+        bytes += size
+        const isFull =
+          count > recordsAtOnce ||
+          bytes > bytesAtOnce ||
+          sum > Math.min(bytesPerPartition, this.#parts.largestBatch(record.topic))
+        if (isFull && count > 1) {
+          if (item.begun > begun) slices.push({ item, records: records.slice(begun, item.begun) })
+          return slices
+        }
+        item.begun += 1
       }
-      if (index > 0 && (records > recordsAtOnce || bytes > bytesAtOnce || isPartitionFull)) return index
+      slices.push({ item, records: begun === 0 ? records : records.slice(begun) })
+      this.#items.shift()
     }
-    return this.#items.length
+    return slices
   }
 
-  async #insist(items: readonly Item[]): Promise<void> {
-    let left: readonly Outgoing[] = items.flatMap(({ records }) => records)
+  async #insist(slices: readonly Slice[]): Promise<void> {
+    let left = slices
     for (let pauseMs = shortestPauseMs; !this.#isStopped; pauseMs = Math.min(longestPauseMs, pauseMs * 2)) {
       const began = performance.now()
-      const told = await this.#send(left)
-      left = told.left
-      if (left.length === 0) {
+      const { written, error } = await this.#send(left.flatMap(({ records }) => records))
+      left = partsOf(left, ({ topic, partition }) => !written.has(`${topic}/${partition}`))
+      const [only, ...others] = left
+      if (only === undefined) {
         this.#parts.committed(performance.now() - began)
         this.#tell(undefined)
-        for (const { done } of items) done()
         return
       }
-      if (told.error !== undefined && hopeless.includes(typeOf(told.error))) {
-        const [only] = items
-        if (items.length > 1) {
-          // One of them is at fault: the others must not suffer for it.
-          for (const item of items) await this.#insist([item])
+      const topic = only.records[0]?.topic ?? ''
+      if (tooLarge.includes(typeOf(error))) this.#parts.tooLarge(topic)
+      if (isHopeless(error)) {
+        // One of them is at fault: the others must not suffer for it.
+        const parts = others.length > 0 ? left : halvesOf(only)
+        if (parts.length > 1) {
+          for (const part of parts) await this.#insist([part])
           return
         }
-        if (only?.refuse !== undefined) {
-          only.refuse(new ServiceError('STORE_REFUSED', explain(told.error, only.records), { cause: told.error }))
+        if (mayFail(only.item)) {
+          giveUp(left, new RefusedError(error, topic))
           return
         }
       }
-      this.#tell(`Kafka does not take what is written: ${sentence(told.error)}`)
-      if (items.every(({ refuse, deadline }) => refuse !== undefined && Date.now() > deadline)) {
-        for (const { refuse } of items) refuse?.(unavailable(told.error))
-        return
-      }
+      this.#tell(`Kafka does not take what is written: ${explain(error, topic)}`)
+      const now = Date.now()
+      giveUp(
+        left.filter(({ item }) => item.deadline < now),
+        unavailable(error),
+      )
+      left = left.filter(({ item }) => item.deadline >= now)
+      if (left.length === 0) return
       await new Promise((resolve) => setTimeout(resolve, pauseMs))
-      if (told.error !== undefined && typeOf(told.error) === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#reconnect()
+      if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#reconnect()
     }
-    for (const { refuse } of items) refuse?.(closed())
+    giveUp(left, closed())
   }
 
-  /** What the answer does not say to be written. */
-  async #send(records: readonly Outgoing[]): Promise<{ readonly left: readonly Outgoing[]; readonly error?: unknown }> {
+  /** The partitions of which the answer says that their records are written. */
+  async #send(
+    records: readonly Outgoing[],
+  ): Promise<{ readonly written: ReadonlySet<string>; readonly error?: unknown }> {
+    const written = new Set<string>()
     try {
       const answer = await this.#producer.sendBatch({ acks: -1, timeout: 10_000, ...batchOf(records) })
-      const written = new Set<string>()
       let error: unknown
       for (const { topicName, partition, errorCode } of answer) {
         if (errorCode === 0) written.add(`${topicName}/${partition}`)
         else error = new Error(`a broker answered ${errorCode} for ${topicName}/${partition}`)
       }
-      const left = records.filter(({ topic, partition }) => !written.has(`${topic}/${partition}`))
-      return { left, error: error ?? new Error('a broker did not answer for some of the partitions') }
+      return { written, error: error ?? new Error('a broker did not answer for some of the partitions') }
     } catch (error) {
-      return { left: records, error }
+      return { written, error }
     }
   }
 
@@ -279,14 +322,16 @@ function batchOf(records: readonly Outgoing[]): Pick<ProducerBatch, 'topicMessag
   return { topicMessages: [...topics].map(([topic, messages]) => ({ topic, messages })) }
 }
 
-function sizeOf({ key, value }: Outgoing): number {
+/** In bytes, and more than Kafka makes of it. */
+export function sizeOf({ key, value }: Outgoing): number {
   return (key?.length ?? 0) + (value?.length ?? 0) + overheadPerRecord
 }
 
-/** Kafka's name of the error; empty where it has none. */
+/** Kafka's name of the error, or of the first where they are several; empty where it has none. */
 export function typeOf(error: unknown): string {
   if (typeof error !== 'object' || error === null) return ''
   if ('type' in error && typeof error.type === 'string') return error.type
+  if ('errors' in error && Array.isArray(error.errors)) return typeOf(error.errors[0])
   return 'cause' in error ? typeOf(error.cause) : ''
 }
 
@@ -294,17 +339,50 @@ export function sentence(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-function explain(error: unknown, records: readonly Outgoing[]): string {
-  const topics = [...new Set(records.map(({ topic }) => topic))].join(', ')
-  switch (typeOf(error)) {
-    case 'MESSAGE_TOO_LARGE':
-    case 'RECORD_LIST_TOO_LARGE':
-      return `an event is larger than max.message.bytes of ${topics} allows; raise it there, or lower intake.max_body`
-    case 'TOPIC_AUTHORIZATION_FAILED':
-      return `Kafka does not allow this user to write to ${topics}; grant it WRITE and DESCRIBE there`
-    default:
-      return `Kafka refuses what is written to ${topics}: ${sentence(error)}`
-  }
+/** Without what does not pass; none is empty. */
+function partsOf(slices: readonly Slice[], passes: (record: Outgoing) => boolean): readonly Slice[] {
+  return slices
+    .map(({ item, records }) => ({ item, records: records.filter(passes) }))
+    .filter(({ records }) => records.length > 0)
+}
+
+function halvesOf({ item, records }: Slice): readonly Slice[] {
+  const half = Math.ceil(records.length / 2)
+  return [records.slice(0, half), records.slice(half)].flatMap((part) =>
+    part.length === 0 ? [] : [{ item, records: part }],
+  )
+}
+
+/** What must not be lost may not. */
+function mayFail({ deadline }: Item): boolean {
+  return Number.isFinite(deadline)
+}
+
+function giveUp(slices: readonly Slice[], error: Unwritten['error']): void {
+  for (const { item, records } of slices) item.unwritten.push(...records.map((record) => ({ record, error })))
+}
+
+function abandon(item: Item): void {
+  if (mayFail(item)) item.done(item.records.map((record) => ({ record, error: closed() })))
+}
+
+/** As a broker would say it. */
+export function tooLargeFor(topic: string): RefusedError {
+  return new RefusedError({ type: 'MESSAGE_TOO_LARGE' }, topic)
+}
+
+export function isHopeless(error: unknown): boolean {
+  return hopeless.includes(typeOf(error))
+}
+
+/** In a sentence that says how to mend it, where that is known. */
+function explain(error: unknown, topic: string): string {
+  const type = typeOf(error)
+  if (tooLarge.includes(type))
+    return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
+  if (type === 'TOPIC_AUTHORIZATION_FAILED')
+    return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
+  return sentence(error)
 }
 
 function unavailable(error: unknown): ServiceError {
