@@ -17,6 +17,7 @@ export interface TopicOptions {
 /** Node cannot import kafkajs's own name for it. */
 const topicResource: ConfigResourceTypes.TOPIC = 2
 const rowOverhead = 65_536
+const keyOverhead = 4_096
 /** Kafka's own. */
 const defaultLargestBatch = 1_048_588
 const visibleTries = 50
@@ -36,6 +37,7 @@ export class Topics {
   readonly group: string
   readonly #options: TopicOptions
   readonly #largestBatches = new Map<string, number>()
+  readonly #lookUps = new Map<string, Promise<number>>()
 
   constructor(options: TopicOptions) {
     this.#options = options
@@ -80,7 +82,7 @@ export class Topics {
 
   async createStream(kafka: Kafka, topic: string): Promise<void> {
     await withAdmin(kafka, (admin) =>
-      this.#create(admin, { topic, configs: { 'max.message.bytes': this.#largest(0) } }),
+      this.#create(admin, { topic, configs: { 'max.message.bytes': this.#largest(keyOverhead) } }),
     )
   }
 
@@ -89,8 +91,16 @@ export class Topics {
     return this.#largestBatches.get(topic) ?? defaultLargestBatch
   }
 
-  /** Looks it up. Whoever may not is told Kafka's default. */
-  async lookUpLargestBatch(kafka: Kafka, topic: string): Promise<number> {
+  /** Looks it up, once for all who ask meanwhile. Whoever may not is told Kafka's default. */
+  lookUpLargestBatch(kafka: Kafka, topic: string): Promise<number> {
+    const under = this.#lookUps.get(topic)
+    if (under !== undefined) return under
+    const lookUp = this.#lookUp(kafka, topic).finally(() => this.#lookUps.delete(topic))
+    this.#lookUps.set(topic, lookUp)
+    return lookUp
+  }
+
+  async #lookUp(kafka: Kafka, topic: string): Promise<number> {
     const largest = await withAdmin(kafka, (admin) => settingsOf(admin, topic, ['max.message.bytes'])).then(
       ([found]) => Number(found?.configValue ?? defaultLargestBatch),
       (error: unknown) => {
