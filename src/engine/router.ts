@@ -10,7 +10,7 @@ import type { Works } from './works.ts'
 /** Records asked of the store at once. */
 const pageSize = 500
 /**
- * How long a rule is waited for; and after a wait in vain none is for so long but those that paid when they were last waited
+ * How long a rule is waited for that is not known to be slower; and after a wait in vain none is for so long but those that paid when they were last waited
  * for, so that all slow rules together cost a tenth, and quick ones need no rows for their sake.
  */
 const patienceMs = 100
@@ -63,7 +63,8 @@ export class Router {
         // What is not routed before the stop comes out of the log again at the next start.
         if (this.#isStopping) return
         const owing = this.#route(routable)
-        if (owing !== undefined && (owing.isPaying || this.#parts.clock.now() >= this.#patientFrom))
+        if (owing?.isSlowerThan(patienceMs) === true) owing.cancelDebt()
+        else if (owing !== undefined && (owing.isPaying || this.#parts.clock.now() >= this.#patientFrom))
           await this.#paid(owing)
         while ((works.rules === undefined || settler.isCrowded) && !this.#isStopping) await this.#resumed()
       }
@@ -121,19 +122,20 @@ export class Router {
   #paid(work: RuleWork): Promise<void> {
     const { clock } = this.#parts
     return new Promise((resolve) => {
-      const done = () => {
-        work.isPaying = true
-        cancel()
+      const end = () => {
         work.whenPaid = undefined
         resolve()
       }
       const cancel = clock.at(clock.now() + patienceMs, () => {
         work.cancelDebt()
         this.#patientFrom = clock.now() + impatientForMs
-        done()
-        work.isPaying = false
+        end()
       })
-      work.whenPaid = done
+      work.whenPaid = () => {
+        work.isPaying = true
+        cancel()
+        end()
+      }
     })
   }
 }

@@ -38,8 +38,10 @@ export class RuleWork {
   /** Called when the router need not wait any longer. */
   whenPaid: (() => void) | undefined
   readonly #turn = new Fifo<LaneQueue>()
-  /** Starts that are owed for what was routed while there was hardly room. */
+  /** Starts that are owed for what was routed while there was hardly room; since when, in ms; and how many were made since. */
   #debt = 0
+  #owingSince = 0
+  #paid = 0
   readonly #clock: Clock
   readonly #share: Share
   #isAwaitingRate = false
@@ -108,12 +110,23 @@ export class RuleWork {
 
   /** A delivery was routed that found hardly any room in memory, or none: a row is owed twice, so that rows get fewer. */
   owe(starts: 1 | 2): void {
+    if (this.#debt === 0) {
+      this.#owingSince = this.#clock.now()
+      this.#paid = 0
+    }
     this.#debt += starts
   }
 
-  /** The router has waited in vain. */
+  /** Whether it would take longer than that to pay, at the pace of so far; nothing is known of who came to owe quicker than that. */
+  isSlowerThan(ms: number): boolean {
+    const sinceMs = this.#clock.now() - this.#owingSince
+    return sinceMs >= ms && this.#paid * ms < this.#debt * sinceMs
+  }
+
+  /** It is, or was, not worth waiting for. */
   cancelDebt(): void {
     this.#debt = 0
+    this.isPaying = false
   }
 
   get lanesInTurn(): number {
@@ -140,6 +153,7 @@ export class RuleWork {
   started(): void {
     if (this.#debt === 0) return
     this.#debt -= 1
+    this.#paid += 1
     if (this.#debt === 0) this.whenPaid?.()
   }
 

@@ -52,9 +52,12 @@ function setup(streams: readonly string[]) {
       await turn()
       return routed.join(' ')
     },
-    pay(rule: string) {
+    owe(rule: string) {
+      works.of(rule).owe(1)
+    },
+    pay(rule: string, starts = debt) {
       const work = works.of(rule)
-      for (let started = 0; started < debt; started += 1) work.started()
+      for (let started = 0; started < starts; started += 1) work.started()
     },
   }
 }
@@ -80,4 +83,15 @@ test('a rule that does not pay any more is waited for in vain once, and then not
   clock.wind(100)
   expect(await routed()).toBe('quick quick quick quick')
   await run
+})
+
+test.each([
+  ['hardly made a start', 1, 'slow slow'],
+  ['made many starts', 2 * debt, 'slow'],
+])('a rule that has %s while it came to owe', async (_what, starts, expected) => {
+  const { clock, routed, owe, pay } = setup(['slow', 'slow', 'quick'])
+  for (let owed = 0; owed <= starts; owed += 1) owe('slow')
+  pay('slow', starts)
+  clock.wind(150)
+  expect(await routed()).toBe(expected)
 })
