@@ -75,7 +75,6 @@ export async function openKafkaWorld(
       const broken: Error[] = []
       const told = { changes, broken, commits: 0 }
       const lanes: LaneBacklog[] = []
-      store.subscribe(() => true)
       await store.open({
         committed: () => {
           told.commits += 1
@@ -90,6 +89,7 @@ export async function openKafkaWorld(
         lost: () => undefined,
         shared: () => undefined,
       })
+      store.subscribe(() => true)
       await ready(store)
       return { store, backlog: [...lanes], told }
     },

@@ -298,6 +298,41 @@ export function promisesOfAStore(
     expect(deliveries.map(({ record, reason }) => [record.id, reason])).toEqual([[running.id, 'slot']])
   })
 
+  test(
+    of('has a claim survive a kill from the moment it is told durable, whatever was written of it just before'),
+    async () => {
+      const { store, world, clock, open } = await setup()
+      const large = Array.from({ length: 30 }, () => anEvent({ filling: 'x'.repeat(100_000) }))
+      await store.append(large)
+      const records = await route(store, large.length)
+      await Promise.all(records.map((record) => settleFirst(store, record, { state: 'running', reason: '' })))
+      await world.kill()
+      // What a kill cut off is written anew at the start, and here it is claimed at once.
+      const again = await open()
+      const { deliveries } = await again.store.take(lane, clock.now(), 30)
+      expect(deliveries).toHaveLength(30)
+
+      const durable: string[] = []
+      const appended = Promise.allSettled([again.store.append([...large, ...large])])
+      await new Promise<void>((resolve) => {
+        for (const { record } of deliveries) {
+          again.store.settle(aSettlement(record, { state: 'running', reason: '', claimed: true }), () => {
+            durable.push(record.id)
+            resolve()
+          })
+        }
+      })
+      const told = [...durable]
+      await world.kill()
+      await again.store.close()
+      await appended
+      const { items } = await (await open()).store.deadLetters({ limit: 100 })
+
+      const interrupted = items.filter(({ reason }) => reason === 'interrupted').map(({ eventId }) => eventId)
+      expect(interrupted).toEqual(expect.arrayContaining(told))
+    },
+  )
+
   for (const where of differences.countsRunningInMemory === false ? ['with a row'] : ['with a row', 'in memory']) {
     test(
       of(`counts how often the process died while a delivery was running ${where}, until an attempt ends`),

@@ -1,0 +1,402 @@
+import type { Kafka } from 'kafkajs'
+import type { Clock } from '../../base/clock.ts'
+import { ServiceError } from '../../base/errors.ts'
+import { Fifo } from '../../base/fifo.ts'
+import type { NewEvent } from '../../event/event.ts'
+import type { RefusedEvent, Routable } from '../store.ts'
+import type { FetchedMessage } from './client.ts'
+import { addTo, type Journal } from './journal.ts'
+import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
+import type { Membership, Position } from './membership.ts'
+import { defaultPartitionKey, partitionOf } from './partition.ts'
+import { formatMetadata, Progress, parseMetadata } from './position.ts'
+import type { Reader } from './reader.ts'
+import type { ShardThread } from './shard-protocol.ts'
+import { type Topics, withAdmin } from './topics.ts'
+import {
+  isHopeless,
+  type Outgoing,
+  RefusedError,
+  sentence,
+  sizeOf,
+  tooLargeFor,
+  typeOf,
+  type Writer,
+} from './writer.ts'
+
+export interface StreamsParts {
+  readonly kafka: Kafka
+  readonly topics: Topics
+  readonly clock: Clock
+  readonly thread: ShardThread
+  readonly writer: Writer
+  readonly reader: Reader
+  readonly membership: Membership
+  readonly journal: Journal
+  /** Of an event, in bytes. */
+  readonly largestEvent: number
+  /** By stream: what of an event keeps its order; undefined for nothing. The default is its wiki and page. */
+  readonly partitionKeys: ReadonlyMap<string, (event: NewEvent) => string | undefined>
+  /** That partition of the work, if it is ours and restored. */
+  ready(partition: number): Owned | undefined
+  trouble(why: string | undefined): void
+}
+
+const recordsAhead = 2_000
+const bytesAhead = 16_777_216
+/** Of one partition of a stream, read and not finished. */
+const openAtMost = 10_000
+const positionWaitMs = 10_000
+const positionPollMs = 100
+/** A delivery is told of at most so long before its event's position is committed: in memory it is not kept for longer. */
+const toldBeforeCommitMs = 60_000
+/** Kafka has moved on; the next commit will do. */
+const passing: readonly string[] = [
+  'REBALANCE_IN_PROGRESS',
+  'ILLEGAL_GENERATION',
+  'UNKNOWN_MEMBER_ID',
+  'NOT_COORDINATOR_FOR_GROUP',
+  'COORDINATOR_NOT_AVAILABLE',
+  'COORDINATOR_LOAD_IN_PROGRESS',
+]
+
+/** Rules that are through with an event, or have a row of it, by its origin. */
+type Known = ReadonlyMap<string, ReadonlySet<string>>
+
+/**
+ * The topics of streams: what is posted is written to them, and what some rule wants is read from those partitions that fall
+ * to our part of the work.
+ */
+export class Streams {
+  readonly #parts: StreamsParts
+  readonly #sources = new Map<string, Source>()
+  /** All topics there are, with the number of their partitions. */
+  #known: ReadonlyMap<string, number> = new Map()
+  #isWanted: (stream: string) => boolean = () => false
+  /** All topics that were there when it was last said what is wanted. */
+  #seen: Set<string> | undefined
+  /** Topics whose positions are known to be committed. */
+  readonly #positioned = new Set<string>()
+  /** Topics that are being seen to. */
+  readonly #placing = new Map<string, Promise<void>>()
+  readonly #committed = new Map<string, string>()
+  readonly #routable = new Fifo<KafkaRecord>()
+  #routableBytes = 0
+  #arePaused = false
+  #whenRoutable: (() => void) | undefined
+  #refreshing: Promise<void> = Promise.resolve()
+  /** Of events without a key: each post goes to the next partition. */
+  #round = 0
+  #isStarted = false
+  #isClosed = false
+
+  constructor(parts: StreamsParts) {
+    this.#parts = parts
+  }
+
+  /** The brokers are there. */
+  start(): void {
+    this.#isStarted = true
+    this.refresh()
+  }
+
+  /** Reads and gives out nothing more. What is finished can still be committed. */
+  close(): void {
+    this.#isClosed = true
+    this.#whenRoutable?.()
+  }
+
+  async append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
+    const { writer } = this.#parts
+    const streams = new Set(events.map(({ stream }) => stream))
+    const barred = new Map((await Promise.all([...streams].map((stream) => this.#barred(stream)))).flat())
+    const timestamp = this.#parts.clock.now()
+    this.#round += 1
+    const refused: RefusedEvent[] = []
+    const sent = new Map<Outgoing, NewEvent>()
+    for (const event of events) {
+      const record = this.#recordOf(event, timestamp)
+      const { topic } = record
+      const size = sizeOf(record)
+      let error = barred.get(event.stream)
+      if (size > this.#parts.topics.largestBatch(topic) && (await this.#isTooLarge(size, topic)))
+        error ??= tooLargeFor(topic)
+      if (error === undefined) sent.set(record, event)
+      else refused.push(refusal(event, error))
+    }
+    if (writer.isBusy) {
+      throw new ServiceError('STORE_BUSY', 'more is being posted than Kafka keeps up with; nothing was stored')
+    }
+    for (const { record, error } of await writer.tryWrite([...sent.keys()])) {
+      const event = sent.get(record)
+      if (event === undefined || !(error instanceof RefusedError)) throw error
+      refused.push(refusal(event, error))
+    }
+    return refused
+  }
+
+  #recordOf(event: NewEvent, timestamp: number): Outgoing {
+    const { stream, message, bytes } = event
+    const topic = this.#parts.topics.ofStream(stream)
+    const count = this.#known.get(topic) ?? 1
+    const keyOf = this.#parts.partitionKeys.get(stream)
+    const key = keyOf === undefined ? defaultPartitionKey(message) : keyOf(event)
+    return {
+      topic,
+      partition: key === undefined ? this.#round % count : partitionOf(key, count),
+      key: key === undefined ? null : Buffer.from(key),
+      value: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+      timestamp,
+    }
+  }
+
+  /** Why nothing can be written to a stream, if that is so. */
+  async #barred(stream: string): Promise<readonly (readonly [string, RefusedError])[]> {
+    try {
+      await this.#placed(stream)
+      return []
+    } catch (error) {
+      if (error instanceof RefusedError) return [[stream, error]]
+      throw error
+    }
+  }
+
+  /** As the topic was last seen; before an event is refused it is looked at again. */
+  async #isTooLarge(size: number, topic: string): Promise<boolean> {
+    try {
+      return size > (await this.#parts.topics.lookUpLargestBatch(this.#parts.kafka, topic))
+    } catch (error) {
+      throw new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${sentence(error)}`, { cause: error })
+    }
+  }
+
+  /** There is a topic for it, and if somebody wants it, it is settled from where it is read: nothing is before that. */
+  #placed(stream: string): Promise<void> | undefined {
+    const topic = this.#parts.topics.ofStream(stream)
+    if (this.#known.has(topic) && (this.#positioned.has(topic) || !this.#isWanted(stream))) return undefined
+    const found = this.#placing.get(topic)
+    if (found !== undefined) return found
+    const placing = this.#place(topic, stream).finally(() => this.#placing.delete(topic))
+    this.#placing.set(topic, placing)
+    return placing
+  }
+
+  async #place(topic: string, stream: string): Promise<void> {
+    const { kafka } = this.#parts
+    const deadline = Date.now() + positionWaitMs
+    let why: unknown = new Error('no process has taken over its partitions yet')
+    while (Date.now() < deadline && !this.#isClosed) {
+      try {
+        if (!this.#known.has(topic)) await this.#parts.topics.createStream(kafka, topic)
+        this.refresh()
+        await this.#refreshing
+        const count = this.#known.get(topic)
+        if (count !== undefined && !this.#isWanted(stream)) return
+        if (count !== undefined && (await this.#positions(kafka, [topic])).size >= count) {
+          this.#positioned.add(topic)
+          return
+        }
+      } catch (error) {
+        why = error
+        if (isHopeless(error)) throw new RefusedError(error, topic)
+      }
+      await new Promise((resolve) => setTimeout(resolve, positionPollMs))
+    }
+    throw new ServiceError('STORE_UNAVAILABLE', `the topic ${topic} is not ready: ${sentence(why)}`, { cause: why })
+  }
+
+  subscribe(wants: (stream: string) => boolean): void {
+    this.#isWanted = wants
+    this.#seen = undefined
+    this.refresh()
+  }
+
+  async next(limit: number): Promise<readonly Routable[]> {
+    while (this.#routable.length === 0 && !this.#isClosed) {
+      await new Promise<void>((resolve) => {
+        this.#whenRoutable = resolve
+      })
+    }
+    const page: Routable[] = []
+    while (page.length < limit && !this.#isClosed) {
+      const record = this.#routable.shift()
+      if (record === undefined) break
+      this.#routableBytes -= record.bytes.length
+      if (!record.owned.isLost) page.push({ record, known: record.known })
+    }
+    if (this.#arePaused && this.#routable.length < recordsAhead / 2 && this.#routableBytes < bytesAhead / 2)
+      this.#resume()
+    return page.length > 0 || this.#isClosed ? page : this.next(limit)
+  }
+
+  lag(): ReadonlyMap<string, number> {
+    const lags = new Map<string, number>()
+    for (const { stream, progress, end } of this.#sources.values()) {
+      lags.set(stream, (lags.get(stream) ?? 0) + Math.max(0, (end ?? progress.offset) - progress.offset))
+    }
+    return lags
+  }
+
+  /** Looks for topics that are wanted, and reads those partitions whose part of the work is ours. One look at a time. */
+  refresh(): void {
+    this.#refreshing = this.#refreshing.then(() =>
+      this.#refreshNow().then(
+        () => this.#parts.trouble(undefined),
+        (error: unknown) => {
+          if (!this.#isClosed) this.#parts.trouble(`topics cannot be listed: ${sentence(error)}`)
+        },
+      ),
+    )
+  }
+
+  async #refreshNow(): Promise<void> {
+    if (this.#isClosed || !this.#isStarted) return
+    const { kafka, reader, membership, journal, thread } = this.#parts
+    this.#known = await reader.topics()
+    const wanted = new Map<string, number>()
+    for (const [topic, count] of this.#known) {
+      const stream = this.#parts.topics.streamOf(topic)
+      if (stream !== undefined && this.#isWanted(stream)) wanted.set(topic, count)
+    }
+    this.#seen ??= new Set(this.#known.keys())
+    for (const [name, source] of this.#sources) {
+      if (wanted.has(source.topic)) continue
+      this.#sources.delete(name)
+      reader.stop(source.topic, source.partition)
+    }
+    const begin: { topic: string; partition: number; part: Owned }[] = []
+    for (const [topic, count] of wanted) {
+      for (let partition = 0; partition < count; partition += 1) {
+        const part = this.#parts.ready(this.#parts.topics.ownerOf(topic, partition, count))
+        if (part !== undefined && !this.#sources.has(`${topic}/${partition}`)) begin.push({ topic, partition, part })
+      }
+    }
+    if (begin.length === 0) return
+    const committed = await this.#positions(kafka, [...new Set(begin.map(({ topic }) => topic))])
+    const times = begin.flatMap(({ topic, partition }) => {
+      return parseMetadata(committed.get(`${topic}/${partition}`)?.metadata ?? '')?.at ?? []
+    })
+    const known = times.length === 0 ? new Map() : await journal.ended(Math.min(...times) - toldBeforeCommitMs)
+    const fresh: Position[] = []
+    for (const { topic, partition, part } of begin) {
+      let position = committed.get(`${topic}/${partition}`)
+      if (position === undefined) {
+        // A topic that came after us is read whole; from one that was there, what is new.
+        const offset = this.#seen.has(topic) ? await reader.end(topic, partition) : 0
+        position = { topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '' }) }
+        fresh.push(position)
+      }
+      const rows = await thread.ask('rowsOf', {
+        partition: part.partition,
+        topic,
+        part: partition,
+        from: position.offset,
+      })
+      for (const { offset, rule } of rows) addTo(known, [topic, partition, offset].join('/'), rule)
+      if (!part.isLost) this.#begin(part, position, known)
+    }
+    if (fresh.length > 0) await membership.commit(fresh)
+  }
+
+  async #positions(kafka: Kafka, topics: string[]): Promise<ReadonlyMap<string, Position>> {
+    const groups = await withAdmin(kafka, (admin) => admin.fetchOffsets({ groupId: this.#parts.topics.group, topics }))
+    const positions = new Map<string, Position>()
+    for (const { topic, partitions } of groups) {
+      for (const { partition, offset, metadata } of partitions) {
+        if (Number(offset) < 0) continue
+        positions.set(`${topic}/${partition}`, { topic, partition, offset: Number(offset), metadata: metadata ?? '' })
+      }
+    }
+    return positions
+  }
+
+  #begin(part: Owned, { topic, partition, offset, metadata }: Position, known: Known): void {
+    const stream = this.#parts.topics.streamOf(topic) ?? topic
+    const progress = new Progress(offset, parseMetadata(metadata)?.runs ?? '')
+    const source: Source = { topic, stream, partition, owned: part, progress, end: undefined }
+    this.#sources.set(`${topic}/${partition}`, source)
+    // Clocks of different machines differ a little: within a partition, what comes later was accepted no earlier.
+    let latest = 0
+    this.#parts.reader.read(topic, partition, offset, (messages, end) => {
+      if (part.isLost) return
+      source.end = end
+      for (const message of messages) latest = this.#receive(source, message, latest, known)
+      this.#whenRoutable?.()
+      if (source.progress.open >= openAtMost || source.progress.isCrowded) this.#parts.reader.pause(topic, partition)
+      if (this.#routable.length >= recordsAhead || this.#routableBytes >= bytesAhead) this.#pause()
+    })
+    if (this.#arePaused) this.#parts.reader.pause(topic, partition)
+  }
+
+  #receive(source: Source, { offset, timestamp, value }: FetchedMessage, latest: number, known: Known): number {
+    const { topic, stream, partition, progress, owned } = source
+    const at = Number(offset)
+    if (progress.isFinished(at)) {
+      progress.pass(at)
+      return latest
+    }
+    const time = Number(timestamp)
+    const accepted = Math.max(latest, Math.min(time, this.#parts.clock.now()))
+    const origin = [topic, partition, at] as const
+    // A view would keep the whole answer of the broker in memory. Of what others wrote too large, the rest would find no
+    // room in a row: so cut it is no JSON, and ends as unreadable.
+    const bytes = Uint8Array.from(value?.subarray(0, this.#parts.largestEvent) ?? [])
+    progress.begin(at)
+    const record = new KafkaRecord({ id: eventIdOf(time, origin), stream, accepted, origin }, bytes, owned, source)
+    record.known = known.get(origin.join('/'))
+    this.#routable.push(record)
+    this.#routableBytes += bytes.length
+    return accepted
+  }
+
+  #pause(): void {
+    this.#arePaused = true
+    for (const { topic, partition } of this.#sources.values()) this.#parts.reader.pause(topic, partition)
+  }
+
+  #resume(): void {
+    this.#arePaused = false
+    for (const { topic, partition, progress } of this.#sources.values()) {
+      if (progress.open < openAtMost && !progress.isCrowded) this.#parts.reader.resume(topic, partition)
+    }
+  }
+
+  async commit(): Promise<void> {
+    const positions: Position[] = []
+    for (const [name, { topic, partition, progress }] of this.#sources) {
+      const { offset, runs } = progress
+      const said = `${offset} ${runs}`
+      if (this.#committed.get(name) === said) continue
+      this.#committed.set(name, said)
+      positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs }) })
+    }
+    if (positions.length === 0) return
+    try {
+      await this.#parts.membership.commit(positions)
+    } catch (error) {
+      for (const { topic, partition } of positions) this.#committed.delete(`${topic}/${partition}`)
+      if (!passing.includes(typeOf(error))) throw error
+    }
+  }
+
+  /** All that a record caused is settled, or has rows. */
+  finish({ source, origin }: KafkaRecord): void {
+    if (source === undefined) return
+    source.progress.end(origin[2])
+    if (source.progress.open < openAtMost / 2) this.#parts.reader.resume(source.topic, source.partition)
+  }
+
+  /** Reads no more of what falls to a part of the work that is another process's now. */
+  drop(owned: Owned): void {
+    for (const [name, source] of this.#sources) {
+      if (source.owned !== owned) continue
+      this.#sources.delete(name)
+      this.#committed.delete(name)
+      this.#parts.reader.stop(source.topic, source.partition)
+    }
+  }
+}
+
+function refusal(event: NewEvent, { message, isOurs }: RefusedError): RefusedEvent {
+  return { event, why: message, ours: isOurs }
+}

@@ -1,0 +1,540 @@
+import { randomUUID } from 'node:crypto'
+import type { Clock } from '../../base/clock.ts'
+import { Fifo } from '../../base/fifo.ts'
+import type { StreamRecord } from '../../event/event.ts'
+import type { Consequences, Durable, Settlement, StoreListener } from '../store.ts'
+import type { FetchedMessage } from './client.ts'
+import { formatJournal } from './journal.ts'
+import { KafkaRecord, type Owned } from './kafka-record.ts'
+import { pack, unpack } from './packed.ts'
+import { partitionOf } from './partition.ts'
+import type { Reader } from './reader.ts'
+import { formatKey, formatRow, ownerHeader, parseKey } from './row.ts'
+import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread } from './shard-protocol.ts'
+import type { Topics } from './topics.ts'
+import type { Outgoing, Writer } from './writer.ts'
+
+export interface WorkTopicParts {
+  readonly topics: Topics
+  readonly partitions: number
+  /** For what can be made again from the topic. */
+  readonly folder: string
+  readonly clock: Clock
+  readonly thread: ShardThread
+  readonly writer: Writer
+  readonly reader: Reader
+  readonly listener: StoreListener
+  /** A partition is ours, and has all that counts. */
+  restored(): void
+  /** A partition is another process's now. */
+  lost(owned: Owned): void
+  /** All that an event from its stream caused is settled, or has rows. */
+  finished(record: KafkaRecord): void
+  deadChanged(): void
+  trouble(partition: number, why: string | undefined): void
+  broken(error: unknown): undefined
+}
+
+type Headers = NonNullable<Outgoing['headers']>
+
+const settlesAtOnce = 500
+/** Which write of its owner a claim is of. */
+const writeHeader = 'write'
+
+/** A settlement whose turn to be called durable has not come. */
+interface Ticket {
+  readonly settlement: Settlement
+  readonly durable: Durable | undefined
+  consequences: Consequences | undefined
+  isKept: boolean
+  /** It is in the log, where it was handed over. */
+  isWritten: boolean
+  /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
+  isFirst: boolean
+}
+
+/** A partition of the work while it is ours. */
+interface Part extends Owned {
+  /** What tells this ownership of it from every other. */
+  readonly owner: string
+  isReady: boolean
+  /** While it is read from its beginning: who owned it last. */
+  lastOwner: string | undefined
+  /** Keys of which somebody wrote who did not own it any more. */
+  usurped: Buffer[]
+  readonly settles: { readonly settle: ShardSettle; readonly ticket: Ticket }[]
+  isFlushing: boolean
+  /** Writes so far that have claims among them. */
+  writes: number
+  /** Claims that count once they were read back: by write and key. A key alone may be that of what was written before. */
+  readonly claims: Map<string, Ticket[]>
+  /**
+   * Rows of events from their streams that were not read back yet, by key. One that was written after another process had
+   * taken the partition over does not count, whatever the broker said: its event comes again there.
+   */
+  readonly unconfirmed: Map<string, Settlement>
+  /** What this process has handed over to itself, and not read yet, by key. */
+  readonly arriving: Map<string, Ticket>
+  dead: DeadCounts
+}
+
+const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
+
+/**
+ * The partitions of the work topic that are ours: their rows, and what is settled of them. Who owns one, and what of it
+ * counts, is decided by the order of the log.
+ */
+export class WorkTopic {
+  /** How many dead letters there are in our partitions, and their bytes, by rule. */
+  dead: ReadonlyMap<string, { readonly count: number; readonly bytes: number }> = new Map()
+  readonly #parts: WorkTopicParts
+  readonly #owned = new Map<number, Part>()
+  readonly #tickets = new Fifo<Ticket>()
+
+  constructor(parts: WorkTopicParts) {
+    this.#parts = parts
+  }
+
+  /** If it is ours, be it restored or not. */
+  part(partition: number): Owned | undefined {
+    return this.#owned.get(partition)
+  }
+
+  /** If it is ours, and has all that counts. */
+  ready(partition: number): Owned | undefined {
+    const part = this.#owned.get(partition)
+    return part?.isReady === true ? part : undefined
+  }
+
+  /** As the store's. */
+  routed(record: StreamRecord, inMemory: number): void {
+    if (!(record instanceof KafkaRecord)) throw new Error('what was routed is not a record that this store gave out')
+    record.isRouted = true
+    record.holds += inMemory - 1
+    this.#finishIfDone(record)
+  }
+
+  /** As the store's. */
+  settle(settlement: Settlement, durable?: Durable): void {
+    const { record, releasesCursor } = settlement
+    if (!(record instanceof KafkaRecord)) throw new Error('what was settled is not a record that this store gave out')
+    const ticket: Ticket = {
+      settlement,
+      durable,
+      consequences: undefined,
+      isKept: false,
+      isWritten: false,
+      isFirst: false,
+    }
+    this.#tickets.push(ticket)
+    if (!releasesCursor) record.holds += 1
+    if (record.owned.isLost) {
+      setImmediate(() => this.#keep(ticket, elsewhere))
+      return
+    }
+    const part = this.#partOf(settlement, record)
+    if (record.rows?.get(settlement.lane.rule)?.isLost === true) setImmediate(() => this.#keep(ticket, elsewhere))
+    else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
+    else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
+    else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
+      this.#tell(settlement, record, ticket)
+    else this.#handOver(settlement, record, ticket)
+  }
+
+  /**
+   * Whose row it is, or is to be; undefined where it needs none, or goes by the log: another process has it, or others of its
+   * key may be on their way there, which it must not overtake.
+   */
+  #partOf({ lane, state, standing }: Settlement, record: KafkaRecord): Part | undefined {
+    if (record.source === undefined) return this.#owned.get(record.owned.partition)
+    const given = record.rows?.get(lane.rule)
+    if (given?.isLost === false) return this.#owned.get(given.partition)
+    if (standing !== undefined || state === 'done') return undefined
+    return this.#owned.get(record.owned.partition)
+  }
+
+  #placeOf(rule: string, standing: Settlement['standing'], record: KafkaRecord): number {
+    const text = standing?.key?.text ?? standing?.root?.signature
+    return text === undefined ? record.owned.partition : partitionOf(`${rule}\u001f${text}`, this.#parts.partitions)
+  }
+
+  #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+    const { lane } = settlement
+    const isNew = record.source !== undefined && record.rows?.has(lane.rule) !== true
+    if (isNew) {
+      record.rows ??= new Map()
+      record.rows.set(lane.rule, part)
+      ticket.isFirst = true
+      part.unconfirmed.set(keyOf(settlement), settlement)
+    }
+    part.settles.push({ settle: shardSettle(settlement, record, isNew), ticket })
+    if (!part.isFlushing) {
+      part.isFlushing = true
+      setImmediate(() => void this.#flush(part))
+    }
+  }
+
+  async #flush(part: Part): Promise<void> {
+    const { thread } = this.#parts
+    while (part.settles.length > 0 && !part.isLost) {
+      const batch = part.settles.splice(0, settlesAtOnce)
+      const change = await thread
+        .ask('settle', { partition: part.partition, settles: batch.map(({ settle }) => settle) })
+        .catch((error: unknown) => this.#parts.broken(error))
+      if (change === undefined) return
+      const byIndex = new Map(change.consequences.map((one) => [one.index, one]))
+      const awaitsReadBack = (ticket: Ticket, index: number) =>
+        ticket.settlement.claimed && byIndex.get(index)?.amended?.state !== 'elsewhere'
+      const hasClaims = batch.some(({ ticket }, index) => awaitsReadBack(ticket, index))
+      if (hasClaims) part.writes += 1
+      for (const [index, { ticket }] of batch.entries()) {
+        if (awaitsReadBack(ticket, index)) this.#awaitReadBack(part, ticket)
+        // It has a row already, and nothing is written.
+        if (ticket.isFirst && byIndex.get(index)?.amended?.state === 'elsewhere')
+          this.#confirm(part, keyOf(ticket.settlement))
+      }
+      const done = () => {
+        for (const [index, { ticket }] of batch.entries()) {
+          if (!awaitsReadBack(ticket, index)) this.#keep(ticket, part.isLost ? elsewhere : byIndex.get(index))
+        }
+      }
+      this.#write(part, change, done, hasClaims ? { [writeHeader]: Buffer.from(String(part.writes)) } : {})
+    }
+    part.isFlushing = false
+    if (part.isLost) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
+  }
+
+  /** Resolves when all that was settled is on its way. */
+  async flushed(): Promise<void> {
+    for (const part of this.#owned.values()) while (part.isFlushing) await new Promise(setImmediate)
+  }
+
+  /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
+  #awaitReadBack(part: Part, ticket: Ticket): void {
+    const name = `${part.writes}/${keyOf(ticket.settlement)}`
+    if (part.isLost) this.#keep(ticket, elsewhere)
+    else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
+  }
+
+  #write(part: Part, change: Pick<Change, 'records' | 'told' | 'dead'>, done: () => void, more: Headers = {}): void {
+    const { work, journal } = this.#parts.topics
+    const headers = { [ownerHeader]: Buffer.from(part.owner), ...more }
+    const records: Outgoing[] = unpack(change.records).map(({ key, value }) => {
+      return { topic: work, partition: part.partition, key, value, headers }
+    })
+    records.push(...formatJournal(journal, this.#parts.partitions, change.told))
+    if (change.dead !== undefined) {
+      part.dead = change.dead
+      this.#countDead()
+    }
+    if (records.length === 0) done()
+    else this.#parts.writer.write(records, done)
+  }
+
+  /** Done without ever having had a row. */
+  #tell(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+    const { lane, revision, state, reason, at, attempts } = settlement
+    const { id, stream, accepted, origin } = record
+    const meta = record.message?.meta
+    const given = typeof meta === 'object' && meta !== null && 'id' in meta ? meta.id : undefined
+    const told = {
+      event: { id, stream, accepted, origin },
+      metaId: typeof given === 'string' && given !== id ? given : undefined,
+      rule: lane.rule,
+      revision,
+      state,
+      reason,
+      at,
+      until: null,
+      attempts,
+      coveredBy: undefined,
+    }
+    this.#parts.writer.write(formatJournal(this.#parts.topics.journal, this.#parts.partitions, [told]), () =>
+      this.#keep(ticket, undefined),
+    )
+  }
+
+  /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
+  #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+    const { lane, standing, until, answer } = settlement
+    const { id, stream, accepted, origin } = record
+    const { state, reason, at, revision, progress, claimed, attempts } = settlement
+    const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
+    const value = formatRow(
+      {
+        ...row,
+        id,
+        rule: lane.rule,
+        lane: lane.key,
+        stream,
+        accepted,
+        origin,
+        until: until === Number.POSITIVE_INFINITY ? null : until,
+        ...(record.source === undefined ? { reopens: true } : {}),
+      },
+      record.bytes,
+    )
+    const partition = record.source === undefined ? record.owned.partition : this.#placeOf(lane.rule, standing, record)
+    const key = keyOf(settlement)
+    const part = this.#owned.get(partition)
+    const isOwn = part?.isReady === true && record.source !== undefined
+    if (isOwn) {
+      part.arriving.set(key, ticket)
+      record.rows ??= new Map()
+      record.rows.set(lane.rule, part)
+    }
+    const outgoing = { topic: this.#parts.topics.work, partition, key: Buffer.from(key), value }
+    this.#parts.writer.write([outgoing], () => {
+      ticket.isWritten = true
+      // What becomes of it is known when it was read.
+      if (!isOwn || part.isLost) this.#keep(ticket, elsewhere)
+    })
+  }
+
+  /** Decisions are called durable in the order in which they were handed in. */
+  #keep(ticket: Ticket, consequences: Consequences | undefined): void {
+    ticket.consequences = consequences
+    ticket.isKept = true
+    for (let first = this.#tickets.peek(); first?.isKept === true; first = this.#tickets.peek()) {
+      this.#tickets.shift()
+      const { settlement, durable, isFirst } = first
+      if (!isFirst) this.#release(settlement.record)
+      durable?.(settlement, first.consequences)
+    }
+  }
+
+  #release(record: StreamRecord): void {
+    if (!(record instanceof KafkaRecord) || record.source === undefined) return
+    record.holds -= 1
+    this.#finishIfDone(record)
+  }
+
+  #confirm(part: Part, key: string): void {
+    const settlement = part.unconfirmed.get(key)
+    if (settlement !== undefined && part.unconfirmed.delete(key)) this.#release(settlement.record)
+  }
+
+  #finishIfDone(record: KafkaRecord): void {
+    const { source, holds, isRouted } = record
+    if (source === undefined || holds !== 0 || !isRouted || record.isFinished || record.owned.isLost) return
+    record.isFinished = true
+    this.#parts.finished(record)
+  }
+
+  /** These are ours from now on, and no others. */
+  assigned(partitions: readonly number[]): void {
+    for (const partition of [...this.#owned.keys()]) if (!partitions.includes(partition)) this.#lose(partition)
+    for (const partition of partitions) if (!this.#owned.has(partition)) this.#takeOver(partition)
+  }
+
+  #takeOver(partition: number): void {
+    const { thread, writer, reader } = this.#parts
+    const part: Part = {
+      partition,
+      owner: randomUUID(),
+      isLost: false,
+      isReady: false,
+      lastOwner: undefined,
+      usurped: [],
+      settles: [],
+      isFlushing: false,
+      writes: 0,
+      claims: new Map(),
+      unconfirmed: new Map(),
+      arriving: new Map(),
+      dead: [],
+    }
+    this.#owned.set(partition, part)
+    this.#parts.trouble(partition, `partition ${partition} of the work is being taken over`)
+    thread.ask('open', { partition, folder: this.#parts.folder }).catch((error: unknown) => this.#parts.broken(error))
+    const { work } = this.#parts.topics
+    // Whatever another owner writes after this does not count.
+    const claim = {
+      topic: work,
+      partition,
+      key: formatKey({ kind: 'owner' }),
+      value: Buffer.from(part.owner),
+      headers: { [ownerHeader]: Buffer.from(part.owner) },
+    }
+    writer.write([claim], () => {
+      if (part.isLost) return
+      reader.read(work, partition, 0, (messages) => {
+        if (!part.isLost) this.#heard(part, messages)
+      })
+    })
+  }
+
+  #heard(part: Part, messages: readonly FetchedMessage[]): void {
+    if (part.isReady) {
+      this.#hear(part, messages)
+      return
+    }
+    const own = messages.findIndex((message) => ownerOf(message) === part.owner && isClaim(message))
+    this.#restore(part, own < 0 ? messages : messages.slice(0, own))
+    if (own < 0) return
+    part.isReady = true
+    this.#parts.thread
+      .ask('restored', { partition: part.partition, now: this.#parts.clock.now() })
+      .then((restored) => {
+        if (part.isLost) return
+        this.#write(part, restored, () => undefined)
+        for (const lane of restored.backlog) this.#parts.listener.rows(lane)
+        this.#reassert(part)
+        this.#parts.trouble(part.partition, undefined)
+        this.#parts.restored()
+      })
+      .catch((error: unknown) => this.#parts.broken(error))
+    this.#hear(part, messages.slice(own + 1))
+  }
+
+  #restore(part: Part, messages: readonly FetchedMessage[]): void {
+    const records: { key: Buffer; value: Buffer | null }[] = []
+    for (const message of messages) {
+      const { key, value } = message
+      const owner = ownerOf(message)
+      if (key === null) continue
+      if (isClaim(message)) part.lastOwner = owner
+      // Who wrote after another had taken over did not own it any more.
+      else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
+        part.usurped.push(Buffer.from(key))
+      else records.push({ key, value })
+    }
+    if (records.length === 0) return
+    this.#parts.thread
+      .ask('restore', { partition: part.partition, records: pack(records) })
+      .catch((error: unknown) => this.#parts.broken(error))
+  }
+
+  #hear(part: Part, messages: readonly FetchedMessage[]): void {
+    const arrivals: { key: Buffer; value: Buffer | null }[] = []
+    for (const message of messages) {
+      const { key, value } = message
+      if (key === null) continue
+      const owner = ownerOf(message)
+      if (owner === part.owner) {
+        if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
+      } else if (isClaim(message)) {
+        this.#lose(part.partition)
+        return
+      } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
+      else if (parseKey(key) !== undefined) arrivals.push({ key, value })
+    }
+    this.#reassert(part)
+    if (arrivals.length === 0) return
+    this.#parts.thread
+      .ask('arrive', { partition: part.partition, records: pack(arrivals) })
+      .then((arrived) => {
+        if (!part.isLost) this.#arrived(part, arrivals, arrived)
+      })
+      .catch((error: unknown) => this.#parts.broken(error))
+  }
+
+  #arrived(part: Part, arrivals: readonly { readonly key: Buffer }[], arrived: Arrived): void {
+    this.#write(part, arrived, () => undefined)
+    const byIndex = new Map(arrived.consequences.map((one) => [one.index, one]))
+    const own = new Set<number>()
+    for (const [index, { key }] of arrivals.entries()) {
+      const name = key.toString()
+      const ticket = part.arriving.get(name)
+      if (ticket === undefined || !part.arriving.delete(name)) continue
+      own.add(index)
+      this.#keep(ticket, byIndex.get(index))
+    }
+    for (const { index, change } of arrived.rows) if (!own.has(index)) this.#parts.listener.rows(change)
+  }
+
+  #readBack(part: Part, { headers }: FetchedMessage, key: string): void {
+    this.#confirm(part, key)
+    const name = `${String(headers[writeHeader])}/${key}`
+    const tickets = part.claims.get(name)
+    if (tickets === undefined) return
+    part.claims.delete(name)
+    for (const ticket of tickets) this.#keep(ticket, undefined)
+  }
+
+  /** Compaction may leave only the last record of a key: it has to be ours. */
+  #reassert(part: Part): void {
+    if (part.usurped.length === 0 || !part.isReady) return
+    const keys = pack(part.usurped.splice(0).map((key) => ({ key, value: null })))
+    this.#parts.thread
+      .ask('reassert', { partition: part.partition, keys })
+      .then((records) => {
+        if (!part.isLost) this.#write(part, { records, told: [], dead: undefined }, () => undefined)
+      })
+      .catch((error: unknown) => this.#parts.broken(error))
+  }
+
+  #lose(partition: number): void {
+    const part = this.#owned.get(partition)
+    if (part === undefined) return
+    const { thread, reader, listener } = this.#parts
+    part.isLost = true
+    this.#owned.delete(partition)
+    this.#parts.trouble(partition, undefined)
+    reader.stop(this.#parts.topics.work, partition)
+    this.#parts.lost(part)
+    if (!part.isFlushing) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
+    for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
+    part.claims.clear()
+    part.unconfirmed.clear()
+    for (const ticket of part.arriving.values()) if (ticket.isWritten) this.#keep(ticket, elsewhere)
+    part.arriving.clear()
+    this.#countDead()
+    thread.ask('drop', { partition }).then(
+      (left) => {
+        for (const lane of left) listener.rows(lane)
+      },
+      (error: unknown) => this.#parts.broken(error),
+    )
+    listener.lost()
+  }
+
+  #countDead(): void {
+    const counts = new Map<string, { count: number; bytes: number }>()
+    for (const { dead } of this.#owned.values()) {
+      for (const { rule, count, bytes } of dead) {
+        if (count === 0) continue
+        const sum = counts.get(rule) ?? { count: 0, bytes: 0 }
+        counts.set(rule, { count: sum.count + count, bytes: sum.bytes + bytes })
+      }
+    }
+    this.dead = counts
+    this.#parts.deadChanged()
+  }
+
+  /** What is remembered of keys and root events for too long. */
+  async forget(): Promise<void> {
+    for (const part of this.#owned.values()) {
+      if (!part.isReady || part.isLost) continue
+      const records = await this.#parts.thread.ask('forget', {
+        partition: part.partition,
+        now: this.#parts.clock.now(),
+      })
+      if (!part.isLost && records.lengths.length > 0) {
+        this.#write(part, { records, told: [], dead: undefined }, () => undefined)
+      }
+    }
+  }
+}
+
+/** Of the row that it makes or changes. */
+function keyOf({ record, lane }: Settlement): string {
+  return formatKey({ kind: 'delivery', id: record.id, rule: lane.rule }).toString()
+}
+
+function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean): ShardSettle {
+  const { record: _, releasesCursor: __, ...rest } = settlement
+  const { id, stream, accepted, origin } = record
+  return { ...rest, event: { id, stream, accepted, origin }, bytes: isNew ? record.bytes : undefined }
+}
+
+function ownerOf({ headers }: FetchedMessage): string | undefined {
+  const owner = headers[ownerHeader]
+  return Buffer.isBuffer(owner) ? owner.toString() : undefined
+}
+
+const claimKey = formatKey({ kind: 'owner' })
+
+function isClaim({ key }: FetchedMessage): boolean {
+  return key?.equals(claimKey) === true
+}
