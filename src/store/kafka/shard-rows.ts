@@ -1,0 +1,343 @@
+import type { RequestOutcome } from '../../rule/rule.ts'
+import { blob, type Database, int, type Row, type Statement, text } from '../embedded/database.ts'
+import { hashId } from '../embedded/event-id.ts'
+import { parseLane } from '../embedded/lane-name.ts'
+import type { Numbers } from '../embedded/numbers.ts'
+import { readMore } from '../embedded/progress.ts'
+import { dead, never, parked } from '../embedded/protocol.ts'
+import { readStanding } from '../embedded/standings.ts'
+import type { Words } from '../embedded/words.ts'
+import { type AttemptEntry, deliveryStates, type LastAnswer } from '../store.ts'
+import { metaIdOf } from './kafka-record.ts'
+import { formatRow, type Origin, type WorkRow } from './row.ts'
+import type { RowEvent, ShardSettle } from './shard-protocol.ts'
+
+/** Within a millisecond of acceptance so many places. */
+const placesPerMs = 4_096
+/** Places count from here, so that they stay whole numbers until 2089. */
+const placesSince = Date.UTC(2020, 0, 1)
+/**
+ * What this partition has beside the tables of the embedded store: whose event a place is, and what has changed since the
+ * changelog was last told.
+ */
+const tables = `
+  CREATE TABLE origins(
+    pos INTEGER PRIMARY KEY, id TEXT NOT NULL, rule INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL,
+    off INTEGER NOT NULL, meta TEXT
+  );
+  CREATE UNIQUE INDEX origin_ids ON origins(id, rule);
+
+  -- The events of newest starts and last successes, which outlive their rows. event: JSON of a Starter.
+  CREATE TABLE starters(pos INTEGER PRIMARY KEY, event TEXT NOT NULL);
+
+  -- A conflict within a trigger is dealt with as the statement says that fired it: so there must be none.
+  CREATE TEMP TABLE changed(pos INTEGER, rule INTEGER, PRIMARY KEY(pos, rule)) WITHOUT ROWID;
+  CREATE TEMP TABLE changed_starts(rule INTEGER, key TEXT, PRIMARY KEY(rule, key)) WITHOUT ROWID;
+  CREATE TEMP TABLE changed_roots(rule INTEGER, signature TEXT, time INTEGER, PRIMARY KEY(rule, signature, time)) WITHOUT ROWID;
+  ${['INSERT', 'UPDATE'].map((event) => notes('deliveries', event, 'changed', ['pos', 'rule'])).join('')}
+  ${['INSERT', 'UPDATE', 'DELETE'].map((event) => notes('starts', event, 'changed_starts', ['rule', 'key'])).join('')}
+  ${['INSERT', 'UPDATE', 'DELETE'].map((event) => notes('roots', event, 'changed_roots', ['rule', 'signature', 'time'])).join('')}
+`
+
+/** A trigger that notes which row of a table has changed. */
+function notes(table: string, event: string, changed: string, columns: readonly string[]): string {
+  const row = event === 'DELETE' ? 'old' : 'new'
+  const values = columns.map((column) => `${row}.${column}`)
+  const isNoted = columns.map((column, index) => `${column} = ${values[index]}`).join(' AND ')
+  return `CREATE TEMP TRIGGER ${table}_${event.toLowerCase()} AFTER ${event} ON ${table} BEGIN
+    INSERT INTO ${changed} SELECT ${values.join(', ')} WHERE NOT EXISTS (SELECT 1 FROM ${changed} WHERE ${isNoted}); END;
+  `
+}
+
+/** An event by whose call others are covered. */
+export interface Starter {
+  readonly event: RowEvent
+  readonly metaId: string | undefined
+}
+
+/** A delivery as it was settled last. */
+export interface StoredRow {
+  readonly settle: ShardSettle
+  readonly event: RowEvent
+  readonly metaId: string | undefined
+  readonly payload: Uint8Array
+  /** The place of the delivery whose call covers it. */
+  readonly coveredBy: number | undefined
+}
+
+/** The rows of one partition, as they lie in their tables. */
+export class ShardRows {
+  readonly database: Database
+  readonly #words: Words
+  readonly #numbers: Numbers
+  /** By their text; each is prepared once. */
+  readonly #statements = new Map<string, Statement>()
+
+  constructor(database: Database, words: Words, numbers: Numbers) {
+    this.database = database
+    this.#words = words
+    this.#numbers = numbers
+    database.exec(tables)
+  }
+
+  prepare(sql: string): Statement {
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) {
+      statement = this.database.prepare(sql)
+      this.#statements.set(sql, statement)
+    }
+    return statement
+  }
+
+  /** The place of a delivery; undefined where there is no row. `id`: of its event. */
+  find(id: string, rule: number): number | undefined {
+    const pos = this.prepare('SELECT pos FROM origins WHERE id = ? AND rule = ?').get(id, rule)?.pos
+    return typeof pos === 'number' ? pos : undefined
+  }
+
+  keepStarter(pos: number, event: string): void {
+    this.prepare('INSERT OR IGNORE INTO starters(pos, event) VALUES (?, ?)').run(pos, event)
+  }
+
+  /** Of a row, or of one that is gone but was the newest start of its key, or its last success. */
+  starterAt(pos: number): Starter | undefined {
+    const row = this.prepare(
+      'SELECT id, topic, part, off, meta, stream, accepted FROM origins JOIN events USING (pos) WHERE pos = ?',
+    ).get(pos)
+    if (row !== undefined) return { event: this.#eventOf(row), metaId: metaOfRow(row) }
+    const kept = this.prepare('SELECT event FROM starters WHERE pos = ?').get(pos)?.event
+    return typeof kept === 'string' ? (JSON.parse(kept) as Starter) : undefined
+  }
+
+  #eventOf(row: Row): RowEvent {
+    const origin: Origin = [text(row.topic), int(row.part), int(row.off)]
+    return { id: text(row.id), stream: this.#words.of('stream', int(row.stream)), accepted: int(row.accepted), origin }
+  }
+
+  /** As the owner before us had it: nothing follows from it for others. */
+  insertRow(pos: number, rule: number, row: WorkRow): void {
+    const { progress, standing, attempts, answer, stops } = row
+    const isParked = row.reason === 'parked'
+    const state = isParked ? parked : deliveryStates.indexOf(row.state)
+    const until = row.state === 'waiting' ? (row.until ?? never) : null
+    const key = standing?.key
+    this.prepare(`
+        INSERT INTO deliveries(pos, rule, lane, state, reason, until, at, revision, failures, first_at, finished, refused,
+          claimed, more, key, turn, window, signature, time)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+      `).run(
+      pos,
+      rule,
+      this.#numbers.ofLane({ rule: row.rule, key: row.lane }),
+      state,
+      this.#numbers.of('reason', row.reason),
+      until,
+      row.at,
+      this.#numbers.of('revision', row.revision),
+      progress.failures,
+      progress.firstAttemptAt,
+      progress.finished,
+      progress.refused,
+      row.claimed ? 1 : 0,
+      progress.more === undefined ? null : JSON.stringify(progress.more),
+      key?.text ?? null,
+      key === undefined ? null : key.turn === 'newest' ? 0 : 1,
+      key?.windowMs ?? null,
+      standing?.root?.signature ?? null,
+      standing?.root?.time ?? null,
+    )
+    const insert = this.prepare(
+      'INSERT INTO attempts(pos, rule, n, at, ms, status, outcome, request, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+    )
+    for (const [index, one] of attempts.entries()) {
+      insert.run(
+        pos,
+        rule,
+        index + 1,
+        one.at,
+        one.ms,
+        one.status,
+        this.#numbers.of('outcome', one.outcome),
+        one.request,
+        one.note,
+      )
+    }
+    if (state === dead || isParked) {
+      const json = answer === undefined ? null : JSON.stringify(answer)
+      this.prepare(
+        'INSERT INTO letters(pos, rule, parked, bytes, answer) SELECT pos, ?, ?, length(payload) + ?, ? FROM events WHERE pos = ?',
+      ).run(rule, isParked ? 1 : 0, json?.length ?? 0, json, pos)
+    }
+    if (stops !== undefined) {
+      this.prepare('INSERT INTO suspects(pos, rule, stops) VALUES (?, ?, ?)').run(pos, rule, stops)
+    }
+    this.learn()
+  }
+
+  remove(pos: number, rule: number): void {
+    for (const table of ['deliveries', 'attempts', 'letters', 'suspects']) {
+      this.prepare(`DELETE FROM ${table} WHERE pos = ? AND rule = ?`).run(pos, rule)
+    }
+    for (const table of ['events', 'origins']) this.prepare(`DELETE FROM ${table} WHERE pos = ?`).run(pos)
+  }
+
+  /** In the order of acceptance, and after whatever of its key was called within the same millisecond. */
+  place({ event: { accepted }, standing }: Pick<ShardSettle, 'event' | 'standing'>, rule: number): number {
+    const first = Math.max(0, accepted - placesSince) * placesPerMs
+    let pos = first
+    for (;;) {
+      const end = pos - (pos % placesPerMs) + placesPerMs
+      const last = this.lastPlace(pos, end)
+      if (last === undefined) break
+      pos = last + 1
+      if (pos < end) break
+    }
+    const started =
+      standing?.key === undefined
+        ? undefined
+        : this.prepare('SELECT pos FROM starts WHERE rule = ? AND key = ?').get(rule, standing.key.text)?.pos
+    if (typeof started !== 'number' || started < first || started >= first + placesPerMs) return pos
+    return Math.max(pos, started + 1)
+  }
+
+  insert(pos: number, rule: number, { event, bytes }: Pick<ShardSettle, 'event' | 'bytes'>): void {
+    const [topic, partition, offset] = event.origin
+    const payload = bytes ?? new Uint8Array(0)
+    const id = metaIdOf(payload)
+    this.prepare('INSERT INTO events(pos, h, stream, accepted, payload) VALUES (?, ?, ?, ?, ?)').run(
+      pos,
+      id === undefined ? 0 : hashId(id),
+      this.#numbers.of('stream', event.stream),
+      event.accepted,
+      payload,
+    )
+    this.prepare('INSERT INTO origins(pos, id, rule, topic, part, off, meta) VALUES (?, ?, ?, ?, ?, ?, ?)').run(
+      ...[pos, event.id, rule, topic, partition, offset, id ?? null],
+    )
+  }
+
+  payloadBytes(pos: number): number {
+    return int(this.prepare('SELECT length(payload) AS length FROM events WHERE pos = ?').get(pos)?.length)
+  }
+
+  /** The service's thread knows no numbers here: words are made and read on this one. */
+  learn(): void {
+    for (const name of this.#numbers.takeFresh()) this.#words.learn(name)
+  }
+
+  /** A row as it was settled. */
+  read(pos: number, rule: number): StoredRow {
+    const row = this.prepare(`
+      SELECT deliveries.*, stream, accepted, payload, id, topic, part, off, meta
+      FROM deliveries JOIN events USING (pos) JOIN origins USING (pos) WHERE deliveries.pos = ? AND deliveries.rule = ?
+    `).get(pos, rule)
+    if (row === undefined) throw new Error(`there is no delivery at ${pos}`)
+    const payload = blob(row.payload)
+    const event = this.#eventOf(row)
+    const state = int(row.state)
+    const answer = state === dead || state === parked ? this.#answerOf(pos, rule) : undefined
+    const settle: ShardSettle = {
+      lane: parseLane(this.#words.of('lane', int(row.lane))),
+      event,
+      bytes: undefined,
+      state: state === parked ? 'waiting' : (deliveryStates[state] ?? 'waiting'),
+      // Written by us, from what the contract lists.
+      reason: this.#words.of('reason', int(row.reason)) as ShardSettle['reason'],
+      revision: this.#words.of('revision', int(row.revision)),
+      at: int(row.at),
+      until: row.until === null ? 0 : row.until === never ? Number.POSITIVE_INFINITY : int(row.until),
+      progress: {
+        failures: int(row.failures),
+        firstAttemptAt: int(row.first_at),
+        finished: int(row.finished),
+        refused: int(row.refused),
+        ...readMore(row.more),
+      },
+      claimed: row.claimed === 1,
+      attempts: this.#attemptsOf(pos, rule),
+      answer,
+      standing: readStanding(row),
+    }
+    return {
+      settle,
+      event,
+      metaId: metaOfRow(row),
+      payload,
+      coveredBy: typeof row.covered_by === 'number' ? row.covered_by : undefined,
+    }
+  }
+
+  #answerOf(pos: number, rule: number): LastAnswer | undefined {
+    const answer = this.prepare('SELECT answer FROM letters WHERE pos = ? AND rule = ?').get(pos, rule)?.answer
+    return typeof answer === 'string' ? (JSON.parse(answer) as LastAnswer) : undefined
+  }
+
+  #attemptsOf(pos: number, rule: number): AttemptEntry[] {
+    return this.prepare('SELECT * FROM attempts WHERE pos = ? AND rule = ? ORDER BY n')
+      .all(pos, rule)
+      .map((row) => ({
+        at: int(row.at),
+        ms: int(row.ms),
+        status: int(row.status),
+        // Written by us, from what the contract lists.
+        outcome: this.#words.of('outcome', int(row.outcome)) as RequestOutcome,
+        request: int(row.request),
+        note: text(row.note),
+      }))
+  }
+
+  transaction<Result>(change: () => Result): Result {
+    this.database.exec('BEGIN')
+    try {
+      const result = change()
+      this.database.exec('COMMIT')
+      return result
+    } catch (error) {
+      if (this.database.isTransaction) this.database.exec('ROLLBACK')
+      throw error
+    }
+  }
+
+  /** The last place that is taken, from one on and before another. */
+  lastPlace(from: number, before: number): number | undefined {
+    const pos = this.prepare('SELECT max(pos) AS pos FROM events WHERE pos >= ? AND pos < ?').get(from, before)?.pos
+    return typeof pos === 'number' ? pos : undefined
+  }
+
+  /** Of a row that is there. */
+  eventAt(pos: number): RowEvent {
+    const starter = this.starterAt(pos)
+    if (starter === undefined) throw new Error(`there is no event at ${pos}`)
+    return starter.event
+  }
+
+  /** As the changelog has it. */
+  format(pos: number, rule: number, { settle, event, payload }: StoredRow): Buffer {
+    const stops = this.prepare('SELECT stops FROM suspects WHERE pos = ? AND rule = ?').get(pos, rule)?.stops
+    const row: WorkRow = {
+      id: event.id,
+      rule: settle.lane.rule,
+      lane: settle.lane.key,
+      stream: event.stream,
+      accepted: event.accepted,
+      origin: event.origin,
+      state: settle.state,
+      reason: settle.reason,
+      until: settle.until === Number.POSITIVE_INFINITY ? null : settle.until,
+      at: settle.at,
+      revision: settle.revision,
+      progress: settle.progress,
+      claimed: settle.claimed,
+      attempts: settle.attempts,
+      standing: settle.standing,
+      answer: settle.answer,
+      ...(typeof stops === 'number' ? { stops } : {}),
+      pos,
+    }
+    return formatRow(row, payload)
+  }
+}
+
+function metaOfRow({ meta }: Row): string | undefined {
+  return typeof meta === 'string' ? meta : undefined
+}
