@@ -33,6 +33,22 @@ export function eventTime(record: StreamRecord): number {
   return Number.isNaN(said) ? record.accepted : Math.min(said, record.accepted)
 }
 
+/** Undefined where they are not a JSON object: other producers of a log may write anything. */
+export function parseMessage(bytes: Uint8Array): JsonObject | undefined {
+  try {
+    const value: Json = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'))
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** The producer's id of an event; undefined where it gave none. */
+export function metaIdOf(bytes: Uint8Array): string | undefined {
+  const id = metaOf(parseMessage(bytes))?.id
+  return typeof id === 'string' ? id : undefined
+}
+
 export function metaOf(message: JsonObject | undefined): JsonObject | undefined {
   const meta = message?.meta
   return typeof meta === 'object' && meta !== null && !Array.isArray(meta) ? (meta as JsonObject) : undefined

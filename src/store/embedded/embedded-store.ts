@@ -20,14 +20,15 @@ import type {
   Taken,
 } from '../store.ts'
 import { deliveryStates } from '../store.ts'
+import { parseEventId } from '../tables/event-id.ts'
+import type { StoredRecord } from '../tables/format.ts'
+import { Numbers } from '../tables/numbers.ts'
 import { StoreThread } from '../thread.ts'
-import { parseEventId } from './event-id.ts'
 import { packRunning } from './group.ts'
 import { GroupCommit } from './group-commit.ts'
 import { LogReader } from './log-reader.ts'
 import { LowWaterMark } from './low-water.ts'
-import { Numbers } from './numbers.ts'
-import type { Committed, Inputs, Outputs, Retention, StoredRecord, WriterThread } from './protocol.ts'
+import type { Committed, Inputs, Outputs, Retention, WriterThread } from './protocol.ts'
 import { LogRecord } from './record.ts'
 import { Health } from './store-health.ts'
 

@@ -1,7 +1,8 @@
 import { ServiceError } from '../../base/errors.ts'
+import { eventWidth } from '../tables/format.ts'
+import type { Numbers } from '../tables/numbers.ts'
 import { type PendingAppend, type PendingSettle, packEvents, packSettles } from './group.ts'
-import type { Numbers } from './numbers.ts'
-import { type Committed, eventWidth, type WriterThread } from './protocol.ts'
+import type { Committed, WriterThread } from './protocol.ts'
 
 /** A settlement alone waits so long for company: it costs a sync of the disk. */
 const settleLingerMs = 3

@@ -1,7 +1,6 @@
 import { metaOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
 import type { Durable, Lane, Settlement } from '../store.ts'
-import { hashId } from './event-id.ts'
-import type { Numbers } from './numbers.ts'
+import { hashId } from '../tables/event-id.ts'
 import {
   absent,
   dead,
@@ -15,7 +14,8 @@ import {
   running,
   settleWidth,
   waiting,
-} from './protocol.ts'
+} from '../tables/format.ts'
+import type { Numbers } from '../tables/numbers.ts'
 
 /** Events handed in together; stored all or none. */
 export interface PendingAppend {

@@ -1,8 +1,8 @@
-import type { Database, Statement } from './database.ts'
-import { int } from './database.ts'
-import type { DueRows } from './due.ts'
+import type { Database, Statement } from '../tables/database.ts'
+import { int } from '../tables/database.ts'
+import type { DueRows } from '../tables/due.ts'
+import type { Words } from '../tables/words.ts'
 import { readRunning } from './recovery.ts'
-import type { Words } from './words.ts'
 
 /**
  * Forgets names of lanes: producers can invent throttle keys, and with them lanes, without end. A name is needed as long as

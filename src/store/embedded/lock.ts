@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { ServiceError } from '../../base/errors.ts'
-import { isBusy, loadDriver } from './database.ts'
+import { isBusy, loadDriver } from '../tables/database.ts'
 
 /**
  * Keeps every other process out of the folder. It is a lock of the kernel's, so it ends with the process, however that

@@ -1,10 +1,12 @@
 import { Fifo } from '../../base/fifo.ts'
 import type { Routable } from '../store.ts'
+import { inBytes } from '../tables/format.ts'
+import type { Numbers } from '../tables/numbers.ts'
+import { streamIn } from '../tables/words.ts'
 import type { PendingAppend } from './group.ts'
 import type { LowWaterMark } from './low-water.ts'
-import type { Numbers } from './numbers.ts'
-import { inBytes, type RecordPage, recordWidth, type WriterThread } from './protocol.ts'
-import { LogRecord, streamIn } from './record.ts'
+import { type RecordPage, recordWidth, type WriterThread } from './protocol.ts'
+import { LogRecord } from './record.ts'
 
 const tailRecords = 4_000
 const tailBytes = 33_554_432

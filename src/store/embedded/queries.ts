@@ -1,24 +1,15 @@
 import { ServiceError } from '../../base/errors.ts'
-import { metaOf } from '../../event/event.ts'
+import { metaIdOf } from '../../event/event.ts'
 import type { RequestOutcome } from '../../rule/rule.ts'
 import { type AttemptEntry, type DeliveryEntry, deliveryStates, type LastAnswer } from '../store.ts'
-import { blob, type Database, int, type Row, type Statement, text } from './database.ts'
-import { formatEventId, hashId, parseEventId } from './event-id.ts'
-import type { MetaIds } from './ids.ts'
-import { readMore } from './progress.ts'
-import {
-  type DeadRow,
-  dead,
-  type Found,
-  type Inputs,
-  never,
-  parked,
-  type RowPage,
-  type StoredRecord,
-} from './protocol.ts'
-import { parsePayload } from './record.ts'
-import { readStanding } from './standings.ts'
-import type { Words } from './words.ts'
+import { blob, type Database, int, type Row, type Statement, text } from '../tables/database.ts'
+import { formatEventId, hashId, parseEventId } from '../tables/event-id.ts'
+import { dead, never, parked, type StoredRecord } from '../tables/format.ts'
+import type { MetaIds } from '../tables/ids.ts'
+import { readMore } from '../tables/progress.ts'
+import { readStanding } from '../tables/standings.ts'
+import type { Words } from '../tables/words.ts'
+import type { DeadRow, Found, Inputs, RowPage } from './protocol.ts'
 
 const foundAtMost = 100
 const coversAtMost = 100
@@ -282,11 +273,6 @@ export class Queries {
 }
 
 const outcomes: readonly RequestOutcome[] = ['ok', 'ignored', 'throttled', 'unavailable', 'failed', 'refused']
-
-function metaIdOf(payload: Uint8Array): string | undefined {
-  const id = metaOf(parsePayload(payload))?.id
-  return typeof id === 'string' ? id : undefined
-}
 
 /** It was written by us, from a LastAnswer. */
 function readAnswer(json: string): LastAnswer {

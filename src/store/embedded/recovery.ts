@@ -1,10 +1,10 @@
 import { randomInt } from 'node:crypto'
 import type { LaneBacklog, LastAnswer, WaitReason } from '../store.ts'
-import { blob, type Database, int } from './database.ts'
-import { marks } from './event-id.ts'
-import { parseLane } from './lane-name.ts'
-import { absent, never } from './protocol.ts'
-import type { Words } from './words.ts'
+import { blob, type Database, int } from '../tables/database.ts'
+import { marks } from '../tables/event-id.ts'
+import { absent, never } from '../tables/format.ts'
+import { parseLane } from '../tables/lane-name.ts'
+import type { Words } from '../tables/words.ts'
 
 export interface Recovered {
   readonly mark: number

@@ -1,8 +1,8 @@
-import { type Database, int, type Statement } from './database.ts'
-import type { MetaIds } from './ids.ts'
-import type { Letters } from './letters.ts'
+import { type Database, int, type Statement } from '../tables/database.ts'
+import type { MetaIds } from '../tables/ids.ts'
+import type { Letters } from '../tables/letters.ts'
+import type { Standings } from '../tables/standings.ts'
 import type { Retained, Retention, Sizes } from './protocol.ts'
-import type { Standings } from './standings.ts'
 
 const rowsAtOnce = 500
 /** What is finished gives way when the store is so full, so that beyond it only live work is left to warn of. */

@@ -1,5 +1,6 @@
 import type { StoreHealth } from '../store.ts'
-import type { DeadCount, Retention, Sizes } from './protocol.ts'
+import type { DeadCount } from '../tables/format.ts'
+import type { Retention, Sizes } from './protocol.ts'
 
 const warnFrom = 0.8
 

@@ -1,6 +1,6 @@
 import { ServiceError } from '../../base/errors.ts'
+import { isFull } from '../tables/database.ts'
 import { serveThread } from '../thread.ts'
-import { isFull } from './database.ts'
 import type { Inputs, Outputs } from './protocol.ts'
 import { WriterStore } from './writer-store.ts'
 

@@ -1,4 +1,4 @@
-import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../../event/event.ts'
+import { type JsonObject, metaOf, parseMessage, type StreamRecord, withEnvelope } from '../../event/event.ts'
 import { murmur2 } from './partition.ts'
 import type { Progress } from './position.ts'
 import type { Origin } from './row.ts'
@@ -61,7 +61,7 @@ export class KafkaRecord implements StreamRecord {
   get message(): JsonObject | undefined {
     if (!this.#isRead) {
       this.#isRead = true
-      const message = parse(this.bytes)
+      const message = parseMessage(this.bytes)
       const meta = metaOf(message)
       const isComplete = message === undefined || (meta?.id !== undefined && meta.dt !== undefined)
       this.#message = isComplete ? message : withEnvelope(message, this.id, this.accepted)
@@ -89,25 +89,4 @@ export function eventIdOf(time: number, [topic, partition, offset]: Origin): str
 export function acceptedOf(id: string): number | undefined {
   const found = /^([0-9a-f]{8})-([0-9a-f]{4})-7/.exec(id.toLowerCase())
   return found === null ? undefined : Number.parseInt(`${found[1]}${found[2]}`, 16)
-}
-
-function parse(bytes: Uint8Array): JsonObject | undefined {
-  try {
-    const value: unknown = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'))
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined
-  } catch {
-    return undefined // other producers of a log may write anything; the engine makes a dead letter of it
-  }
-}
-
-/** The producer's id of an event; undefined where it gave none. */
-export function metaIdOf(bytes: Uint8Array): string | undefined {
-  try {
-    const parsed: unknown = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString())
-    const id =
-      typeof parsed === 'object' && parsed !== null ? metaOf(parsed as Parameters<typeof metaOf>[0])?.id : undefined
-    return typeof id === 'string' ? id : undefined
-  } catch {
-    return undefined // other producers of a log may write anything
-  }
 }

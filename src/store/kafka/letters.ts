@@ -1,5 +1,6 @@
+import { metaIdOf } from '../../event/event.ts'
 import type { DeadLetter } from '../store.ts'
-import { KafkaRecord, metaIdOf } from './kafka-record.ts'
+import { KafkaRecord } from './kafka-record.ts'
 import type { Reader } from './reader.ts'
 import { parseKey, parseRow, type WorkRow } from './row.ts'
 

@@ -1,10 +1,14 @@
-import { Commits, type Effect } from '../embedded/commit.ts'
-import { type Database, int, text } from '../embedded/database.ts'
-import { DueRows } from '../embedded/due.ts'
-import { MetaIds } from '../embedded/ids.ts'
-import { parseLane } from '../embedded/lane-name.ts'
-import { Letters } from '../embedded/letters.ts'
-import type { Numbers } from '../embedded/numbers.ts'
+import {
+  type Consequences,
+  type DeliveryEntry,
+  deliveryStates,
+  type Lane,
+  type LaneBacklog,
+  type LastAnswer,
+} from '../store.ts'
+import { Commits, type Effect } from '../tables/commit.ts'
+import { type Database, int, text } from '../tables/database.ts'
+import { DueRows } from '../tables/due.ts'
 import {
   absent,
   dead,
@@ -15,18 +19,14 @@ import {
   parked,
   settleWidth,
   waiting,
-} from '../embedded/protocol.ts'
-import { Standings } from '../embedded/standings.ts'
-import { Suspects } from '../embedded/suspects.ts'
-import type { Words } from '../embedded/words.ts'
-import {
-  type Consequences,
-  type DeliveryEntry,
-  deliveryStates,
-  type Lane,
-  type LaneBacklog,
-  type LastAnswer,
-} from '../store.ts'
+} from '../tables/format.ts'
+import { MetaIds } from '../tables/ids.ts'
+import { parseLane } from '../tables/lane-name.ts'
+import { Letters } from '../tables/letters.ts'
+import type { Numbers } from '../tables/numbers.ts'
+import { Standings } from '../tables/standings.ts'
+import { Suspects } from '../tables/suspects.ts'
+import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
 import { type Fact, formatFact, formatKey, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
 import type { Arrived, Change, DeadCounts, ShardLetter, ShardRow, ShardSettle, Told } from './shard-protocol.ts'

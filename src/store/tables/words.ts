@@ -1,8 +1,8 @@
+import { metaOf, parseMessage } from '../../event/event.ts'
 import { type Lane, type WaitReason, waitReasons } from '../store.ts'
 import { type Database, int, text } from './database.ts'
+import { inBytes, type Name, type NameKind } from './format.ts'
 import { parseLane } from './lane-name.ts'
-import { inBytes, type Name, type NameKind } from './protocol.ts'
-import { streamIn } from './record.ts'
 
 /** The words behind small numbers, on the writer's side. */
 export class Words {
@@ -86,4 +86,11 @@ const kinds: readonly NameKind[] = ['rule', 'lane', 'stream', 'revision', 'reaso
 
 function isKind(kind: string): kind is NameKind {
   return kinds.some((known) => known === kind)
+}
+
+/** The stream of an event that was stored without its stream's name. */
+export function streamIn(payload: Uint8Array): string {
+  const stream = metaOf(parseMessage(payload))?.stream
+  if (typeof stream !== 'string') throw new Error('the store holds an event that does not say which stream it is of')
+  return stream
 }

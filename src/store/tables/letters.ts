@@ -1,5 +1,5 @@
 import { type Database, int, type Statement } from './database.ts'
-import type { DeadCount } from './protocol.ts'
+import type { DeadCount } from './format.ts'
 
 interface Tally {
   count: number

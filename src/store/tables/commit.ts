@@ -1,7 +1,5 @@
 import { type Database, isFull, type Statement } from './database.ts'
 import type { DueLane, DueRows } from './due.ts'
-import type { MetaIds } from './ids.ts'
-import type { Letters } from './letters.ts'
 import {
   absent,
   dead,
@@ -13,7 +11,9 @@ import {
   type Group,
   parked,
   settleWidth,
-} from './protocol.ts'
+} from './format.ts'
+import type { MetaIds } from './ids.ts'
+import type { Letters } from './letters.ts'
 import type { Amended, Decided, Moved, Standings } from './standings.ts'
 import type { Suspects } from './suspects.ts'
 import type { Words } from './words.ts'

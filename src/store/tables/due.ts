@@ -1,6 +1,6 @@
 import { blob, type Database, int, type Statement } from './database.ts'
+import { never, running, type StoredRecord, settleWidth, type TakenRow, waiting } from './format.ts'
 import { readMore } from './progress.ts'
-import { never, running, type StoredRecord, settleWidth, type TakenRow, waiting } from './protocol.ts'
 import { readStanding, type Standings } from './standings.ts'
 import type { Suspects } from './suspects.ts'
 import type { Words } from './words.ts'

@@ -1,7 +1,7 @@
 import { metaOf, type NewEvent } from '../../event/event.ts'
 import type { Lane } from '../store.ts'
+import { inBytes, type Name, type NameKind } from './format.ts'
 import { formatLane, parseLane } from './lane-name.ts'
-import { inBytes, type Name, type NameKind } from './protocol.ts'
 
 /** Streams with a name of their own. Producers may invent more; then the event's own bytes tell which it is of. */
 const streamsNamed = 10_000

@@ -1,6 +1,6 @@
 import type { Key, Standing } from '../store.ts'
 import { type Database, int, type Row, type Statement } from './database.ts'
-import { dead, done, never, running, waiting } from './protocol.ts'
+import { dead, done, never, running, waiting } from './format.ts'
 import type { Words } from './words.ts'
 
 /** The last successful call of a key is remembered at least so long. */
