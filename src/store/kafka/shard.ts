@@ -33,6 +33,8 @@ import type { Arrived, Change, DeadCounts, ShardLetter, ShardRow, ShardSettle, T
 import { ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
+/** Deliveries with a key that are known to have ended. */
+const endedAtMost = 20_000
 const letterBytesAtOnce = 8_388_608
 
 const interrupted: LastAnswer = {
@@ -64,6 +66,11 @@ export class Shard {
   /** While the changelog is read: what was handed over, and its owner had not taken up. By key, in order. */
   readonly #unheard = new Map<string, KeyValue>()
   readonly #rows: ShardRows
+  /**
+   * Which deliveries with a key ended last. Who has just taken over their source may not have heard of it yet, and hand them
+   * over once more.
+   */
+  readonly #ended = new Set<string>()
   readonly #words: Words
   readonly #numbers: Numbers
   #work: Work | undefined
@@ -329,7 +336,7 @@ export class Shard {
   }
 
   #isKnown(id: string, rule: string): boolean {
-    return this.#rows.find(id, this.#numbers.of('rule', rule)) !== undefined
+    return this.#rows.find(id, this.#numbers.of('rule', rule)) !== undefined || this.#ended.has(`${id}/${rule}`)
   }
 
   #replay(key: WorkKey, value: Buffer | null): void {
@@ -465,7 +472,10 @@ export class Shard {
           covering.set(coveredBy, covers)
         }
         const isDone = state === 'done'
-        if (isDone) done.push([pos, rule])
+        if (isDone) {
+          done.push([pos, rule])
+          if (settle.standing !== undefined) this.#remember(`${event.id}/${name}`)
+        }
         const key = formatKey({ kind: 'delivery', id: event.id, rule: name })
         rows.push({ key, value: isDone ? null : this.#rows.format(pos, rule, row) })
       }
@@ -485,6 +495,15 @@ export class Shard {
       this.#forgetChanges()
     })
     return { records: pack(records), told }
+  }
+
+  #remember(ended: string): void {
+    this.#ended.add(ended)
+    if (this.#ended.size <= endedAtMost) return
+    for (const oldest of this.#ended) {
+      this.#ended.delete(oldest)
+      return
+    }
   }
 
   #deliveryId(pos: number, rule: string): string | undefined {

@@ -251,7 +251,7 @@ export class Streams {
 
   async #refreshNow(): Promise<void> {
     if (this.#isClosed || !this.#isStarted) return
-    const { kafka, reader, membership, journal, thread } = this.#parts
+    const { kafka, reader, membership } = this.#parts
     this.#known = await reader.topics()
     const wanted = new Map<string, number>()
     for (const [topic, count] of this.#known) {
@@ -273,11 +273,8 @@ export class Streams {
     }
     if (begin.length === 0) return
     const committed = await this.#positions(kafka, [...new Set(begin.map(({ topic }) => topic))])
-    const times = begin.flatMap(({ topic, partition }) => {
-      return parseMetadata(committed.get(`${topic}/${partition}`)?.metadata ?? '')?.at ?? []
-    })
-    const known = times.length === 0 ? new Map() : await journal.ended(Math.min(...times) - toldBeforeCommitMs)
     const fresh: Position[] = []
+    const from: { part: Owned; position: Position }[] = []
     for (const { topic, partition, part } of begin) {
       let position = committed.get(`${topic}/${partition}`)
       if (position === undefined) {
@@ -286,16 +283,30 @@ export class Streams {
         position = { topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '' }) }
         fresh.push(position)
       }
-      const rows = await thread.ask('rowsOf', {
-        partition: part.partition,
-        topic,
-        part: partition,
-        from: position.offset,
-      })
-      for (const { offset, rule } of rows) addTo(known, [topic, partition, offset].join('/'), rule)
-      if (!part.isLost) this.#begin(part, position, known)
+      from.push({ part, position })
     }
+    const known = await this.#through(from)
+    for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
     if (fresh.length > 0) await membership.commit(fresh)
+  }
+
+  /**
+   * What was begun before of what will be read. Rows that were taken over are worked on meanwhile: what ended before they are
+   * listed has been handed to the writer then, and is in the journal once that is through.
+   */
+  async #through(begin: readonly { readonly part: Owned; readonly position: Position }[]): Promise<Known> {
+    const { thread, writer, journal } = this.#parts
+    const rows: { readonly origin: string; readonly rule: string }[] = []
+    for (const { part, position } of begin) {
+      const { topic, partition, offset } = position
+      const found = await thread.ask('rowsOf', { partition: part.partition, topic, part: partition, from: offset })
+      rows.push(...found.map(({ offset, rule }) => ({ origin: [topic, partition, offset].join('/'), rule })))
+    }
+    await writer.written()
+    const times = begin.flatMap(({ position }) => parseMetadata(position.metadata)?.at ?? [])
+    const known = times.length === 0 ? new Map() : await journal.ended(Math.min(...times) - toldBeforeCommitMs)
+    for (const { origin, rule } of rows) addTo(known, origin, rule)
+    return known
   }
 
   async #positions(kafka: Kafka, topics: string[]): Promise<ReadonlyMap<string, Position>> {

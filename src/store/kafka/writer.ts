@@ -124,6 +124,11 @@ export class Writer {
     return new Promise((resolve) => this.#enqueue(records, Date.now() + refuseAfterMs, resolve))
   }
 
+  /** Resolves when all that was handed in before is written, or given up. */
+  async written(): Promise<void> {
+    await this.tryWrite([])
+  }
+
   /** Resolves when all is written, or cannot be. */
   async close(): Promise<void> {
     if ((this.#items.length > 0 || this.#isOnItsWay) && this.#trouble === undefined) {
@@ -179,7 +184,7 @@ export class Writer {
   /** Takes what fits one batch, and stays with it until it is written or given up. */
   async #writeNext(): Promise<void> {
     const slices = this.#takeNext()
-    await this.#insist(slices)
+    if (slices.some(({ records }) => records.length > 0)) await this.#insist(slices)
     for (const { item, records } of slices) {
       this.#records -= records.length
       for (const record of records) this.#bytes -= sizeOf(record)
