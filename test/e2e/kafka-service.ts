@@ -3,6 +3,7 @@ import { onTestFinished } from 'vitest'
 import type { Kafka } from '../support/kafka.ts'
 import { openService, type Service, type ServiceOptions } from '../support/service.ts'
 import { becomes, until } from '../support/until.ts'
+import { ruleCounts } from './rule-counts.ts'
 
 export interface KafkaServiceOptions extends Omit<ServiceOptions, 'config'> {
   readonly brokers: readonly string[]
@@ -49,6 +50,14 @@ export async function isWell(service: Service): Promise<void> {
   ).catch((error: unknown) => {
     throw new Error(`${String(error)}:\n${service.output.slice(-4_000)}`)
   })
+}
+
+/** Whether nothing of the rule waits or runs in its part of the work, and no event of it is unfinished. */
+export async function isDrained(service: Service, rule: string): Promise<boolean> {
+  const { waiting, running } = await ruleCounts(service, rule)
+  const { body } = await service.get('/metrics')
+  const isBehind = /^changeprop_stream_lag\{.*\} [1-9]/m.test(String(body))
+  return running === 0 && !isBehind && Object.values(waiting).every((count) => count === 0)
 }
 
 /** Every value that the topic has, read without our code. */

@@ -5,7 +5,8 @@ import { becomes, until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
 import { openDelayingTarget } from './delaying-target.ts'
 import { createFeed } from './feed.ts'
-import { accepts, isWell, openKafkaService } from './kafka-service.ts'
+import { accepts, isDrained, isWell, openKafkaService } from './kafka-service.ts'
+import { anEvent } from './posted-event.ts'
 import { createRandom } from './random.ts'
 
 const isFull = Number(process.env.ROUNDS ?? 1) >= 20
@@ -125,6 +126,49 @@ call:
     console.log(`${acknowledged.length} acknowledged by two centres, ${repeats} repeated after a hand-over`)
     expect(repeats).toBeLessThanOrEqual(3 * 2 * 2 * 20)
   }, 240_000)
+
+  test('topics that come to be while a regex asks for them are called from their first event on, each once', async () => {
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const name = `new-${createRandom().seed}`
+    const rules = `call: { topic: '/^test\\.new\\..*$/', exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const services = await Promise.all([1, 2].map(() => openKafkaService({ brokers: kafka.brokers, name, rules })))
+    for (const service of services) await isWell(service)
+    const client = new KafkaClient(kafka.client)
+    const admin = client.admin()
+    const producer = client.producer()
+    await admin.connect()
+    onTestFinished(() => admin.disconnect())
+    await producer.connect()
+    onTestFinished(() => producer.disconnect())
+    const ids: string[] = []
+    const some = (stream: string) => {
+      const made = Array.from({ length: 30 }, () => anEvent(stream))
+      ids.push(...made.map(({ meta }) => meta.id))
+      return made
+    }
+    const topic = `${name}.test.new.other`
+    const write = () => {
+      const values = some('test.new.other').map((event) => JSON.stringify(event))
+      return producer.send({ topic, messages: values.map((value, n) => ({ partition: n % 3, value })) })
+    }
+    const allAreCalled = () =>
+      until('all are called', () => ids.every((id) => target.calls.get(id)?.succeeded), limitMs)
+
+    const answers = await Promise.all(services.map((service) => service.post(some('test.new.posted'))))
+    await admin.createTopics({ topics: [{ topic, numPartitions: 3 }] })
+    await write()
+    await allAreCalled()
+    // What is read twice is called twice before these are.
+    await write()
+    await allAreCalled()
+    for (const service of services) await until('nothing is left', () => isDrained(service, 'call'))
+
+    expect(answers.map(({ status }) => status)).toEqual([201, 201])
+    expect(new Map([...target.calls].map(([id, { started }]) => [id, started]))).toEqual(
+      new Map(ids.map((id) => [id, 1])),
+    )
+  }, 180_000)
 
   test('an event that its topic has no room for is refused alone, until the topic has', async () => {
     const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
