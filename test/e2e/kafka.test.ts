@@ -1,9 +1,10 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { sharedKafka } from '../support/kafka.ts'
-import { openService, type Service } from '../support/service.ts'
+import type { Service } from '../support/service.ts'
 import { becomes, until } from '../support/until.ts'
 import { type CountingTarget, openCountingTarget } from './counting-target.ts'
 import { createFeed, type Feed } from './feed.ts'
+import { accepts, openKafkaService } from './kafka-service.ts'
 import { createRandom } from './random.ts'
 
 const rounds = Number(process.env.ROUNDS ?? 2)
@@ -45,13 +46,6 @@ async function ask(service: Service, path: string, body: unknown): Promise<unkno
 describe('processes that share their work on Kafka', () => {
   const kafka = sharedKafka()
 
-  function configOf(service: string): string {
-    return `
-store:
-  kafka: { brokers: [${kafka.brokers.map((broker) => JSON.stringify(broker)).join(', ')}], service: ${service}, topic_prefix: ${service}., partitions: 6, replication: 1 }
-`
-  }
-
   async function startProcesses(count: number, target: CountingTarget, policies: string): Promise<Process[]> {
     const random = createRandom()
     const name = `e2e-${random.seed}`
@@ -65,21 +59,11 @@ call:
 `
     const processes: Process[] = []
     for (let index = 0; index < count; index += 1) {
-      const service = await openService({ config: configOf(name), rules })
-      onTestFinished(() => service.close())
+      const service = await openKafkaService({ brokers: kafka.brokers, name, rules })
       await accepts(service)
       processes.push({ service, feed: createFeed(service, 'test.shared', random) })
     }
     return processes
-  }
-
-  async function accepts(service: Service): Promise<void> {
-    await becomes(
-      () => service.get('/readyz'),
-      ({ status }) => status === 200,
-    ).catch((error: unknown) => {
-      throw new Error(`${String(error)}:\n${service.output.slice(-4_000)}`)
-    })
   }
 
   function missing(processes: readonly Process[], target: CountingTarget): string[] {
