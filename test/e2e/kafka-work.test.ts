@@ -162,7 +162,7 @@ call:
     // What is read twice is called twice before these are.
     await write()
     await allAreCalled()
-    for (const service of services) await until('nothing is left', () => isDrained(service, 'call'))
+    for (const service of services) await until('nothing is left', () => isDrained(service))
 
     expect(answers.map(({ status }) => status)).toEqual([201, 201])
     expect(new Map([...target.calls].map(([id, { started }]) => [id, started]))).toEqual(

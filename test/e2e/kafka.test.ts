@@ -4,7 +4,7 @@ import type { Service } from '../support/service.ts'
 import { becomes, until } from '../support/until.ts'
 import { type CountingTarget, openCountingTarget } from './counting-target.ts'
 import { createFeed, type Feed } from './feed.ts'
-import { accepts, openKafkaService } from './kafka-service.ts'
+import { accepts, isDrained, isWell, openKafkaService } from './kafka-service.ts'
 import { createRandom } from './random.ts'
 
 const rounds = Number(process.env.ROUNDS ?? 2)
@@ -20,6 +20,7 @@ interface Process {
 interface Dead {
   readonly id: string
   readonly meta_id: string
+  readonly reason: string
 }
 
 async function deadLetters(service: Service): Promise<readonly Dead[]> {
@@ -46,8 +47,12 @@ async function ask(service: Service, path: string, body: unknown): Promise<unkno
 describe('processes that share their work on Kafka', () => {
   const kafka = sharedKafka()
 
-  async function startProcesses(count: number, target: CountingTarget, policies: string): Promise<Process[]> {
-    const random = createRandom()
+  async function startProcesses(
+    count: number,
+    target: CountingTarget,
+    policies: string,
+    random = createRandom(),
+  ): Promise<Process[]> {
     const name = `e2e-${random.seed}`
     console.log(`seed ${random.seed}`)
     const rules = `
@@ -64,6 +69,14 @@ call:
       processes.push({ service, feed: createFeed(service, 'test.shared', random) })
     }
     return processes
+  }
+
+  async function killAndRestart({ service, feed }: Process): Promise<void> {
+    feed.down()
+    await service.kill()
+    await service.restart()
+    await accepts(service)
+    feed.up()
   }
 
   function missing(processes: readonly Process[], target: CountingTarget): string[] {
@@ -147,13 +160,9 @@ call:
         const before = target.started
         const posting = Promise.all(processes.map(({ feed }) => feed.post(eventsPerRound / 3)))
         await until('calls are made', () => target.started - before > eventsPerRound / 6, limitMs)
-        const { service, feed } = processes[round % processes.length] ?? {}
-        if (service === undefined || feed === undefined) throw new Error('there are three')
-        feed.down()
-        await service.kill()
-        await service.restart()
-        await accepts(service)
-        feed.up()
+        const victim = processes[round % processes.length]
+        if (victim === undefined) throw new Error('there are three')
+        await killAndRestart(victim)
         await posting
         moves += 2
       }
@@ -167,6 +176,60 @@ call:
       expect(lost).toEqual([])
       // In flight: running, or answered and not yet settled, in each process whose partitions moved.
       expect(repeats).toBeLessThanOrEqual(moves * processes.length * 2 * concurrency)
+    },
+    120_000 + rounds * 60_000,
+  )
+
+  test.each([
+    ['alone', ''],
+    ['with `order`', "match: { meta: { id: '/^(?<digit>.)/' } }\n  order: { key: '{{match.meta.id.digit}}' }"],
+  ])(
+    'killed one by one at random moments, they call an event of `retry: never` %s once, or keep it as a dead letter',
+    async (_alone, policies) => {
+      const target = await openCountingTarget({ latencyMs: 100, status: () => 200 })
+      onTestFinished(() => target.close())
+      const random = createRandom()
+      const processes = await startProcesses(3, target, `retry: never\n  ${policies}`, random)
+      const acknowledged = () => processes.flatMap(({ feed }) => [...feed.acknowledged])
+      const post = () => Promise.all(processes.map(({ feed }) => feed.post(50)))
+
+      for (let round = 0; round < rounds; round += 1) {
+        const moment = target.started + random.between(0, 120)
+        const posting = post()
+        await until('calls are made', () => target.started >= moment, limitMs)
+        const victim = processes[random.between(0, processes.length)]
+        if (victim === undefined) throw new Error('there are three')
+        await Promise.all([killAndRestart(victim), posting, post()])
+      }
+
+      let dead: readonly Dead[] = []
+      const lost = () => {
+        const kept = new Set(dead.map(({ meta_id }) => meta_id))
+        return acknowledged().filter((id) => !target.calls.get(id)?.succeeded && !kept.has(id))
+      }
+      for (const { service } of processes) {
+        await until(
+          'each was called, or is a dead letter',
+          async () => {
+            dead = await deadLetters(service)
+            return lost().length === 0
+          },
+          limitMs,
+        )
+        await isWell(service)
+        await until('nothing is left', () => isDrained(service), limitMs)
+      }
+      const calls = [...target.calls]
+      const cutOff = calls.filter(([, { answered }]) => answered === 0).map(([id]) => id)
+      console.log(
+        `acknowledged ${acknowledged().length}, lost ${lost().length}, ${rounds} kills cut off ${cutOff.length}, ${dead.length} dead`,
+      )
+      expect(lost()).toEqual([])
+      expect(calls.filter(([, { started }]) => started > 1)).toEqual([])
+      expect(dead.filter(({ reason }) => reason !== 'interrupted')).toEqual([])
+      expect(dead.map(({ meta_id }) => meta_id)).toEqual(expect.arrayContaining(cutOff))
+      // Two moves a round, and one for each process that joined the first.
+      expect(dead.length).toBeLessThanOrEqual((2 * rounds + 2) * 2 * concurrency)
     },
     120_000 + rounds * 60_000,
   )
