@@ -181,23 +181,30 @@ export class ShardRows {
     for (const table of ['events', 'origins']) this.prepare(`DELETE FROM ${table} WHERE pos = ?`).run(pos)
   }
 
-  /** In the order of acceptance, and after whatever of its key was called within the same millisecond. */
-  place({ event: { accepted }, standing }: Pick<ShardSettle, 'event' | 'standing'>, rule: number): number {
-    const first = Math.max(0, accepted - placesSince) * placesPerMs
-    let pos = first
+  /** A free place for an event: in the order of acceptance, and never that of a starter, though its row is gone. */
+  place(accepted: number): number {
+    let pos = Math.max(0, accepted - placesSince) * placesPerMs
     for (;;) {
       const end = pos - (pos % placesPerMs) + placesPerMs
-      const last = this.lastPlace(pos, end)
-      if (last === undefined) break
+      const last = this.#lastPlace(pos, end)
+      if (last === undefined) return pos
       pos = last + 1
-      if (pos < end) break
+      if (pos < end) return pos
     }
-    const started =
-      standing?.key === undefined
-        ? undefined
-        : this.prepare('SELECT pos FROM starts WHERE rule = ? AND key = ?').get(rule, standing.key.text)?.pos
-    if (typeof started !== 'number' || started < first || started >= first + placesPerMs) return pos
-    return Math.max(pos, started + 1)
+  }
+
+  #lastPlace(from: number, before: number): number | undefined {
+    const taken = this.prepare(`
+      SELECT max(pos) AS pos FROM (
+        SELECT max(pos) AS pos FROM events WHERE pos >= ?1 AND pos < ?2
+        UNION ALL SELECT max(pos) FROM starters WHERE pos >= ?1 AND pos < ?2)
+    `).get(from, before)
+    return typeof taken?.pos === 'number' ? taken.pos : undefined
+  }
+
+  /** Whether no row has that place. */
+  isFree(pos: number): boolean {
+    return this.prepare('SELECT 1 FROM events WHERE pos = ?').get(pos) === undefined
   }
 
   insert(pos: number, rule: number, { event, bytes }: Pick<ShardSettle, 'event' | 'bytes'>): void {
@@ -296,12 +303,6 @@ export class ShardRows {
       if (this.database.isTransaction) this.database.exec('ROLLBACK')
       throw error
     }
-  }
-
-  /** The last place that is taken, from one on and before another. */
-  lastPlace(from: number, before: number): number | undefined {
-    const pos = this.prepare('SELECT max(pos) AS pos FROM events WHERE pos >= ? AND pos < ?').get(from, before)?.pos
-    return typeof pos === 'number' ? pos : undefined
   }
 
   /** Of a row that is there. */

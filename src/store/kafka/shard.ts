@@ -359,8 +359,8 @@ export class Shard {
     if (found === undefined) return
     const settle = settleOfRow(found.row, found.event)
     const { pos: wanted } = found.row
-    const isFree = wanted !== undefined && this.#rows.lastPlace(wanted, wanted + 1) === undefined
-    const pos = isFree ? wanted : this.#rows.place(settle, rule)
+    const isFree = wanted !== undefined && this.#rows.isFree(wanted)
+    const pos = isFree ? wanted : this.#rows.place(settle.event.accepted)
     this.#rows.insert(pos, rule, settle)
     this.#rows.insertRow(pos, rule, found.row)
   }
@@ -391,7 +391,7 @@ export class Shard {
       const { lane, event, state, reason, until, progress, attempts, claimed, answer, standing } = settle
       const rule = this.#numbers.of('rule', lane.rule)
       const known = this.#rows.find(event.id, rule)
-      const pos = known ?? this.#rows.place(settle, rule)
+      const pos = known ?? this.#rows.place(settle.event.accepted)
       if (known === undefined) this.#rows.insert(pos, rule, settle)
       const number = reason === 'parked' ? parked : deliveryStates.indexOf(state)
       packed.set(
