@@ -27,6 +27,8 @@ export interface Broker {
 export interface FetchedPartition {
   readonly partition: number
   readonly highWatermark: string
+  /** Before it no transaction is open. */
+  readonly lastStableOffset: string
   readonly abortedTransactions: readonly { readonly producerId: string; readonly firstOffset: string }[]
   readonly messages: readonly FetchedMessage[]
 }

@@ -1,5 +1,12 @@
 import type { Kafka } from 'kafkajs'
-import { type Broker, type Cluster, committedMessages, type FetchedMessage, openCluster } from './client.ts'
+import {
+  type Broker,
+  type Cluster,
+  committedMessages,
+  type FetchedMessage,
+  type FetchedPartition,
+  openCluster,
+} from './client.ts'
 import { sentence, typeOf } from './writer.ts'
 
 /** Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their bytes are views of the whole answer: what is kept has to be copied. */
@@ -19,7 +26,11 @@ const bytesPerPartition = 524_288
 const bytesPerFetch = 4_194_304
 const shortestPauseMs = 100
 const longestPauseMs = 2_000
-/** A partition that has more but gives nothing so often stands before a batch that compaction has emptied. */
+/**
+ * A partition that has more but gives nothing so often found no room in the answers, or its next batch was larger than its
+ * part of them: it is asked for alone, where its next batch is given whatever its size. If it gives nothing then either, it
+ * stands before a batch that compaction has emptied.
+ */
 const emptyAnswers = 3
 const readCommitted = 1
 
@@ -164,7 +175,8 @@ export class Reader {
         const asked = (await this.#leaders()).get(nodeId)
         if (asked === undefined) break
         const broker = await this.#cluster.findBroker({ nodeId })
-        await this.#fetch(broker, asked)
+        const starved = asked.find(({ empty }) => empty >= emptyAnswers)
+        await this.#fetch(broker, starved === undefined ? asked : [starved])
         this.#pauseMs = shortestPauseMs
         this.#parts.trouble(undefined)
       }
@@ -193,7 +205,7 @@ export class Reader {
           if (reading === undefined || before === undefined || reading.offset !== before.offset) continue
           const last = fetched.messages.at(-1)
           if (last === undefined) {
-            this.#passEmpty(reading, Number(fetched.highWatermark))
+            this.#sawNothing(reading, fetched, readings.length === 1)
             continue
           }
           reading.empty = 0
@@ -210,13 +222,14 @@ export class Reader {
     }
   }
 
-  #passEmpty(reading: Reading, highWatermark: number): void {
-    if (reading.offset >= highWatermark) return
+  /** What belongs to an open transaction is behind the stable offset: it may still come. */
+  #sawNothing(reading: Reading, { lastStableOffset, highWatermark }: FetchedPartition, isAlone: boolean): void {
+    if (reading.offset >= Number(lastStableOffset)) return
     reading.empty += 1
-    if (reading.empty < emptyAnswers) return
+    if (!isAlone || reading.empty < emptyAnswers) return
     reading.empty = 0
     reading.offset += 1
-    reading.received([], highWatermark)
+    reading.received([], Number(highWatermark))
   }
 
   /** The answer does not say of which partition: each is compared with what there is. */

@@ -1,0 +1,86 @@
+import { Kafka } from 'kafkajs'
+import { expect, onTestFinished, test } from 'vitest'
+import { createClient } from '../../src/store/kafka/client.ts'
+import { Reader } from '../../src/store/kafka/reader.ts'
+import { sharedKafka } from '../support/kafka.ts'
+import { until } from '../support/until.ts'
+
+const kafka = sharedKafka()
+
+async function setup(partitions: number) {
+  const client = new Kafka(kafka.client)
+  const prefix = kafka.prefix()
+  const topic = `${prefix}read`
+  const admin = client.admin()
+  await admin.connect()
+  await admin.createTopics({ topics: [{ topic, numPartitions: partitions }, { topic: `${prefix}turns` }] })
+  await admin.disconnect()
+  const producer = client.producer()
+  await producer.connect()
+  const reader = new Reader({
+    kafka: createClient(kafka.client, () => undefined),
+    trouble: () => undefined,
+    skipped: () => undefined,
+  })
+  onTestFinished(async () => {
+    await Promise.all([producer.disconnect(), reader.close()])
+  })
+  const received = Array.from({ length: partitions }, (): string[] => [])
+  return {
+    client,
+    producer,
+    topic,
+    /** By partition: values. */
+    received,
+    read() {
+      for (const [partition, values] of received.entries()) {
+        reader.read(topic, partition, 0, (messages) => {
+          values.push(...messages.map(({ value }) => String(value).slice(0, 20).trim()))
+        })
+      }
+    },
+    /** Resolves when the broker has been asked so many times more. */
+    async turns(count: number) {
+      let turns = 0
+      reader.read(`${prefix}turns`, 0, 0, (messages) => {
+        turns += messages.length
+      })
+      for (let turn = 1; turn <= count; turn += 1) {
+        await producer.send({ topic: `${prefix}turns`, messages: [{ value: 'turn' }] })
+        await until('the broker was asked', () => turns >= turn)
+      }
+    },
+  }
+}
+
+test('no record is passed over where there is more than one answer holds', async () => {
+  const { producer, topic, received, read } = await setup(12)
+  const values = Array.from({ length: 40 }, (_, n) => `${n}`)
+  for (const partition of received.keys()) {
+    const messages = values.map((value) => ({ partition, value: value.padEnd(100_000) }))
+    for (let from = 0; from < messages.length; from += 8) {
+      await producer.send({ topic, messages: messages.slice(from, from + 8) })
+    }
+  }
+  read()
+  await until('all partitions are read', () => received.every((one) => one.at(-1) === values.at(-1)), 60_000)
+
+  expect(received).toEqual(received.map(() => values))
+})
+
+test('what a transaction has written is waited for, and read once it is committed', async () => {
+  const { client, topic, received, read, turns } = await setup(1)
+  const producer = client.producer({ transactionalId: topic, maxInFlightRequests: 1, idempotent: true })
+  await producer.connect()
+  onTestFinished(() => producer.disconnect())
+  const transaction = await producer.transaction()
+  await transaction.send({ topic, messages: ['one', 'two', 'three'].map((value) => ({ value })) })
+  read()
+  await turns(8)
+  expect(received).toEqual([[]])
+
+  await transaction.commit()
+  await until('they are read', () => (received[0]?.length ?? 0) > 0)
+  await turns(2)
+  expect(received).toEqual([['one', 'two', 'three']])
+})
