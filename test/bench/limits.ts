@@ -1,4 +1,5 @@
 import { type FastifyInstance, fastify } from 'fastify'
+import { Kafka, logLevel } from 'kafkajs'
 import { Client, type Dispatcher, Pool } from 'undici'
 import type { NewEvent } from '../../src/event/event.ts'
 import type { Store } from '../../src/store/store.ts'
@@ -18,6 +19,8 @@ export interface LimitCommand {
   readonly requests: number
   /** For `append`: where, how many events at a time, from how many loops, and whether they have a `meta.id` to be found by. */
   readonly append?: { readonly folder: string; readonly batch: number; readonly loops: number; readonly ids: boolean }
+  /** For `kafka`: whom to read from, as which group, which has its offsets already. */
+  readonly kafka?: { readonly brokers: readonly string[]; readonly group: string }
 }
 
 export interface LimitReport {
@@ -143,6 +146,67 @@ async function listen(app: FastifyInstance): Promise<void> {
   tell(address.port)
 }
 
+const commitEveryMs = 50
+
+/** Reads, parses, calls with so many in flight, and commits the lowest offset of each partition that is not finished. */
+async function callFromKafka({ port, requests, kafka }: LimitCommand): Promise<void> {
+  if (kafka === undefined) throw new Error('kafka wants to know whom to read from')
+  const pool = new Pool(`http://127.0.0.1:${port}`, { connections: concurrency, pipelining: 1 })
+  const client = new Kafka({ brokers: [...kafka.brokers], logLevel: logLevel.NOTHING })
+  const consumer = client.consumer({ groupId: kafka.group, maxWaitTimeInMs: 100, maxBytesPerPartition: 524_288 })
+  const open = new Map<number, Set<number>>()
+  const read = new Map<number, number>()
+  let inFlight = 0
+  let done = 0
+  let free: (() => void)[] = []
+  let allDone: () => void = () => undefined
+  const finished = new Promise<void>((resolve) => {
+    allDone = resolve
+  })
+  const call = async (value: Buffer, offsets: Set<number>, offset: number) => {
+    const answer = await pool.request({ method: 'POST', path, headers, body: value })
+    await answer.body.dump()
+    offsets.delete(offset)
+    inFlight--
+    const waiting = free
+    free = []
+    for (const resume of waiting) resume()
+    if (++done === requests) allDone()
+  }
+  const commit = async () => {
+    const offsets = [...read].map(([partition, end]) => {
+      const [lowest = end] = open.get(partition) ?? []
+      return { topic: stream, partition, offset: String(lowest) }
+    })
+    if (offsets.length > 0) await consumer.commitOffsets(offsets)
+  }
+  await consumer.connect()
+  await consumer.subscribe({ topics: [stream], fromBeginning: true })
+  await consumer.run({
+    autoCommit: false,
+    partitionsConsumedConcurrently: 4,
+    eachBatch: async ({ batch: { partition, messages } }) => {
+      const offsets = open.get(partition) ?? new Set()
+      open.set(partition, offsets)
+      for (const { offset, value } of messages) {
+        if (value === null) continue
+        while (inFlight >= concurrency) await new Promise<void>((resolve) => free.push(resolve))
+        inFlight++
+        offsets.add(Number(offset))
+        read.set(partition, Number(offset) + 1)
+        JSON.parse(value.toString())
+        call(value, offsets, Number(offset)).catch(fail)
+      }
+    },
+  })
+  const timer = setInterval(() => void commit().catch(fail), commitEveryMs)
+  await finished
+  clearInterval(timer)
+  await commit()
+  await consumer.disconnect()
+  tell(0)
+}
+
 function tell(port: number): void {
   const told: LimitReport = { port }
   report(told)
@@ -164,6 +228,7 @@ const limits: Readonly<Record<string, (command: LimitCommand) => Promise<void>>>
   intake: forget,
   relay,
   append,
+  kafka: callFromKafka,
 }
 
 const limit = limits[process.argv[2] ?? '']

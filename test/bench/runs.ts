@@ -164,6 +164,22 @@ export class Runs {
     return { perSecond: (events / (to.at - from.at)) * 1000, usage, events, targetMs: to.meanLatencyMs }
   }
 
+  /** Calls that are made from a backlog of Kafka: from a fifth of them on, to the last. */
+  drainKafka(service: Service, rules: string, events: number): Promise<CallRun> {
+    return this.#calls(service.pid, events, 0, () => service.swapRules(rules))
+  }
+
+  /** A bare loop of kafkajs and undici over the same backlog. */
+  kafkaLimit(brokers: readonly string[], group: string, events: number): Promise<CallRun> {
+    return this.#withLimit('kafka', async (limit) => {
+      const run = await this.#calls(limit.pid, events, 0, () =>
+        limit.send({ port: this.targetPort, requests: events, kafka: { brokers, group } }),
+      )
+      await limit.next()
+      return run
+    })
+  }
+
   async #withLimit<Result>(
     name: string,
     use: (limit: Part<LimitCommand, LimitReport>) => Promise<Result>,

@@ -17,6 +17,8 @@ export interface ServiceOptions {
   readonly rules: string
   /** Where to leave V8's CPU profiles; undefined for none. */
   readonly profiles: string | undefined
+  /** `store:` of its configuration, as lines of YAML; left out for the embedded one in `folder`. */
+  readonly store?: string
 }
 
 export interface Service {
@@ -32,10 +34,10 @@ export interface Service {
   kill(): Promise<void>
 }
 
-export async function startService({ folder, rules, profiles }: ServiceOptions): Promise<Service> {
+export async function startService({ folder, rules, profiles, store = '' }: ServiceOptions): Promise<Service> {
   const config = join(folder, 'config.yaml')
   const rulesFile = join(folder, 'rules.yaml')
-  writeFileSync(config, 'stop_timeout: 30s\n')
+  writeFileSync(config, `stop_timeout: 30s\n${store}`)
   writeFileSync(rulesFile, rules)
   const began = monotonicMs()
   const child = spawn(
