@@ -12,8 +12,7 @@ import { printTable } from './table.ts'
 const backlog = 30_000
 const partitions = 12
 const atOnce = 1_000
-/** A group that is new to the broker has taken its partitions over by then. */
-const takeOverMs = 3_000
+const askEveryMs = 50
 
 /** Drains of one backlog, each by a group of its own. */
 export async function kafkaDrains(runs: Runs): Promise<void> {
@@ -35,7 +34,7 @@ export async function kafkaDrains(runs: Runs): Promise<void> {
     const folder = runs.newFolder()
     const store = `store: { kafka: { brokers: ['${broker.brokers[0]}'], service: ${service}, replication: 1 } }\n`
     const run = await runs.withService({ folder, rules: rulesForOthers(runs.targetPort), store }, async (started) => {
-      await sleep(takeOverMs)
+      await takenOver(started.port)
       const drained = await runs.drainKafka(started, rules, backlog)
       await started.settled(backlog)
       return drained
@@ -69,6 +68,15 @@ export async function kafkaDrains(runs: Runs): Promise<void> {
   printTable('(k) drain of 30k from Kafka in 12 partitions, one process, target at 0 ms', head, [bare, ...rows])
   await admin.disconnect()
   await broker.close()
+}
+
+/** Resolves when the service has its part of the work. */
+async function takenOver(port: number): Promise<void> {
+  for (;;) {
+    const answer = await fetch(`http://127.0.0.1:${port}/healthz`)
+    if ((await answer.text()) === '{"status":"alive","warnings":[]}') return
+    await sleep(askEveryMs)
+  }
 }
 
 async function fill(client: KafkaClient): Promise<void> {
