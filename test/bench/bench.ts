@@ -16,7 +16,7 @@ import {
   waiting,
 } from './groups-calls.ts'
 import { appends, intake } from './groups-intake.ts'
-import { kafkaDrains } from './groups-kafka.ts'
+import { onKafka } from './groups-kafka.ts'
 import { latency, lateness, starts } from './groups-time.ts'
 import { Runs } from './runs.ts'
 import { asMs, median } from './table.ts'
@@ -45,7 +45,7 @@ const groups: Readonly<Record<string, Group>> = {
   p: { what: 'policies, each against none', run: ofPolicies },
   keys: { what: 'dedup on 100k events of 1,000 keys', run: ofFewKeys },
   trouble: { what: 'a good target beside a bad one', run: besideTrouble },
-  kafka: { what: 'on Kafka, beside kafkajs and undici alone', bigOnly: true, run: kafkaDrains },
+  kafka: { what: 'on Kafka, beside kafkajs and undici alone', bigOnly: true, run: onKafka },
   latency: { what: 'from post to call at 1,000/s', run: latency },
   lateness: { what: 'delayed deliveries; with --big 1M of them', run: lateness },
   start: { what: 'start-up time; with --big on 1M events', run: starts },

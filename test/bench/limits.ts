@@ -9,7 +9,8 @@ import { report, serveCommands } from './part.ts'
 /*
  * The limits that the service is held against, each in a process of its own, named by its first argument: `request` and
  * `dispatch` call the target as fast as undici can; `intake` reads posted events and forgets them; `relay` posts each one
- * on to the target at once and answers without waiting; `append` is the service's own store without anything around it.
+ * on to the target at once and answers without waiting; `append` is the service's own store without anything around it;
+ * `kafka` calls the target with what kafkajs reads from a topic, and `produce` writes each post there.
  */
 
 export interface LimitCommand {
@@ -19,8 +20,14 @@ export interface LimitCommand {
   readonly requests: number
   /** For `append`: where, how many events at a time, from how many loops, and whether they have a `meta.id` to be found by. */
   readonly append?: { readonly folder: string; readonly batch: number; readonly loops: number; readonly ids: boolean }
-  /** For `kafka`: whom to read from, as which group, which has its offsets already. */
-  readonly kafka?: { readonly brokers: readonly string[]; readonly group: string }
+  readonly kafka?: LimitKafka
+}
+
+/** For `kafka` and `produce`: where to read, as which group, which has its offsets already; or where to write. */
+export interface LimitKafka {
+  readonly brokers: readonly string[]
+  readonly topic: string
+  readonly group: string
 }
 
 export interface LimitReport {
@@ -148,63 +155,74 @@ async function listen(app: FastifyInstance): Promise<void> {
 
 const commitEveryMs = 50
 
-/** Reads, parses, calls with so many in flight, and commits the lowest offset of each partition that is not finished. */
+/** The lowest offset of each partition whose call is not answered is committed again and again, as we do. */
 async function callFromKafka({ port, requests, kafka }: LimitCommand): Promise<void> {
   if (kafka === undefined) throw new Error('kafka wants to know whom to read from')
+  const { brokers, topic, group } = kafka
   const pool = new Pool(`http://127.0.0.1:${port}`, { connections: concurrency, pipelining: 1 })
-  const client = new Kafka({ brokers: [...kafka.brokers], logLevel: logLevel.NOTHING })
-  const consumer = client.consumer({ groupId: kafka.group, maxWaitTimeInMs: 100, maxBytesPerPartition: 524_288 })
+  const consumer = clientOf(brokers).consumer({ groupId: group, maxWaitTimeInMs: 100 })
+  /** By partition: what was read and is not answered, in order; and what is read next. */
   const open = new Map<number, Set<number>>()
-  const read = new Map<number, number>()
+  const ends = new Map<number, number>()
+  const waiting: (() => void)[] = []
   let inFlight = 0
-  let done = 0
-  let free: (() => void)[] = []
-  let allDone: () => void = () => undefined
-  const finished = new Promise<void>((resolve) => {
-    allDone = resolve
-  })
-  const call = async (value: Buffer, offsets: Set<number>, offset: number) => {
-    const answer = await pool.request({ method: 'POST', path, headers, body: value })
-    await answer.body.dump()
-    offsets.delete(offset)
-    inFlight--
-    const waiting = free
-    free = []
-    for (const resume of waiting) resume()
-    if (++done === requests) allDone()
-  }
+  let answered = 0
   const commit = async () => {
-    const offsets = [...read].map(([partition, end]) => {
+    const offsets = [...ends].map(([partition, end]) => {
       const [lowest = end] = open.get(partition) ?? []
-      return { topic: stream, partition, offset: String(lowest) }
+      return { topic, partition, offset: String(lowest) }
     })
     if (offsets.length > 0) await consumer.commitOffsets(offsets)
   }
   await consumer.connect()
-  await consumer.subscribe({ topics: [stream], fromBeginning: true })
-  await consumer.run({
-    autoCommit: false,
-    partitionsConsumedConcurrently: 4,
-    eachBatch: async ({ batch: { partition, messages } }) => {
-      const offsets = open.get(partition) ?? new Set()
-      open.set(partition, offsets)
-      for (const { offset, value } of messages) {
-        if (value === null) continue
-        while (inFlight >= concurrency) await new Promise<void>((resolve) => free.push(resolve))
-        inFlight++
-        offsets.add(Number(offset))
-        read.set(partition, Number(offset) + 1)
-        JSON.parse(value.toString())
-        call(value, offsets, Number(offset)).catch(fail)
-      }
-    },
+  await consumer.subscribe({ topics: [topic] })
+  await new Promise<void>((resolve) => {
+    const call = async (value: Buffer | null, offset: number, ofPartition: Set<number>) => {
+      const answer = await pool.request({ method: 'POST', path, headers, body: value })
+      await answer.body.dump()
+      ofPartition.delete(offset)
+      inFlight--
+      waiting.shift()?.()
+      if (++answered === requests) resolve()
+    }
+    void consumer.run({
+      autoCommit: false,
+      partitionsConsumedConcurrently: concurrency,
+      eachBatch: async ({ batch: { partition, messages } }) => {
+        const ofPartition = open.get(partition) ?? new Set()
+        open.set(partition, ofPartition)
+        for (const { offset, value } of messages) {
+          while (inFlight >= concurrency) await new Promise<void>((wake) => waiting.push(wake))
+          inFlight++
+          ofPartition.add(Number(offset))
+          ends.set(partition, Number(offset) + 1)
+          call(value, Number(offset), ofPartition).catch(fail)
+        }
+      },
+    })
+    setInterval(() => commit().catch(fail), commitEveryMs)
   })
-  const timer = setInterval(() => void commit().catch(fail), commitEveryMs)
-  await finished
-  clearInterval(timer)
   await commit()
-  await consumer.disconnect()
   tell(0)
+}
+
+/** Fastify and a producer as they come: what is posted is sent on at once, and answered when all replicas have it. */
+async function produce({ kafka }: LimitCommand): Promise<void> {
+  if (kafka === undefined) throw new Error('produce wants to know whom to write to')
+  const producer = clientOf(kafka.brokers).producer({ allowAutoTopicCreation: false })
+  await producer.connect()
+  const app = fastify()
+  type Posted = ReturnType<typeof eventObject>
+  app.post<{ Body: Posted | Posted[] }>('/v1/events', async ({ body }, reply) => {
+    const messages = [body].flat().map((event) => ({ key: event.meta.id, value: JSON.stringify(event) }))
+    await producer.send({ topic: kafka.topic, acks: -1, messages })
+    reply.code(201)
+  })
+  await listen(app)
+}
+
+function clientOf(brokers: readonly string[]): Kafka {
+  return new Kafka({ brokers: [...brokers], logLevel: logLevel.NOTHING })
 }
 
 function tell(port: number): void {
@@ -229,6 +247,7 @@ const limits: Readonly<Record<string, (command: LimitCommand) => Promise<void>>>
   relay,
   append,
   kafka: callFromKafka,
+  produce,
 }
 
 const limit = limits[process.argv[2] ?? '']

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs'
  */
 
 export interface Usage {
-  /** CPU of a process by thread, in ms: the main one, the busiest other one (the store's, where there is one), the rest. */
+  /** CPU by thread, in ms: the main one, the busiest other one (the store's, where there is one), the rest. */
   readonly mainMs: number
   readonly storeMs: number
   readonly restMs: number
@@ -26,31 +26,40 @@ export function countAsOurs(pid: number): void {
 const anonEveryMs = 100
 const msPerTick = 10
 
-/** Begins to watch a process; the answer ends it and tells what it used in between. */
-export function watch(pid: number): () => Usage {
-  ours.add(pid)
-  const before = { threads: threadMs(pid), machine: machineMs(), ours: oursMs(), at: performance.now() }
-  let anonMiB = anonymousMiB(pid)
+/** Begins to watch processes; the answer ends it and tells what all together used in between. */
+export function watch(...pids: readonly number[]): () => Usage {
+  for (const pid of pids) ours.add(pid)
+  const before = { threads: pids.map(threadMs), machine: machineMs(), ours: oursMs(), at: performance.now() }
+  let anonMiB = sum(pids.map(anonymousMiB))
   const timer = setInterval(() => {
-    anonMiB = Math.max(anonMiB, anonymousMiB(pid))
+    anonMiB = Math.max(anonMiB, sum(pids.map(anonymousMiB)))
   }, anonEveryMs)
   return () => {
     clearInterval(timer)
     const wallMs = performance.now() - before.at
     const machine = machineMs()
-    const used = [...threadMs(pid)].map(([tid, ms]) => ({ tid, ms: ms - (before.threads.get(tid) ?? 0) }))
-    const mainMs = used.find(({ tid }) => tid === pid)?.ms ?? 0
-    const others = used.filter(({ tid }) => tid !== pid).map(({ ms }) => ms)
-    const storeMs = Math.max(0, ...others)
+    const used = pids.map((pid, index) => usedSince(before.threads[index], pid))
     return {
-      mainMs,
-      storeMs,
-      restMs: others.reduce((sum, ms) => sum + ms, 0) - storeMs,
-      anonMiB: Math.max(anonMiB, anonymousMiB(pid)),
+      mainMs: sum(used.map(({ mainMs }) => mainMs)),
+      storeMs: sum(used.map(({ storeMs }) => storeMs)),
+      restMs: sum(used.map(({ restMs }) => restMs)),
+      anonMiB: Math.max(anonMiB, sum(pids.map(anonymousMiB))),
       othersCores: Math.max(0, machine.busy - before.machine.busy - (oursMs() - before.ours)) / wallMs,
       stolenCores: (machine.stolen - before.machine.stolen) / wallMs,
     }
   }
+}
+
+function usedSince(before: ReadonlyMap<number, number> | undefined, pid: number) {
+  const used = [...threadMs(pid)].map(([tid, ms]) => ({ tid, ms: ms - (before?.get(tid) ?? 0) }))
+  const mainMs = used.find(({ tid }) => tid === pid)?.ms ?? 0
+  const others = used.filter(({ tid }) => tid !== pid).map(({ ms }) => ms)
+  const storeMs = Math.max(0, ...others)
+  return { mainMs, storeMs, restMs: sum(others) - storeMs }
+}
+
+function sum(figures: readonly number[]): number {
+  return figures.reduce((total, figure) => total + figure, 0)
 }
 
 export function anonymousMiB(pid: number): number {

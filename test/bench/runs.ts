@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { DriverCommand, DriverReport } from './driver.ts'
 import { eventObject, idNumber, isBeside } from './event.ts'
-import type { LimitCommand, LimitReport } from './limits.ts'
+import type { LimitCommand, LimitKafka, LimitReport } from './limits.ts'
 import { countAsOurs, type Usage, watch } from './measure.ts'
 import { monotonicMs, Part } from './part.ts'
-import { type Service, type ServiceOptions, startService } from './service.ts'
+import { finished, type Service, type ServiceOptions, startService } from './service.ts'
 import type { TargetCommand, TargetReport } from './target.ts'
 
 /** What one repetition of one thing came to. */
@@ -135,12 +135,12 @@ export class Runs {
   }
 
   /** When profiling, tells which part of the profile was watched: V8 and `monotonicMs` read the same clock. */
-  #watch(pid: number): () => Usage {
-    const end = watch(pid)
+  #watch(...pids: readonly number[]): () => Usage {
+    const end = watch(...pids)
     const from = monotonicMs()
     return () => {
       const usage = end()
-      if (this.#profiles !== undefined) console.error(`  watched ${pid} from ${from} to ${monotonicMs()}`)
+      if (this.#profiles !== undefined) console.error(`  watched ${pids} from ${from} to ${monotonicMs()}`)
       return usage
     }
   }
@@ -151,33 +151,17 @@ export class Runs {
     await this.#target.ask({ kind: 'begin', latencyMs, status, marks, note })
   }
 
-  /** Watches `pid` from a fifth of the calls on, to the last. */
-  async #calls(pid: number, calls: number, latencyMs: number, start: () => void): Promise<CallRun> {
+  /** Watches from a fifth of the calls on, to the last. */
+  async #calls(pids: readonly number[], calls: number, latencyMs: number, start: () => void): Promise<CallRun> {
     const warm = Math.floor(calls * warmShare)
     await this.#begin(latencyMs, [warm, calls])
     start()
     const from = await this.#target.next()
-    const end = this.#watch(pid)
+    const end = this.#watch(...pids)
     const to = await this.#target.next()
     const usage = end()
     const events = calls - warm
     return { perSecond: (events / (to.at - from.at)) * 1000, usage, events, targetMs: to.meanLatencyMs }
-  }
-
-  /** Calls that are made from a backlog of Kafka: from a fifth of them on, to the last. */
-  drainKafka(service: Service, rules: string, events: number): Promise<CallRun> {
-    return this.#calls(service.pid, events, 0, () => service.swapRules(rules))
-  }
-
-  /** A bare loop of kafkajs and undici over the same backlog. */
-  kafkaLimit(brokers: readonly string[], group: string, events: number): Promise<CallRun> {
-    return this.#withLimit('kafka', async (limit) => {
-      const run = await this.#calls(limit.pid, events, 0, () =>
-        limit.send({ port: this.targetPort, requests: events, kafka: { brokers, group } }),
-      )
-      await limit.next()
-      return run
-    })
   }
 
   async #withLimit<Result>(
@@ -193,7 +177,7 @@ export class Runs {
   /** What undici alone does: `request` is a Pool's, `dispatch` that of 100 Clients. */
   callLimit(how: 'request' | 'dispatch', calls: number, latencyMs = 0): Promise<CallRun> {
     return this.#withLimit(how, async (limit) => {
-      const run = await this.#calls(limit.pid, calls, latencyMs, () =>
+      const run = await this.#calls([limit.pid], calls, latencyMs, () =>
         limit.send({ port: this.targetPort, requests: calls }),
       )
       await limit.next()
@@ -201,9 +185,11 @@ export class Runs {
     })
   }
 
-  intakeLimit(how: { connections: number; batch: number; events: number }): Promise<IntakeRun> {
-    return this.#withLimit('intake', async (limit) => {
-      const { port } = await limit.ask({ port: 0, requests: 0 })
+  /** What fastify alone does; with `kafka`, fastify and kafkajs. */
+  intakeLimit(how: { connections: number; batch: number; events: number }, kafka?: LimitKafka): Promise<IntakeRun> {
+    return this.#withLimit(kafka === undefined ? 'intake' : 'produce', async (limit) => {
+      const command = { port: 0, requests: 0 }
+      const { port } = await limit.ask(kafka === undefined ? command : { ...command, kafka })
       return this.intake(limit.pid, port, how)
     })
   }
@@ -222,7 +208,7 @@ export class Runs {
   /** Stores events while the rules are refused, then puts `rules` in force and watches the calls. */
   async drain(service: Service, rules: string, events: number, latencyMs: number): Promise<CallRun> {
     await this.post(service.port, { ...backlogPost, events })
-    const run = await this.#calls(service.pid, events, latencyMs, () => service.swapRules(rules))
+    const run = await this.#calls([service.pid], events, latencyMs, () => service.swapRules(rules))
     await service.settled(events)
     return run
   }
@@ -233,7 +219,28 @@ export class Runs {
     await this.post(service.port, { ...backlogPost, events })
     let calls = 0
     for (let n = from; n < from + events; n++) if (!isBeside(n)) calls++
-    return this.#calls(service.pid, calls, latencyMs, () => service.swapRules(rules))
+    return this.#calls([service.pid], calls, latencyMs, () => service.swapRules(rules))
+  }
+
+  /** Drains what is stored already, from when each of the services that share it has taken over its part. */
+  async drainShared(services: readonly Service[], rules: string, events: number): Promise<CallRun> {
+    await Promise.all(services.map((service) => service.ready()))
+    const pids = services.map(({ pid }) => pid)
+    const calls = this.#calls(pids, events, 0, () => {
+      for (const service of services) service.swapRules(rules)
+    })
+    const [run] = await Promise.all([calls, finished(services, events)])
+    return run
+  }
+
+  /** The same by kafkajs and undici alone. */
+  kafkaLimit(events: number, kafka: LimitKafka): Promise<CallRun> {
+    return this.#withLimit('kafka', async (limit) => {
+      const start = () => limit.send({ port: this.targetPort, requests: events, kafka })
+      const run = await this.#calls([limit.pid], events, 0, start)
+      await limit.next()
+      return run
+    })
   }
 
   /** Runs `use` with another target, which answers in this way. */

@@ -30,6 +30,12 @@ export interface Service {
   swapRules(rules: string): void
   /** Waits until so many deliveries of this start have come to `state`, durably; tells when that was seen. */
   settled(deliveries: number, state?: 'done' | 'waiting'): Promise<number>
+  /** Waits until it warns of nothing: on Kafka, until it has taken over its part of the work. */
+  ready(): Promise<void>
+  /** Deliveries of this start that are done; and, on Kafka, events of its part of the streams that are not finished. */
+  progress(): Promise<{ readonly done: number; readonly lag: number }>
+  /** The end of its log. */
+  readonly lines: readonly string[]
   stop(): Promise<void>
   kill(): Promise<void>
 }
@@ -96,7 +102,7 @@ export async function startService({ folder, rules, profiles, store = '' }: Serv
     async settled(deliveries, state = 'done') {
       const deadline = monotonicMs() + settleTimeoutMs
       for (;;) {
-        const done = await countSettled(port, state)
+        const done = countOf(await ask(port, '/metrics'), 'changeprop_deliveries_total', `state="${state}"`)
         if (done >= deliveries) return monotonicMs()
         if (monotonicMs() > deadline) {
           throw new Error(`${done} of ${deliveries} deliveries were ${state} in time:\n${lines.join('\n')}`)
@@ -104,6 +110,23 @@ export async function startService({ folder, rules, profiles, store = '' }: Serv
         await sleep(settlePollMs)
       }
     },
+    async ready() {
+      const deadline = monotonicMs() + settleTimeoutMs
+      for (;;) {
+        const { warnings } = JSON.parse(await ask(port, '/healthz'))
+        if (warnings.length === 0) return
+        if (monotonicMs() > deadline) throw new Error(`it was not ready in time: ${warnings.join('; ')}`)
+        await sleep(settlePollMs)
+      }
+    },
+    async progress() {
+      const text = await ask(port, '/metrics')
+      return {
+        done: countOf(text, 'changeprop_deliveries_total', 'state="done"'),
+        lag: countOf(text, 'changeprop_stream_lag'),
+      }
+    },
+    lines,
     stop: () => end('SIGTERM', 0),
     kill: () => end('SIGKILL', 'SIGKILL'),
   }
@@ -112,12 +135,34 @@ export async function startService({ folder, rules, profiles, store = '' }: Serv
 const keptLines = 30
 const settlePollMs = 10
 const settleTimeoutMs = 60_000
+/** While calls are measured it is asked seldom: an answer costs as much as many calls. */
+const progressPollMs = 500
 
-async function countSettled(port: number, state: string): Promise<number> {
-  const answer = await fetch(`http://127.0.0.1:${port}/metrics`)
-  const text = await answer.text()
-  const counts = [...text.matchAll(/^changeprop_deliveries_total\{([^}]*)\} (\d+)/gm)]
-  return counts.reduce((sum, [, labels, count]) => sum + (labels?.includes(`state="${state}"`) ? Number(count) : 0), 0)
+/** Waits until services that share their work are done with so many deliveries, and nothing is left to read. */
+export async function finished(services: readonly Service[], deliveries: number): Promise<void> {
+  const deadline = monotonicMs() + settleTimeoutMs
+  for (;;) {
+    const all = await Promise.all(services.map((service) => service.progress()))
+    const done = all.reduce((sum, one) => sum + one.done, 0)
+    const lag = all.reduce((sum, one) => sum + one.lag, 0)
+    if (done >= deliveries && lag === 0) return
+    if (monotonicMs() > deadline) {
+      const log = services.flatMap(({ lines }) => lines).join('\n')
+      throw new Error(`${done} of ${deliveries} deliveries were done in time, ${lag} events not finished:\n${log}`)
+    }
+    await sleep(progressPollMs)
+  }
+}
+
+async function ask(port: number, path: string): Promise<string> {
+  const answer = await fetch(`http://127.0.0.1:${port}${path}`)
+  return answer.text()
+}
+
+/** Sum of a metric over all that have this label, in Prometheus' text. */
+function countOf(text: string, metric: string, label = ''): number {
+  const counts = [...text.matchAll(new RegExp(`^${metric}\\{([^}]*)\\} (\\d+)`, 'gm'))]
+  return counts.reduce((sum, [, labels, count]) => sum + (labels?.includes(label) ? Number(count) : 0), 0)
 }
 
 /** Rules with which the service stores what is posted and dispatches nothing: they are refused. */

@@ -76,6 +76,8 @@ export interface Kafka {
   readonly tls: TlsKeys | undefined
   /** Both are known to the brokers where there is `sasl`. */
   readonly users: { readonly service: KafkaUser; readonly stranger: KafkaUser }
+  /** Its process, while it runs. */
+  pid(broker: number): number | undefined
   /** SIGKILL; resolves when it is gone. */
   kill(broker: number): Promise<void>
   /** Starts what has ended again, on the same data and port; resolves when it is one of the cluster. */
@@ -132,6 +134,7 @@ export function sharedKafka(options: KafkaOptions = { brokers: 1 }): SharedKafka
       return kafka().tls
     },
     users,
+    pid: (broker) => kafka().pid(broker),
     kill: (broker) => kafka().kill(broker),
     start: (broker) => kafka().start(broker),
     stop: (broker) => kafka().stop(broker),
@@ -191,6 +194,7 @@ export async function startKafka(options: KafkaOptions): Promise<Kafka> {
     client: clientOf(nodes.map(({ id }) => id)),
     tls: keys,
     users,
+    pid: (number) => broker(number).pid,
     kill: (number) => broker(number).end('SIGKILL'),
     start: (number) => broker(number).start([number]),
     stop: (number) => broker(number).end('SIGTERM'),
@@ -234,6 +238,10 @@ class Broker {
 
   get #logFile(): string {
     return join(this.node.home, 'log')
+  }
+
+  get pid(): number | undefined {
+    return this.#isRunning ? this.#child?.pid : undefined
   }
 
   get #isRunning(): boolean {
