@@ -3,7 +3,7 @@ import { type Admin, Kafka as KafkaClient, type Message } from 'kafkajs'
 import { type Kafka, startKafka } from '../support/kafka.ts'
 import { cell, rateCell, shareCell, usageCells, usageHead } from './columns.ts'
 import { eventObject, stream } from './event.ts'
-import { repeat } from './groups-calls.ts'
+import { repeat, repetitions } from './groups-calls.ts'
 import { countAsOurs } from './measure.ts'
 import type { CallRun, IntakeRun, Runs } from './runs.ts'
 import { callingRules, rulesForOthers, type Service } from './service.ts'
@@ -55,14 +55,15 @@ async function drains(runs: Runs, cluster: Cluster): Promise<void> {
     { name: 'no policy, two processes together', rules: one, processes: 2, all: [] },
   ]
   const limit: CallRun[] = []
-  let groups = 0
-  await repeat(async () => {
-    const group = await newGroup(admin, `limit${++groups}`)
-    limit.push(await runs.kafkaLimit(backlog, { brokers: broker.brokers, topic: stream, group }))
-    for (const { rules, processes, all } of ways) {
-      const service = await newGroup(admin, `drain${++groups}`)
+  const nameOf = (repetition: number, way: number) => `drain${repetition}.${way}`
+  const names = Array.from({ length: repetitions }, (_, repetition) => ways.map((_, way) => nameOf(repetition, way)))
+  // One takes kafkajs five seconds, and so do all at once.
+  await Promise.all(names.flat().map((name) => startAtFirst(admin, name)))
+  await repeat(async (repetition) => {
+    limit.push(await runs.kafkaLimit(backlog, { brokers: broker.brokers, topic: stream, group: `limit${repetition}` }))
+    for (const [way, { rules, processes, all }] of ways.entries()) {
       const drain = (services: readonly Service[]) => runs.drainShared(services, rules, backlog)
-      all.push(await withServices(runs, storeOf(broker, `service: ${service}`), processes, drain))
+      all.push(await withServices(runs, storeOf(broker, `service: ${nameOf(repetition, way)}`), processes, drain))
     }
   })
   const none = ways[0]?.all ?? []
@@ -157,9 +158,8 @@ async function createTopic(admin: Admin, topic: string): Promise<void> {
   await admin.createTopics({ topics: [{ topic, numPartitions: partitions }] })
 }
 
-/** A consumer group that has all events of the stream before it. */
-async function newGroup(admin: Admin, groupId: string): Promise<string> {
+/** Makes a consumer group that has all events of the stream before it. */
+async function startAtFirst(admin: Admin, groupId: string): Promise<void> {
   const offsets = Array.from({ length: partitions }, (_, partition) => ({ partition, offset: '0' }))
   await admin.setOffsets({ groupId, topic: stream, partitions: offsets })
-  return groupId
 }

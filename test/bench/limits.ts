@@ -23,7 +23,7 @@ export interface LimitCommand {
   readonly kafka?: LimitKafka
 }
 
-/** For `kafka` and `produce`: where to read, as which group, which has its offsets already; or where to write. */
+/** For `kafka` and `produce`: where to read, as which group, from the beginning where it is new; or where to write. */
 export interface LimitKafka {
   readonly brokers: readonly string[]
   readonly topic: string
@@ -175,7 +175,7 @@ async function callFromKafka({ port, requests, kafka }: LimitCommand): Promise<v
     if (offsets.length > 0) await consumer.commitOffsets(offsets)
   }
   await consumer.connect()
-  await consumer.subscribe({ topics: [topic] })
+  await consumer.subscribe({ topics: [topic], fromBeginning: true })
   await new Promise<void>((resolve) => {
     const call = async (value: Buffer | null, offset: number, ofPartition: Set<number>) => {
       const answer = await pool.request({ method: 'POST', path, headers, body: value })
