@@ -170,6 +170,38 @@ call:
     )
   }, 180_000)
 
+  test.each(['rules are read anew', 'one of two processes is away'])(
+    'a topic that comes to be while %s is called from its first event on',
+    async (meanwhile) => {
+      const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+      onTestFinished(() => target.close())
+      const name = `new-${createRandom().seed}`
+      const rules = `call: { topic: '/^test\\.new\\..*$/', exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+      const open = () => openKafkaService({ brokers: kafka.brokers, name, rules })
+      const [stays, goes] = await Promise.all([open(), open()])
+      await Promise.all([isWell(stays), isWell(goes)])
+      const client = new KafkaClient(kafka.client)
+      const admin = client.admin()
+      const producer = client.producer()
+      await admin.connect()
+      onTestFinished(() => admin.disconnect())
+      await producer.connect()
+      onTestFinished(() => producer.disconnect())
+      const written = Array.from({ length: 30 }, () => anEvent('test.new.other'))
+      const messages = written.map((event, n) => ({ partition: n % 6, value: JSON.stringify(event) }))
+      const topic = `${name}.test.new.other`
+
+      if (meanwhile === 'one of two processes is away') await goes.kill()
+      await admin.createTopics({ topics: [{ topic, numPartitions: 6 }] })
+      await producer.send({ topic, messages })
+      if (goes.isRunning) for (const service of [stays, goes]) service.signal('SIGHUP')
+      else await goes.restart()
+
+      await until('all are called', () => written.every(({ meta }) => target.calls.get(meta.id)?.succeeded), limitMs)
+    },
+    180_000,
+  )
+
   test('an event that its topic has no room for is refused alone, until the topic has', async () => {
     const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
     onTestFinished(() => target.close())

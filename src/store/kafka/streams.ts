@@ -73,8 +73,10 @@ export class Streams {
   /** All topics there are, with the number of their partitions. */
   #known: ReadonlyMap<string, number> = new Map()
   #isWanted: (stream: string) => boolean = () => false
-  /** All topics that were there when it was last said what is wanted. */
-  #seen: Set<string> | undefined
+  /** What was wanted before that was said anew; undefined once topics were looked at since. */
+  #wasWanted: ((stream: string) => boolean) | undefined
+  /** Topics that were there before anybody wanted them: of them what is new is read, of others all. */
+  readonly #old = new Set<string>()
   /** Topics whose positions are known to be committed. */
   readonly #positioned = new Set<string>()
   /** Topics that are being seen to. */
@@ -206,8 +208,8 @@ export class Streams {
   }
 
   subscribe(wants: (stream: string) => boolean): void {
+    this.#wasWanted ??= this.#isWanted
     this.#isWanted = wants
-    this.#seen = undefined
     this.refresh()
   }
 
@@ -256,9 +258,11 @@ export class Streams {
     const wanted = new Map<string, number>()
     for (const [topic, count] of this.#known) {
       const stream = this.#parts.topics.streamOf(topic)
-      if (stream !== undefined && this.#isWanted(stream)) wanted.set(topic, count)
+      if (stream === undefined) continue
+      if (this.#isWanted(stream)) wanted.set(topic, count)
+      if (this.#wasWanted?.(stream) === false) this.#old.add(topic)
     }
-    this.#seen ??= new Set(this.#known.keys())
+    this.#wasWanted = undefined
     for (const [name, source] of this.#sources) {
       if (wanted.has(source.topic)) continue
       this.#sources.delete(name)
@@ -272,22 +276,25 @@ export class Streams {
       }
     }
     if (begin.length === 0) return
-    const committed = await this.#positions(kafka, [...new Set(begin.map(({ topic }) => topic))])
+    const topics = [...new Set(begin.map(({ topic }) => topic))]
+    const positions = await this.#positions(kafka, topics)
+    // Those of all partitions: whoever has the others may be away, and come back when the topic is no longer new.
     const fresh: Position[] = []
-    const from: { part: Owned; position: Position }[] = []
-    for (const { topic, partition, part } of begin) {
-      let position = committed.get(`${topic}/${partition}`)
-      if (position === undefined) {
-        // A topic that came after us is read whole; from one that was there, what is new.
-        const offset = this.#seen.has(topic) ? await reader.end(topic, partition) : 0
-        position = { topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '' }) }
-        fresh.push(position)
+    for (const topic of topics) {
+      for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1) {
+        if (positions.has(`${topic}/${partition}`)) continue
+        const offset = this.#old.has(topic) ? await reader.end(topic, partition) : 0
+        fresh.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '' }) })
       }
-      from.push({ part, position })
     }
+    if (fresh.length > 0) await membership.commit(fresh)
+    for (const position of fresh) positions.set(`${position.topic}/${position.partition}`, position)
+    const from = begin.flatMap(({ topic, partition, part }) => {
+      const position = positions.get(`${topic}/${partition}`)
+      return position === undefined ? [] : [{ part, position }]
+    })
     const known = await this.#through(from)
     for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
-    if (fresh.length > 0) await membership.commit(fresh)
   }
 
   /**
@@ -309,7 +316,7 @@ export class Streams {
     return known
   }
 
-  async #positions(kafka: Kafka, topics: string[]): Promise<ReadonlyMap<string, Position>> {
+  async #positions(kafka: Kafka, topics: string[]): Promise<Map<string, Position>> {
     const groups = await withAdmin(kafka, (admin) => admin.fetchOffsets({ groupId: this.#parts.topics.group, topics }))
     const positions = new Map<string, Position>()
     for (const { topic, partitions } of groups) {
