@@ -150,7 +150,9 @@ export class Engine {
     if (work === undefined) return { waiting: {}, running: 0, done: 0, dead, oldestEligibleAgeMs: 0 }
     const { done, inMemory } = work
     const { running } = work.total
-    let waiting: Partial<Record<WaitReason, number>> = Object.fromEntries(work.waiting)
+    let waiting: Partial<Record<WaitReason, number>> = Object.fromEntries(
+      [...work.waiting].filter(([, count]) => count > 0),
+    )
     if (inMemory > 0) waiting.slot = (waiting.slot ?? 0) + inMemory
     if (work.rule === undefined && this.#works.rules !== undefined) {
       const sum = Object.values(waiting).reduce((total, count) => total + count, 0)

@@ -28,7 +28,10 @@ export class RuleWork {
   inMemory = 0
   /** Ended since the service started. */
   done = 0
-  /** Rows by reason; what is in hand, but not running, counts still. */
+  /**
+   * Rows by reason; what is in hand, but not running, counts still. Below 0 where a row was taken before it was told: the
+   * word of it is on its way.
+   */
   readonly waiting = new Map<WaitReason, number>()
   readonly lanes = new Map<string, LaneQueue>()
   /** By throttle key. */
@@ -159,7 +162,7 @@ export class RuleWork {
 
   count(reason: WaitReason, by: number): void {
     const sum = (this.waiting.get(reason) ?? 0) + by
-    if (sum > 0) this.waiting.set(reason, sum)
+    if (sum !== 0) this.waiting.set(reason, sum)
     else this.waiting.delete(reason)
   }
 }

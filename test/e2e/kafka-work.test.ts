@@ -8,6 +8,7 @@ import { createFeed } from './feed.ts'
 import { accepts, isDrained, isWell, openKafkaService } from './kafka-service.ts'
 import { anEvent } from './posted-event.ts'
 import { createRandom } from './random.ts'
+import { ruleCounts } from './rule-counts.ts'
 
 const isFull = Number(process.env.ROUNDS ?? 1) >= 20
 const limitMs = 90_000
@@ -87,6 +88,30 @@ call:
     const repeated = [...feed.acknowledged].filter((id) => (target.calls.get(id)?.started ?? 0) > 1)
     // At most those whose settlement was on its way when the process died.
     expect(repeated.length).toBeLessThanOrEqual(10)
+  }, 180_000)
+
+  test('what waited for the turn of its key is not counted any more once it was called', async () => {
+    const target = await openCountingTarget({ latencyMs: 20, status: () => 200 })
+    onTestFinished(() => target.close())
+    const random = createRandom()
+    const name = `counted-${random.seed}`
+    const rules = `
+call:
+  topic: test.counted
+  match: { meta: { id: '/^(?<digit>.)/' } }
+  exec: { method: post, uri: '${target.url}/{{message.meta.id}}' }
+  order: { key: '{{match.meta.id.digit}}' }
+`
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules })
+    await isWell(service)
+    const feed = createFeed(service, 'test.counted', random)
+    await feed.post(200)
+    await until('all are called', () => [...feed.acknowledged].every((id) => target.calls.get(id)?.succeeded), limitMs)
+
+    await becomes(
+      () => ruleCounts(service, 'call'),
+      ({ waiting, running, done }) => done === 200 && running === 0 && Object.keys(waiting).length === 0,
+    )
   }, 180_000)
 
   test('two data centres by prefix: what one took is worked on by whoever has its prefix', async () => {

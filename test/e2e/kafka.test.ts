@@ -186,7 +186,7 @@ call:
   ])(
     'killed one by one at random moments, they call an event of `retry: never` %s once, or keep it as a dead letter',
     async (_alone, policies) => {
-      const target = await openCountingTarget({ latencyMs: 100, status: () => 200 })
+      const target = await openCountingTarget({ latencyMs: 50, status: () => 200 })
       onTestFinished(() => target.close())
       const random = createRandom()
       const processes = await startProcesses(3, target, `retry: never\n  ${policies}`, random)
