@@ -28,9 +28,14 @@ interface Waiting<Outputs> {
   failed(error: ServiceError): void
 }
 
+/** Instead of a question. */
+const noMoreQuestions = null
+const endMs = 10_000
+
 /** A thread that keeps data, asked from here. Answers come in the order of the questions. */
 export class StoreThread<Inputs, Outputs extends Record<keyof Inputs, unknown>> {
   readonly #worker: Worker
+  readonly #exited: Promise<void>
   readonly #waiting = new Map<number, Waiting<Outputs>>()
   #nextId = 1
   #ended: ServiceError | undefined
@@ -49,7 +54,12 @@ export class StoreThread<Inputs, Outputs extends Record<keyof Inputs, unknown>> 
     this.#worker.on('messageerror', (error) =>
       end(`a message of the store's thread could not be read: ${error.message}`, error),
     )
-    this.#worker.on('exit', (code) => end(`the store's thread ended by itself (${code})`))
+    this.#exited = new Promise((resolve) => {
+      this.#worker.on('exit', (code) => {
+        end(`the store's thread ended by itself (${code})`)
+        resolve()
+      })
+    })
     this.#worker.on('message', (answered: Answered<Outputs>) => this.#receive(answered))
   }
 
@@ -69,10 +79,16 @@ export class StoreThread<Inputs, Outputs extends Record<keyof Inputs, unknown>> 
     })
   }
 
-  /** What was asked, and what still will be, is refused for this reason. */
+  /**
+   * What was asked, and what still will be, is refused for this reason. The thread ends when it is through: cut off within a
+   * call of SQLite's addon, it would take the process with it.
+   */
   async end(reason: ServiceError): Promise<void> {
     this.#ended ??= reason
-    await this.#worker.terminate()
+    this.#worker.postMessage(noMoreQuestions)
+    const cutOff = setTimeout(() => void this.#worker.terminate(), endMs)
+    await this.#exited
+    clearTimeout(cutOff)
     for (const { failed } of this.#waiting.values()) failed(reason)
     this.#waiting.clear()
   }
@@ -102,8 +118,8 @@ export function serveThread<Inputs, Outputs extends Record<keyof Inputs, unknown
       port.postMessage({ id, failure: explain(error) })
     }
   }
-  port.on('message', (asked: Asked<Inputs>) => {
-    turn = turn.then(() => respond(asked))
+  port.on('message', (asked: Asked<Inputs> | typeof noMoreQuestions) => {
+    turn = turn.then(() => (asked === noMoreQuestions ? port.close() : respond(asked)))
   })
 }
 
