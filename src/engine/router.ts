@@ -10,8 +10,9 @@ import type { Works } from './works.ts'
 /** Records asked of the store at once. */
 const pageSize = 500
 /**
- * How long a rule is waited for that is not known to be slower; and after a wait in vain none is for so long but those that paid when they were last waited
- * for, so that all slow rules together cost a tenth, and quick ones need no rows for their sake.
+ * How long a rule is waited for that is not known to be slower; and after a wait in vain none is for so long but those that
+ * paid when they were last waited for, so that all slow rules together cost a tenth, and quick ones need no rows for their
+ * sake.
  */
 const patienceMs = 100
 const impatientForMs = 900

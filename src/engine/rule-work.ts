@@ -41,9 +41,11 @@ export class RuleWork {
   /** Called when the router need not wait any longer. */
   whenPaid: (() => void) | undefined
   readonly #turn = new Fifo<LaneQueue>()
-  /** Starts that are owed for what was routed while there was hardly room; since when, in ms; and how many were made since. */
+  /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
+  /** In ms: when there was no debt last. */
   #owingSince = 0
+  /** Starts since then. */
   #paid = 0
   readonly #clock: Clock
   readonly #share: Share
@@ -120,7 +122,7 @@ export class RuleWork {
     this.#debt += starts
   }
 
-  /** Whether it would take longer than that to pay, at the pace of so far; nothing is known of who came to owe quicker than that. */
+  /** Whether paying would take longer at the pace of so far. Nothing is known yet of who came to owe within that time. */
   isSlowerThan(ms: number): boolean {
     const sinceMs = this.#clock.now() - this.#owingSince
     return sinceMs >= ms && this.#paid * ms < this.#debt * sinceMs
