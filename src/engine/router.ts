@@ -64,9 +64,7 @@ export class Router {
         // What is not routed before the stop comes out of the log again at the next start.
         if (this.#isStopping) return
         const owing = this.#route(routable)
-        if (owing?.isSlowerThan(patienceMs) === true) owing.cancelDebt()
-        else if (owing !== undefined && (owing.isPaying || this.#parts.clock.now() >= this.#patientFrom))
-          await this.#paid(owing)
+        if (owing !== undefined) await this.#paid(owing)
         while ((works.rules === undefined || settler.isCrowded) && !this.#isStopping) await this.#resumed()
       }
     }
@@ -105,7 +103,7 @@ export class Router {
         continue
       }
       if (dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) inMemory += 1
-      if (work.isOwing && owing?.isPaying !== true) owing = work
+      if (work.isOwing(works.room) && owing?.isPaying !== true) owing = work
     }
     store.routed(record, inMemory)
     return owing
@@ -120,21 +118,34 @@ export class Router {
     })
   }
 
-  #paid(work: RuleWork): Promise<void> {
+  /** Waits until it has made up for its debt, where that is worth it. */
+  #paid(work: RuleWork): Promise<void> | undefined {
     const { clock } = this.#parts
+    const pace = work.pace(patienceMs)
+    if (pace === 'slow') work.cancelDebt()
+    if (pace === 'slow' || (pace === undefined && !work.isPaying && clock.now() < this.#patientFrom)) return undefined
     return new Promise((resolve) => {
+      let cancel: () => void
       const end = () => {
+        cancel()
         work.whenPaid = undefined
         resolve()
       }
-      const cancel = clock.at(clock.now() + patienceMs, () => {
-        work.cancelDebt()
-        this.#patientFrom = clock.now() + impatientForMs
-        end()
-      })
+      const wait = () => {
+        const before = work.paid
+        cancel = clock.at(clock.now() + patienceMs, () => {
+          if (!this.#isStopping && work.isQuick(work.paid - before, patienceMs, patienceMs)) {
+            wait()
+            return
+          }
+          work.cancelDebt()
+          this.#patientFrom = clock.now() + impatientForMs
+          end()
+        })
+      }
+      wait()
       work.whenPaid = () => {
         work.isPaying = true
-        cancel()
         end()
       }
     })

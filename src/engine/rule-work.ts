@@ -7,10 +7,14 @@ import { Limit, noLimits, type Share } from './limit.ts'
 
 /**
  * The router never waits for a slow rule: what finds no room becomes a row. But a row costs about as much as a call to a
- * quick target, so for a rule that makes up for this many starts within the router's patience, waiting is quicker, and holds
- * up the other rules no more than that speed does.
+ * quick target, on Kafka far more, so for a rule that makes this many starts within the router's patience, waiting is
+ * quicker, and holds up the other rules no more than that speed does.
  */
-const debtAtMost = 256
+const quickStarts = 256
+/** So much of that will do where it is the store that keeps it from more: rows would only keep the store busier. */
+const heldUpShare = 0.25
+/** Of what it may queue in memory: the router is to wait before that is full. */
+const owedShare = 0.25
 
 /**
  * The work of one rule: its lanes, which take turns, and its slots. It outlives the rule: rows of a rule that is gone wait
@@ -40,13 +44,13 @@ export class RuleWork {
   isPaying = false
   /** Called when the router need not wait any longer. */
   whenPaid: (() => void) | undefined
+  /** Starts since it came to owe. */
+  paid = 0
   readonly #turn = new Fifo<LaneQueue>()
   /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
   /** In ms: when there was no debt last. */
   #owingSince = 0
-  /** Starts since then. */
-  #paid = 0
   readonly #clock: Clock
   readonly #share: Share
   #isAwaitingRate = false
@@ -108,24 +112,32 @@ export class RuleWork {
     this.total.close()
   }
 
-  /** Whether the router had better wait until `whenPaid`. */
-  get isOwing(): boolean {
-    return this.#debt >= debtAtMost
+  /** Whether the router had better wait until `whenPaid`. `room`: so many may be queued in memory. */
+  isOwing(room: number): boolean {
+    return this.#debt >= Math.min(quickStarts, room * owedShare)
   }
 
   /** A delivery was routed that found hardly any room in memory, or none: a row is owed twice, so that rows get fewer. */
   owe(starts: 1 | 2): void {
     if (this.#debt === 0) {
       this.#owingSince = this.#clock.now()
-      this.#paid = 0
+      this.paid = 0
     }
-    this.#debt += starts
+    this.#debt = Math.min(this.#debt + starts, 2 * quickStarts)
   }
 
-  /** Whether paying would take longer at the pace of so far. Nothing is known yet of who came to owe within that time. */
-  isSlowerThan(ms: number): boolean {
+  /** Whether `starts` within so many ms make it a quick one. */
+  isQuick(starts: number, ms: number, patienceMs: number): boolean {
+    const isHeldUp = 2 * this.unsettled >= this.total.concurrency
+    const wanted = quickStarts * this.#share.part * (isHeldUp ? heldUpShare : 1)
+    return starts * patienceMs >= wanted * ms
+  }
+
+  /** What its starts so far make of it; nothing is known yet of who came to owe within that time. */
+  pace(patienceMs: number): 'quick' | 'slow' | undefined {
     const sinceMs = this.#clock.now() - this.#owingSince
-    return sinceMs >= ms && this.#paid * ms < this.#debt * sinceMs
+    if (sinceMs < patienceMs) return undefined
+    return this.isQuick(this.paid, sinceMs, patienceMs) ? 'quick' : 'slow'
   }
 
   /** It is, or was, not worth waiting for. */
@@ -158,7 +170,7 @@ export class RuleWork {
   started(): void {
     if (this.#debt === 0) return
     this.#debt -= 1
-    this.#paid += 1
+    this.paid += 1
     if (this.#debt === 0) this.whenPaid?.()
   }
 

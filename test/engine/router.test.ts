@@ -55,6 +55,10 @@ function setup(streams: readonly string[]) {
     owe(rule: string) {
       works.of(rule).owe(1)
     },
+    /** So many of its calls were answered and are not durable. */
+    unsettle(rule: string, deliveries: number) {
+      works.of(rule).unsettled += deliveries
+    },
     pay(rule: string, starts = debt) {
       const work = works.of(rule)
       for (let started = 0; started < starts; started += 1) work.started()
@@ -93,5 +97,29 @@ test.each([
   for (let owed = 0; owed <= starts; owed += 1) owe('slow')
   pay('slow', starts)
   clock.wind(150)
+  expect(await routed()).toBe(expected)
+})
+
+test.each([
+  ['quick', debt + 1, 'slow quick'],
+  ['slow', 1, 'slow quick quick'],
+])('shortly after a wait in vain, a rule that is seen to be %s', async (_what, starts, expected) => {
+  const { clock, routed, owe, pay } = setup(['slow', 'quick', 'quick'])
+  for (let owed = 0; owed < 2 * debt; owed += 1) owe('quick')
+  pay('quick', starts)
+  expect(await routed()).toBe('slow')
+  clock.wind(100)
+  expect(await routed()).toBe(expected)
+})
+
+test.each([
+  ['a quarter of the pace', debt / 4, 'slow'],
+  ['less than that', debt / 4 - 1, 'slow slow'],
+])('a rule that the store holds up is waited for at %s', async (_what, starts, expected) => {
+  const { clock, routed, pay, unsettle } = setup(['slow', 'slow'])
+  unsettle('slow', 100)
+  expect(await routed()).toBe('slow')
+  pay('slow', starts)
+  clock.wind(100)
   expect(await routed()).toBe(expected)
 })

@@ -32,11 +32,16 @@ export interface KafkaWorldOptions {
   readonly partitions?: number
 }
 
+export interface KafkaWorld extends StoreWorld {
+  /** How many records the journal has. */
+  journalLength(): Promise<number>
+}
+
 /** A store on a broker, with topics of its own. A kill cuts its lines: nothing that it would still do is there. */
 export async function openKafkaWorld(
   { client }: SharedKafka,
   { partitions = 1 }: KafkaWorldOptions = {},
-): Promise<StoreWorld> {
+): Promise<KafkaWorld> {
   const service = `test-${randomUUID().slice(0, 8)}`
   const group = `${service}.${service}`
   let lines = new Lines()
@@ -56,6 +61,13 @@ export async function openKafkaWorld(
   }
 
   return {
+    async journalLength() {
+      const admin = new Kafka(client).admin()
+      await admin.connect()
+      const offsets = await admin.fetchTopicOffsets(`${group}.journal`)
+      await admin.disconnect()
+      return offsets.reduce((sum, { high }) => sum + Number(high), 0)
+    },
     async open(clock?: Clock): Promise<OpenStore> {
       const options: KafkaStoreOptions = {
         client: { brokers: client.brokers, clientId: service, socketFactory: lines.factory },

@@ -1,8 +1,10 @@
+import { expect, onTestFinished, test } from 'vitest'
 import { sharedKafka } from '../support/kafka.ts'
 import { openKafkaWorld } from './kafka-world.ts'
 import { promisesOfAStore } from './promises.ts'
 import { modelOfStandings } from './standing-model.ts'
 import { promisesOfStandings } from './standing-promises.ts'
+import { appendAndRoute, settleFirst } from './world.ts'
 
 const kafka = sharedKafka()
 const openWorld = () => openKafkaWorld(kafka)
@@ -14,3 +16,12 @@ promisesOfAStore('the store on Kafka', openWorld, {
 })
 promisesOfStandings('the store on Kafka', openWorld)
 modelOfStandings('the store on Kafka', openWorld, 0.3)
+
+test('the store on Kafka tells of deliveries that end together in one record of the journal', async () => {
+  const { open, journalLength } = await openWorld()
+  const { store } = await open()
+  onTestFinished(() => store.close())
+  const records = await appendAndRoute(store, 100)
+  await Promise.all(records.map((record) => settleFirst(store, record, { state: 'done', reason: 'ok' })))
+  expect(await journalLength()).toBe(1)
+})

@@ -68,8 +68,9 @@ interface Parts {
   readonly listener: StoreListener
   readonly thread: ShardThread
   readonly writer: Writer
-  /** Streams and work. */
-  readonly reader: Reader
+  /** Each has connections of its own: where streams are read no further, what is asked of the others may wait for long. */
+  readonly streamReader: Reader
+  readonly workReader: Reader
   /** What somebody asks for. */
   readonly archive: Reader
   readonly journal: Journal
@@ -130,12 +131,15 @@ class KafkaStore implements Store {
       },
       committed: (ms) => listener.committed(ms),
     })
-    const reader = new Reader({
-      kafka,
-      trouble: (why) => this.#trouble('reader', why),
-      skipped: (topic, partition, from, to) =>
-        tell('error', `${topic}/${partition}: records from ${from} on are not there any more; it goes on at ${to}`),
-    })
+    const readerFor = (what: string) =>
+      new Reader({
+        kafka,
+        trouble: (why) => this.#trouble(`reader of ${what}`, why),
+        skipped: (topic, partition, from, to) =>
+          tell('error', `${topic}/${partition}: records from ${from} on are not there any more; it goes on at ${to}`),
+      })
+    const streamReader = readerFor('streams')
+    const workReader = readerFor('work')
     const archive = new Reader({ kafka, trouble: () => undefined, skipped: () => undefined })
     const membership = new Membership({
       kafka,
@@ -150,7 +154,7 @@ class KafkaStore implements Store {
     })
     const journal = new Journal(kafka, archive, topics.journal, partitions)
     const work = new WorkTopic({
-      ...{ topics, partitions, folder, clock, thread, writer, reader, listener },
+      ...{ topics, partitions, folder, clock, thread, writer, reader: workReader, listener },
       restored: () => streams.refresh(),
       lost: (owned) => streams.drop(owned),
       finished: (record) => streams.finish(record),
@@ -159,13 +163,40 @@ class KafkaStore implements Store {
       broken: (error) => this.#break(error),
     })
     const streams = new Streams({
-      ...{ kafka, topics, clock, thread, writer, reader, membership, journal, largestEvent, partitionKeys },
+      ...{
+        kafka,
+        topics,
+        clock,
+        thread,
+        writer,
+        reader: streamReader,
+        membership,
+        journal,
+        largestEvent,
+        partitionKeys,
+      },
       ready: (partition) => work.ready(partition),
+      told: () => work.told(),
       trouble: (why) => {
         if (!this.#isClosed) this.#trouble('streams', why)
       },
     })
-    this.#parts = { kafka, listener, thread, writer, reader, archive, journal, membership, streams, work, folder }
+    this.#parts = {
+      ...{
+        kafka,
+        listener,
+        thread,
+        writer,
+        streamReader,
+        workReader,
+        archive,
+        journal,
+        membership,
+        streams,
+        work,
+        folder,
+      },
+    }
     this.#connect()
     return []
   }
@@ -177,13 +208,13 @@ class KafkaStore implements Store {
     for (const timer of this.#timers) clearTimeout(timer)
     this.#timers.clear()
     this.#trouble('closed', 'the service is stopping; nothing was stored')
-    const { writer, reader, archive, thread, membership, streams, work, folder } = parts
+    const { writer, streamReader, workReader, archive, thread, membership, streams, work, folder } = parts
     streams.close()
     await work.flushed()
     await writer.close()
     await streams.commit().catch((error: unknown) => this.#options.tell('warn', `the last commit: ${sentence(error)}`))
     await membership.leave()
-    await Promise.allSettled([reader.close(), archive.close()])
+    await Promise.allSettled([streamReader.close(), workReader.close(), archive.close()])
     await thread.end(closed())
     await rm(folder, { recursive: true, force: true })
   }

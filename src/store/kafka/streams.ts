@@ -39,6 +39,8 @@ export interface StreamsParts {
   readonly partitionKeys: ReadonlyMap<string, (event: NewEvent) => string | undefined>
   /** That partition of the work, if it is ours and restored. */
   ready(partition: number): Owned | undefined
+  /** Resolves when what has ended so far is in the journal. */
+  told(): Promise<void>
   trouble(why: string | undefined): void
 }
 
@@ -214,6 +216,8 @@ export class Streams {
   }
 
   async next(limit: number): Promise<readonly Routable[]> {
+    // Calls and settlements have their turn between two pages.
+    await new Promise(setImmediate)
     while (this.#routable.length === 0 && !this.#isClosed) {
       await new Promise<void>((resolve) => {
         this.#whenRoutable = resolve
@@ -302,14 +306,14 @@ export class Streams {
    * listed has been handed to the writer then, and is in the journal once that is through.
    */
   async #through(begin: readonly { readonly part: Owned; readonly position: Position }[]): Promise<Known> {
-    const { thread, writer, journal } = this.#parts
+    const { thread, journal } = this.#parts
     const rows: { readonly origin: string; readonly rule: string }[] = []
     for (const { part, position } of begin) {
       const { topic, partition, offset } = position
       const found = await thread.ask('rowsOf', { partition: part.partition, topic, part: partition, from: offset })
       rows.push(...found.map(({ offset, rule }) => ({ origin: [topic, partition, offset].join('/'), rule })))
     }
-    await writer.written()
+    await this.#parts.told()
     const times = begin.flatMap(({ position }) => parseMetadata(position.metadata)?.at ?? [])
     const known = times.length === 0 ? new Map() : await journal.ended(Math.min(...times) - toldBeforeCommitMs)
     for (const { origin, rule } of rows) addTo(known, origin, rule)

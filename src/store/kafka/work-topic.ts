@@ -10,7 +10,7 @@ import { pack, unpack } from './packed.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
 import { formatKey, formatRow, ownerHeader, parseKey } from './row.ts'
-import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread } from './shard-protocol.ts'
+import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Outgoing, Writer } from './writer.ts'
 
@@ -90,6 +90,9 @@ export class WorkTopic {
   readonly #parts: WorkTopicParts
   readonly #owned = new Map<number, Part>()
   readonly #tickets = new Fifo<Ticket>()
+  /** Of deliveries that have no row: told together, one write after another. */
+  #untold: { readonly told: Told; readonly ticket: Ticket }[] = []
+  #isTelling = false
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
@@ -207,6 +210,13 @@ export class WorkTopic {
   /** Resolves when all that was settled is on its way. */
   async flushed(): Promise<void> {
     for (const part of this.#owned.values()) while (part.isFlushing) await new Promise(setImmediate)
+    this.#tellAll(() => undefined)
+  }
+
+  /** Resolves when all that has ended so far is written. */
+  async told(): Promise<void> {
+    this.#tellAll(() => undefined)
+    await this.#parts.writer.written()
   }
 
   /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
@@ -249,9 +259,31 @@ export class WorkTopic {
       attempts,
       coveredBy: undefined,
     }
-    this.#parts.writer.write(formatJournal(this.#parts.topics.journal, this.#parts.partitions, [told]), () =>
-      this.#keep(ticket, undefined),
+    this.#untold.push({ told, ticket })
+    if (this.#isTelling) return
+    this.#isTelling = true
+    setImmediate(() => this.#tellAll(() => this.#tellOn()))
+  }
+
+  /** What ended while the last was being written. */
+  #tellOn(): void {
+    if (this.#untold.length > 0) this.#tellAll(() => this.#tellOn())
+    else this.#isTelling = false
+  }
+
+  #tellAll(then: () => void): void {
+    const all = this.#untold
+    this.#untold = []
+    const { writer, topics, partitions } = this.#parts
+    const records = formatJournal(
+      topics.journal,
+      partitions,
+      all.map(({ told }) => told),
     )
+    writer.write(records, () => {
+      for (const { ticket } of all) this.#keep(ticket, undefined)
+      then()
+    })
   }
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
