@@ -172,6 +172,6 @@ function viewRetry(retry: Rule['retry']): RuleSummary['policies']['retry'] {
 }
 
 /** Times beyond what a date can say are told as its end. */
-function iso(ms: number): string {
+export function iso(ms: number): string {
   return new Date(Math.min(ms, 8.64e15)).toISOString()
 }

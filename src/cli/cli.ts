@@ -63,7 +63,9 @@ function commands(io: Io, exit: (code: number) => void): Command {
 
   program
     .command('try')
-    .description('offline, calls nothing: which rules match an event, else why not, and the requests they would send')
+    .description(
+      'offline, calls nothing: which rules match an event, else why not; what their gates say, and the requests they would send',
+    )
     .requiredOption('--event <file>', 'the event as JSON, or an array of events; - reads stdin')
     .addOption(rulesOption())
     .addOption(configOption())

@@ -1,6 +1,6 @@
 import type { AttemptView, DeliveryView, EventView, RuleView } from '../api/contract.ts'
 import { formatDuration } from '../base/units.ts'
-import type { DeadReason, DoneReason, WaitReason } from '../store/store.ts'
+import { meaningOf } from '../store/reasons.ts'
 import { counted } from './io.ts'
 import { describeReason } from './reason.ts'
 
@@ -8,41 +8,6 @@ import { describeReason } from './reason.ts'
  * What became of an event, for somebody who was woken up: what happened, when, who said no, and what happens next.
  * Times are UTC, as in the log.
  */
-
-const doneStories: Readonly<Record<DoneReason, string>> = {
-  ok: 'all its calls succeeded',
-  ignored: 'the answer says that there was nothing to do',
-  duplicate: 'a newer event of the same key covers it',
-  superseded: 'a later event made it pointless',
-  expired: 'it was too old to be worth a call',
-  sampled: 'it is not in the share of events that the rule wants',
-  no_match: 'the rule changed, and no longer matches it',
-  discarded: 'an operator discarded it',
-}
-
-const waitStories: Readonly<Record<WaitReason, string>> = {
-  due: 'it is not due yet',
-  retry: 'the last attempt failed, and it is tried again',
-  key: 'another delivery of its key comes first, or came too short a time ago',
-  target: 'its target is paused, does not answer, or has as many calls as it may have',
-  rate: 'the rate limit of the rule or its throttle key',
-  slot: 'all slots of the rule or its throttle key are taken',
-  rule_gone: 'its rule is not there any more; load a rule of that name, or discard it',
-  parked: 'dead letters fill their share of the store; replay or discard some',
-}
-
-const deadStories: Readonly<Record<DeadReason, string>> = {
-  refused: 'the target refused it for good',
-  exhausted: 'all its attempts failed',
-  too_old: 'it failed for longer than retry.max_age',
-  interrupted: 'the service stopped during a call that must not be repeated (retry: never)',
-  key_failed: 'its key could not be rendered',
-  template_failed: 'a request could not be rendered from the event',
-  host_not_allowed: 'no wiki or target of the configuration allows the host of its call',
-  unknown_wiki: 'no wiki of the configuration fits the event',
-  unreadable: 'the event is no JSON object',
-  poison: 'the process died again and again while it ran',
-}
 
 /** `note`: what holds for all events of the answer. */
 export function tellEvent(event: EventView, note: string | undefined, now: number): string {
@@ -85,10 +50,11 @@ function tellRule(view: RuleView, now: number): readonly string[] {
 
 export function tellDelivery(delivery: DeliveryView, now: number): readonly string[] {
   const { state, reason, attempts, at, covered_by: coveredBy, covers } = delivery
+  const meaning = meaningOf(state, reason)
   const told = attempts.map((attempt, index) => tellAttempt(attempt, index + 1, now))
   return [
     ...told,
-    `${state}${reason === '' ? '' : ` (${reason})`} since ${when(at, now)}${storyOf(state, reason)}`,
+    `${state}${reason === '' ? '' : ` (${reason})`} since ${when(at, now)}${meaning === undefined ? '' : `: ${meaning}`}`,
     ...(coveredBy === null ? [] : [`Covered by ${coveredBy}.`]),
     ...(covers.count === 0 ? [] : [`Its call covers ${counted(covers.count, 'older event')}.`]),
     ...next(delivery, now),
@@ -99,13 +65,6 @@ function tellAttempt({ at, status, ms, outcome, request, note }: AttemptView, nu
   const answer = status === 0 ? 'no answer' : `answer ${status}`
   const which = request === 0 ? '' : ` (request ${request + 1})`
   return `${when(at, now)}  call ${number}${which}: ${answer} after ${formatDuration(ms)}, ${outcome}${note === '' ? '' : `: ${note}`}`
-}
-
-function storyOf(state: string, reason: string): string {
-  const stories: Readonly<Record<string, string>> =
-    state === 'done' ? doneStories : state === 'dead' ? deadStories : state === 'waiting' ? waitStories : {}
-  const story = Object.hasOwn(stories, reason) ? stories[reason] : undefined
-  return story === undefined ? '' : `: ${story}`
 }
 
 function next({ id, state, reason, next }: DeliveryView, now: number): readonly string[] {

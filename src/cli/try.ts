@@ -3,13 +3,16 @@ import { buffer } from 'node:stream/consumers'
 import type { ReasonView } from '../api/contract.ts'
 import { viewReason } from '../api/view.ts'
 import { isSecretName } from '../base/secret-name.ts'
+import { contextOf } from '../engine/gates.ts'
 import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
 import { splitEvents } from '../event/split.ts'
 import { createDirectory } from '../mediawiki/directory.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { loadRules } from '../rule/load.ts'
 import { type RequestTemplate, type Rule, type TemplateContext, TemplateError } from '../rule/rule.ts'
+import { meaningOf } from '../store/reasons.ts'
 import { readConfiguration } from './configuration.ts'
+import { askGates, describeGate, type GateView, isEnd } from './gates.ts'
 import { CommandFailure, type Format, type Io, pathIn, writeJson, writeProblems } from './io.ts'
 import { describeReason } from './reason.ts'
 
@@ -38,6 +41,8 @@ export interface Trial {
   readonly case: number | null
   readonly reason: ReasonView | null
   readonly captures: JsonObject
+  /** What is asked of an event that matches; the last may say that it is never called. */
+  readonly gates: readonly GateView[]
   readonly requests: readonly TriedRequest[]
 }
 
@@ -100,17 +105,13 @@ function tryRule(rule: Rule, record: StreamRecord, directory: Directory): Trial 
   const match = objection === undefined ? rule.match(message) : undefined
   if (match === undefined) {
     const reason = objection === undefined ? null : viewReason(objection)
-    return { rule: rule.name, matched: false, case: null, reason, captures: {}, requests: [] }
+    return { rule: rule.name, matched: false, case: null, reason, captures: {}, gates: [], requests: [] }
   }
-  const wiki = directory.wikiOf(message)
-  const context: TemplateContext = {
-    record,
-    captures: match.captures,
-    wiki: () => wiki,
-    target: (name) => directory.targetUrl(name),
-  }
+  const { captures } = match
+  const context = contextOf(record, match, directory)
+  const gates = askGates(rule, context, directory)
   const requests = match.requests.map((template) => tryRequest(template, context, directory))
-  return { rule: rule.name, matched: true, case: match.case, reason: null, captures: match.captures, requests }
+  return { rule: rule.name, matched: true, case: match.case, reason: null, captures, gates, requests }
 }
 
 function tryRequest(template: RequestTemplate, context: TemplateContext, directory: Directory): TriedRequest {
@@ -143,8 +144,9 @@ function masked(headers: Readonly<Record<string, string>>): Readonly<Record<stri
 function describeTrial(trial: Trial): string {
   const label = `${trial.event === undefined ? '' : `event ${trial.event}: `}${trial.rule}`
   if (!trial.matched) return `${label}: no${trial.reason === null ? '' : `, ${describeReason(trial.reason)}`}\n`
-  const lines = [`${label}: yes${trial.case === null ? '' : `, case ${trial.case}`}`]
+  const lines = [`${label}: yes${trial.case === null ? '' : `, case ${trial.case}`}${describeEnd(trial)}`]
   if (Object.keys(trial.captures).length > 0) lines.push(`  captures ${JSON.stringify(trial.captures)}`)
+  lines.push(...trial.gates.map((gate) => `  ${describeGate(gate)}`))
   for (const request of trial.requests) {
     if ('error' in request) lines.push(`  cannot be sent (${request.error}): ${request.message}`)
     else {
@@ -156,6 +158,14 @@ function describeTrial(trial: Trial): string {
     }
   }
   return `${lines.join('\n')}\n`
+}
+
+/** Of what is never called, for a gate or because its first request cannot be made. */
+function describeEnd({ gates, requests: [first] }: Trial): string {
+  const unsent = first !== undefined && 'error' in first ? { verdict: 'dead', reason: first.error } : undefined
+  const { verdict, reason } = gates.find(isEnd) ?? unsent ?? {}
+  if (verdict === undefined || reason === undefined) return ''
+  return `, but never called, ${verdict} (${reason}): ${meaningOf(verdict, reason)}`
 }
 
 function isJsonObject(value: unknown): value is JsonObject {

@@ -29,8 +29,11 @@ export function expiry({ expire }: Rule, record: StreamRecord, now: number): Don
 const longestKey = 200
 
 /** How a delivery stands to others of its rule; undefined where it stands to none. Throws TemplateError. */
-export function standingOf(rule: Rule, context: TemplateContext, directory: Directory): Standing | undefined {
-  const { dedup, order, supersede } = rule
+export function standingOf(
+  { dedup, order, supersede }: Pick<Rule, 'dedup' | 'order' | 'supersede'>,
+  context: TemplateContext,
+  directory: Directory,
+): Standing | undefined {
   if (dedup === undefined && order === undefined && supersede === undefined) return undefined
   const { message = {} } = context.record
   let wiki: string | undefined

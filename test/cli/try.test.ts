@@ -16,6 +16,7 @@ test('try prints what each rule makes of an event: the same JSON that scripts re
       case: null,
       reason: null,
       captures: { meta: { domain: { lang: 'en' } } },
+      gates: [],
       requests: [
         {
           method: 'POST',
@@ -31,6 +32,7 @@ test('try prints what each rule makes of an event: the same JSON that scripts re
       case: null,
       reason: { clause: 'topic', path: 'meta.stream', wanted: 'elsewhere', found: 'mediawiki.page_change.v1' },
       captures: {},
+      gates: [],
       requests: [],
     },
   ])
@@ -92,6 +94,137 @@ test('try says why a request cannot be sent', async () => {
   const { code, stdout } = await terminal.run(argv, { stdin: pageChange() })
   expect(code).toBe(0)
   expect(JSON.parse(stdout)).toMatchObject([{ matched: true, requests: [{ error: 'unknown_wiki' }] }])
+})
+
+describe('try says what the gates make of an event that matches', () => {
+  const topic = 'mediawiki.page_change.v1'
+  const minute = 60_000
+  const ago = (ms: number) => new Date(Date.now() - ms).toISOString()
+  const words = (what: string) => ({ $schema: '/a/1.0.0', meta: { stream: topic, domain: 'en.w.example' }, what })
+
+  async function tried(policies: string, event: object, format: 'json' | 'text' = 'json') {
+    const rules = `r: { topic: ${topic}, exec: { uri: 'http://a.example/x' }, ${policies} }`
+    const terminal = await terminalWith({ 'rules/a.yaml': rules })
+    const { code, stdout, stderr } = await terminal.run(['try', '--event', '-', '--format', format], {
+      stdin: JSON.stringify(event),
+    })
+    expect([code, stderr]).toEqual([0, ''])
+    return stdout
+  }
+
+  test.each<[string, string, object, object[], string]>([
+    ['has no policy', 'retry: never', words('x'), [], 'r: yes\n  GET http://a.example/x\n'],
+    [
+      'is young enough',
+      'expire: 1h',
+      { meta: { stream: topic, dt: ago(minute) } },
+      [{ gate: 'expire', verdict: 'passes' }],
+      'r: yes\n  expire: passes\n',
+    ],
+    [
+      'is too old',
+      "expire: 1h, dedup: { key: '{{message.what}}' }",
+      { meta: { stream: topic, dt: ago(61 * minute) }, what: 'x' },
+      [{ gate: 'expire', verdict: 'done', reason: 'expired' }],
+      'r: yes, but never called, done (expired): it was too old to be worth a call\n  expire: done (expired)\n',
+    ],
+    [
+      'is in the share',
+      "sample: { rate: 1, key: '{{message.what}}' }",
+      words('x'),
+      [{ gate: 'sample', verdict: 'passes' }],
+      'r: yes\n  sample: passes\n',
+    ],
+    [
+      'is not in the share',
+      "sample: { rate: 0.000001, key: '{{message.what}}' }",
+      words('x'),
+      [{ gate: 'sample', verdict: 'done', reason: 'sampled' }],
+      'r: yes, but never called, done (sampled): it is not in the share of events that the rule wants\n  sample: done (sampled)\n',
+    ],
+    [
+      'has keys',
+      "dedup: { key: '{{message.what}}' }, supersede: { signature: 's-{{message.what}}', time: '{{message.at}}', across_wikis: true }, throttle: { key: '{{message.what}}', concurrency: 1 }",
+      { ...words('x'), at: 1_790_000_000 },
+      [
+        { gate: 'dedup', verdict: 'depends', key: 'en.w.example x' },
+        { gate: 'supersede', verdict: 'depends', key: 's-x', time: '2026-09-21T14:13:20.000Z' },
+        { gate: 'throttle', verdict: 'depends', key: 'x' },
+      ],
+      'r: yes\n  dedup: key "en.w.example x"\n  supersede: key "s-x", time 2026-09-21T14:13:20.000Z\n  throttle: key "x"\n',
+    ],
+    [
+      'has no keys',
+      "order: { key: '{{message.gone}}' }, supersede: { signature: '{{message.what}}', time: '{{message.gone}}' }, throttle: { key: '{{message.gone}}', concurrency: 1 }",
+      words('x'),
+      [
+        { gate: 'order', verdict: 'passes', note: 'no key' },
+        { gate: 'supersede', verdict: 'passes', note: 'no key' },
+        { gate: 'throttle', verdict: 'depends', note: 'no key' },
+      ],
+      'r: yes\n  order: passes: no key\n  supersede: passes: no key\n  throttle: no key\n',
+    ],
+    ...['dedup', 'order', 'throttle'].map((gate): [string, string, object, object[], string] => [
+      `has a list as key of ${gate}`,
+      `${gate}: { key: '{{message.list}}' }`,
+      { ...words('x'), list: [1] },
+      [
+        {
+          gate,
+          verdict: 'dead',
+          reason: 'key_failed',
+          note: 'expected text for message.list, the event has a list',
+        },
+      ],
+      `r: yes, but never called, dead (key_failed): its key could not be rendered\n  ${gate}: dead (key_failed): expected text for message.list, the event has a list\n`,
+    ]),
+    [
+      'names an instant that cannot be read',
+      "delay: '{{message.what}}'",
+      words('soon'),
+      [{ gate: 'delay', verdict: 'passes', note: 'the instant cannot be read' }],
+      'r: yes\n  delay: passes: the instant cannot be read\n',
+    ],
+    ['names no instant', "delay: '{{message.gone}}'", words('x'), [], 'r: yes\n'],
+    [
+      'is to wait',
+      "delay: '{{message.what}}'",
+      words('2126-01-01T00:00:00Z'),
+      [{ gate: 'delay', verdict: 'waiting', reason: 'due', until: '2126-01-01T00:00:00.000Z' }],
+      'r: yes\n  delay: waiting (due) until 2126-01-01T00:00:00.000Z\n',
+    ],
+    [
+      'is to wait by itself, until it is too old',
+      'expire: 1h',
+      { ...words('x'), delay_until: '2126-01-01T00:00:00Z' },
+      [
+        { gate: 'expire', verdict: 'passes' },
+        { gate: 'delay', verdict: 'waiting', reason: 'due', until: '2126-01-01T00:00:00.000Z' },
+        { gate: 'expire', verdict: 'done', reason: 'expired', note: 'by then' },
+      ],
+      'r: yes, but never called, done (expired): it was too old to be worth a call\n',
+    ],
+    [
+      'is due',
+      'delay: 2s',
+      { meta: { stream: topic, dt: ago(minute) } },
+      [{ gate: 'delay', verdict: 'passes' }],
+      'r: yes\n  delay: passes\n',
+    ],
+  ])('that %s', async (_what, policies, event, gates, text) => {
+    expect(JSON.parse(await tried(policies, event))).toMatchObject([{ matched: true, gates, requests: [{}] }])
+    expect(await tried(policies, event, 'text')).toContain(text)
+  })
+
+  test('and that its first request cannot be made', async () => {
+    const rules = `gone: { topic: ${topic}, exec: [ { uri: '{{wiki.url}}/x' }, { uri: 'http://a.example' } ] }`
+    const { stdout } = await (await terminalWith({ 'rules/a.yaml': rules })).run(['try', '--event', '-'], {
+      stdin: pageChange(),
+    })
+    expect(stdout).toContain(
+      'gone: yes, but never called, dead (unknown_wiki): no wiki of the configuration fits the event\n',
+    )
+  })
 })
 
 describe('try finds problems (exit code 1)', () => {
