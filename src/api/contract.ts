@@ -59,7 +59,7 @@ export interface DeliveryView {
   readonly attempts: readonly AttemptView[]
   /** `waiting`: until when; null otherwise, and where no time can be told, as while the rules are invalid. */
   readonly next: string | null
-  /** `duplicate`: the delivery whose call saw this event, too. */
+  /** `duplicate`: the delivery whose call covers this one: a newer one, or an older one of the same `meta.id`. */
   readonly covered_by: string | null
   /** Duplicates that its call covered: how many, and the ids of the first 100. */
   readonly covers: { readonly count: number; readonly ids: readonly string[] }

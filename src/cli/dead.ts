@@ -140,6 +140,13 @@ async function* named(service: Service, ids: readonly string[]): AsyncGenerator<
   for (let at = 0; at < ids.length; at += idsAtOnce) yield* pages(service, { id: ids.slice(at, at + idsAtOnce) })
 }
 
+/** What dead letters keep of their end, by id: of as many as the service gives out at once. */
+export async function errorsOf(ids: readonly string[], service: Service): Promise<ReadonlyMap<string, string>> {
+  const answer = await service.get('/v1/dead', { id: ids.slice(0, idsAtOnce) })
+  const letters = isDead(answer) ? answer.dead : []
+  return new Map(letters.flatMap(({ id, answer }) => (answer?.error === undefined ? [] : [[id, answer.error]])))
+}
+
 async function* pages(
   service: Service,
   filter: { rule?: string | undefined; id?: readonly string[] },

@@ -9,15 +9,24 @@ import { describeReason } from './reason.ts'
  * Times are UTC, as in the log.
  */
 
-/** `note`: what holds for all events of the answer. */
-export function tellEvent(event: EventView, note: string | undefined, now: number): string {
+const longestError = 300
+
+/** What is told beside the events themselves. */
+export interface Beside {
+  /** What holds for all events of the answer. */
+  readonly note: string | undefined
+  /** What a dead letter keeps of its end, by id. */
+  readonly errors: ReadonlyMap<string, string>
+}
+
+export function tellEvent(event: EventView, { note, errors }: Beside, now: number): string {
   const names = event.meta_id === null || event.meta_id === event.id ? event.id : `${event.meta_id} (here ${event.id})`
   const lines = [`Event ${names}`, `  of ${event.stream}, accepted ${when(event.accepted, now)}`, '']
   const elsewhere = event.rules.filter(
     (rule) => !rule.matched && rule.reason?.clause === 'topic' && rule.delivery === undefined,
   )
   const told = event.rules.filter((rule) => !elsewhere.includes(rule))
-  for (const rule of told) lines.push(...tellRule(rule, now), '')
+  for (const rule of told) lines.push(...tellRule(rule, errors, now), '')
   if (note !== undefined) lines.push(`  ${note}`, '')
   else if (told.length === 0) lines.push('  No rule is about this stream: nothing was called.', '')
   if (elsewhere.length > 0)
@@ -28,13 +37,13 @@ export function tellEvent(event: EventView, note: string | undefined, now: numbe
   return `${lines.join('\n')}\n`
 }
 
-function tellRule(view: RuleView, now: number): readonly string[] {
+function tellRule(view: RuleView, errors: Beside['errors'], now: number): readonly string[] {
   const asked = view.computed_now ? ', says the rule as it is now' : ''
   if (view.delivery !== undefined) {
     const which = view.case === null ? '' : `, case ${view.case}`
     return [
       `  ${view.rule} (revision ${view.revision}${which})`,
-      ...tellDelivery(view.delivery, now).map((line) => `    ${line}`),
+      ...tellDelivery(view.delivery, now, errors.get(view.delivery.id)).map((line) => `    ${line}`),
     ]
   }
   if (!view.matched)
@@ -48,15 +57,17 @@ function tellRule(view: RuleView, now: number): readonly string[] {
   ]
 }
 
-export function tellDelivery(delivery: DeliveryView, now: number): readonly string[] {
+/** `error`: what a dead letter keeps of its end. */
+export function tellDelivery(delivery: DeliveryView, now: number, error?: string): readonly string[] {
   const { state, reason, attempts, at, covered_by: coveredBy, covers } = delivery
   const meaning = meaningOf(state, reason)
   const told = attempts.map((attempt, index) => tellAttempt(attempt, index + 1, now))
   return [
     ...told,
     `${state}${reason === '' ? '' : ` (${reason})`} since ${when(at, now)}${meaning === undefined ? '' : `: ${meaning}`}`,
-    ...(coveredBy === null ? [] : [`Covered by ${coveredBy}.`]),
-    ...(covers.count === 0 ? [] : [`Its call covers ${counted(covers.count, 'older event')}.`]),
+    ...(error === undefined ? [] : [`It failed with: ${error.slice(0, longestError)}`]),
+    ...(coveredBy === null ? [] : [`Covered by the call of ${coveredBy}.`]),
+    ...(covers.count === 0 ? [] : [`Its call covers ${counted(covers.count, 'other event')}.`]),
     ...next(delivery, now),
   ]
 }

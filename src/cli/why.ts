@@ -1,5 +1,6 @@
-import type { EventsAnswer } from '../api/contract.ts'
+import type { EventsAnswer, EventView } from '../api/contract.ts'
 import { isObject } from '../base/schema-words.ts'
+import { errorsOf } from './dead.ts'
 import { CommandFailure, type Format, type Io, writeJson } from './io.ts'
 import { withService } from './service.ts'
 import { tellEvent } from './story.ts'
@@ -34,8 +35,27 @@ export async function why({ id, url, stream, since, format }: WhyOptions, io: Io
     io.stderr.write(`no event ${id} is known${others}\n`)
     return 1
   }
-  if (format === 'text') io.stdout.write(events.map((event) => tellEvent(event, answer?.note, now)).join('\n'))
+  if (format === 'text') {
+    const beside = { note: answer?.note, errors: await errorsIn(events, url, io) }
+    io.stdout.write(events.map((event) => tellEvent(event, beside, now)).join('\n'))
+  }
   return 0
+}
+
+/** Templates that failed are not in the journal of calls. The story does without where the service does not give them out. */
+async function errorsIn(events: readonly EventView[], url: string, io: Io): Promise<ReadonlyMap<string, string>> {
+  const ids = events.flatMap(({ rules }) =>
+    rules.flatMap(({ delivery }) =>
+      delivery?.state === 'dead' && /^(?:key|template)_failed$/.test(delivery.reason) ? [delivery.id] : [],
+    ),
+  )
+  if (ids.length === 0) return new Map()
+  try {
+    return await withService(url, io, (service) => errorsOf(ids, service))
+  } catch (error) {
+    if (error instanceof CommandFailure) return new Map()
+    throw error
+  }
 }
 
 function isEventsAnswer(answer: unknown): answer is EventsAnswer {

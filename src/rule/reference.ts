@@ -1,5 +1,6 @@
 import { schemaTables } from '../base/schema-tables.ts'
 import { isObject } from '../base/schema-words.ts'
+import { meaningOf, meanings } from '../store/reasons.ts'
 import { templateFunctions } from './functions.ts'
 import { laterKeys } from './later-keys.ts'
 import { ruleSchema } from './schema.ts'
@@ -12,19 +13,33 @@ const gates = [
   '',
   '| gate | key | what it says |',
   '|---|---|---|',
-  '| too old? | `expire` | done (`expired`). A dead letter that was replayed is not asked |',
-  '| in the share? | `sample` | done (`sampled`) |',
-  '| made pointless by a later root event? | `supersede` | done (`superseded`) |',
-  '| due? | `delay`, the event’s `delay_until` | waiting (`due`) until then. An instant that cannot be read is none, and the journal says so |',
-  '| its key’s turn? | `dedup`, `order` | waiting (`key`): another delivery of its key runs, comes before it, or ran within the window. Done (`duplicate`): a newer delivery of its key was called. Dead (`key_failed`): the key cannot be rendered, say because it is a list. Where the event has nothing for a part of the key, it has none, and the journal says so |',
-  '| does the target take calls? | configuration | waiting (`target`): paused (it asked for time, is read-only, refuses connections, or fails too often), or as many calls as its limits allow |',
-  '| is there a slot, and a token of the rate? | `throttle` | waiting (`slot`, `rate`) |',
+  `| too old? | \`expire\` | ${means('done', 'expired')}. A dead letter that was replayed is not asked |`,
+  `| in the share? | \`sample\` | ${means('done', 'sampled')} |`,
+  `| made pointless by a later root event? | \`supersede\` | ${means('done', 'superseded')} |`,
+  `| due? | \`delay\`, the event’s \`delay_until\` | ${means('waiting', 'due')}. An instant that cannot be read is none, and the journal says so |`,
+  `| its key’s turn? | \`dedup\`, \`order\` | ${means('waiting', 'key')}. Or ${means('done', 'duplicate')}. Where the event has nothing for a part of the key, it has none, and the journal says so |`,
+  `| does the target take calls? | configuration | ${means('waiting', 'target')}. It is paused where it asked for time, is read-only, refuses connections, or fails too often |`,
+  `| is there a slot, and a token of the rate? | \`throttle\` | ${means('waiting', 'slot')}. Or ${means('waiting', 'rate')} |`,
+  '',
+  'What these gates need of the event is rendered when it is routed, unless it is too old or not in the share by then: where that fails, say because a key is a list, the delivery is dead (`key_failed`), even if it is not due yet.',
   '',
   'Then the requests are made, in order. `failed` ones are tried again by `retry` (waiting, `retry`), which spends an attempt; `throttled` and `unavailable` ones pause the target and spend none (waiting, `target`); a `refused` one makes the delivery dead. What waits holds no slot and takes no memory, and nobody else waits for it, but for deliveries of its key under `order`.',
   '',
   'A target is left alone after five refused connections in a row, or when half of at least 20 answers within 10 seconds are failures; then one call at a time probes it, after a pause that grows from 0.1 to 5 seconds. After a probe that succeeds, two calls may be in flight, and twice as many with each further answer.',
   '',
+  '## What became of it',
+  '',
+  'What `why`, `try` and the metrics call it, and what that means.',
+  '',
+  ...Object.entries(meanings).flatMap(([state, reasons]) =>
+    Object.keys(reasons).map((reason) => `- ${means(state, reason)}`),
+  ),
+  '',
 ]
+
+function means(state: string, reason: string): string {
+  return `${state} (\`${reason}\`): ${meaningOf(state, reason)}`
+}
 
 /** What the schema names as the first example of each key, as it stands in a file. */
 export function examplesOfKeys(): readonly string[] {

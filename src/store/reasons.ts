@@ -8,8 +8,8 @@ export const meanings: {
 } = {
   done: {
     ok: 'all its calls succeeded',
-    ignored: 'the answer says that there was nothing to do',
-    duplicate: 'a newer event of the same key covers it',
+    ignored: 'the answer says that there was nothing to do, or leaves open whether it was done',
+    duplicate: 'a call of its key covers it: of a newer event, or of one with the same meta.id before it',
     superseded: 'a later event made it pointless',
     expired: 'it was too old to be worth a call',
     sampled: 'it is not in the share of events that the rule wants',
@@ -18,7 +18,7 @@ export const meanings: {
   },
   waiting: {
     due: 'it is not due yet',
-    retry: 'the last attempt failed, and it is tried again',
+    retry: 'the last attempt, its own or that of an older event of its key, failed or was cut off; it is tried again',
     key: 'another delivery of its key comes first, or came too short a time ago',
     target: 'its target is paused, does not answer, or has as many calls as it may have',
     rate: 'the rate limit of the rule or its throttle key',
@@ -28,14 +28,17 @@ export const meanings: {
   },
   dead: {
     refused: 'the target refused it for good',
-    exhausted: 'all its attempts failed',
-    too_old: 'it failed for longer than retry.max_age',
-    interrupted: 'the service stopped during a call that must not be repeated (retry: never)',
-    key_failed: 'its key could not be rendered',
+    exhausted:
+      'its attempts failed as often as retry allows, or more than 1,000 deliveries of its key waited for it (order)',
+    too_old: 'its first attempt is longer ago than retry.max_age',
+    interrupted:
+      'no answer came to a call that must not be repeated (retry: never): it timed out, its connection was lost, or the service ended; it may have been carried out',
+    key_failed:
+      'a template of its dedup, order, supersede, sample, delay or throttle could not be rendered from the event',
     template_failed: 'a request could not be rendered from the event',
     host_not_allowed: 'no wiki or target of the configuration allows the host of its call',
     unknown_wiki: 'no wiki of the configuration fits the event',
-    unreadable: 'the event is no JSON object',
+    unreadable: 'the event is no JSON object, or larger than intake.max_body',
     poison: 'the process died again and again while it ran',
   },
 }

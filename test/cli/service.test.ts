@@ -1,7 +1,7 @@
 import { createServer } from 'node:http'
 import { json } from 'node:stream/consumers'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import type { DeadLetterView, EventView } from '../../src/api/contract.ts'
+import type { DeadLetterView, DeliveryView, EventView } from '../../src/api/contract.ts'
 import { terminalWith } from './terminal.ts'
 
 interface Asked {
@@ -100,6 +100,8 @@ const event: EventView = {
   ],
 }
 
+const noAnswer = { status: 0, headers: {}, body: '', truncated: false, request: '' }
+
 function letter(id: string): DeadLetterView {
   return {
     id,
@@ -145,14 +147,14 @@ describe('why', () => {
   purge (revision aaaaaaaaaaaa, case 1)
     TIME (9m ago)  call 1: answer 503 after 20ms, failed
     TIME (6m ago)  call 2 (request 2): no answer after 3s, failed: timeout: no answer came
-    dead (exhausted) since TIME (5m ago): all its attempts failed
+    dead (exhausted) since TIME (5m ago): its attempts failed as often as retry allows, or more than 1,000 deliveries of its key waited for it (order)
     Next: nothing by itself.
       to see it all:   changeprop dead show ${event.id}/purge
       to try it again: changeprop dead replay ${event.id}/purge
 
   render (revision bbbbbbbbbbbb)
-    waiting (retry) since TIME (1m ago): the last attempt failed, and it is tried again
-    Its call covers 3 older events.
+    waiting (retry) since TIME (1m ago): the last attempt, its own or that of an older event of its key, failed or was cut off; it is tried again
+    Its call covers 3 other events.
     Next: TIME (in 1h).
 
   bots: does not concern it, says the rule as it is now
@@ -161,6 +163,62 @@ describe('why', () => {
   (1 rule about other streams: elsewhere)
 
 `)
+  })
+
+  const [rule] = event.rules
+  const ended = (changes: Partial<DeliveryView>): EventView => {
+    if (rule?.delivery === undefined) throw new Error('the first rule has a delivery')
+    return { ...event, rules: [{ ...rule, delivery: { ...rule.delivery, attempts: [], ...changes } }] }
+  }
+  const storyOf = async (told: EventView, answers: Readonly<Record<string, unknown>> = {}) => {
+    const { url, asked } = await serviceThatSays({ '/v1/events/x': { events: [told] }, ...answers })
+    const { code, stdout } = await (await terminalWith()).run(['why', 'x', '--url', url])
+    expect(code).toBe(0)
+    return { stdout, asked }
+  }
+
+  test.each([
+    [
+      'dead',
+      'interrupted',
+      'no answer came to a call that must not be repeated (retry: never): it timed out, its connection was lost, or the service ended; it may have been carried out',
+    ],
+    [
+      'dead',
+      'exhausted',
+      'its attempts failed as often as retry allows, or more than 1,000 deliveries of its key waited for it (order)',
+    ],
+    ['done', 'ignored', 'the answer says that there was nothing to do, or leaves open whether it was done'],
+    ['dead', 'too_old', 'its first attempt is longer ago than retry.max_age'],
+    [
+      'dead',
+      'key_failed',
+      'a template of its dedup, order, supersede, sample, delay or throttle could not be rendered from the event',
+    ],
+    ['dead', 'unreadable', 'the event is no JSON object, or larger than intake.max_body'],
+    ['done', 'duplicate', 'a call of its key covers it: of a newer event, or of one with the same meta.id before it'],
+  ] as const)('tells of %s (%s) what is true of all its causes', async (state, reason, meaning) => {
+    const { stdout } = await storyOf(ended({ state, reason }))
+    expect(stdout).toMatch(
+      new RegExp(`${state} \\(${reason}\\) since .*\\): ${meaning.replaceAll(/[().]/g, '\\$&')}\n`),
+    )
+  })
+
+  test('names the call that covers a duplicate, be it of a newer event or an older one', async () => {
+    const { stdout } = await storyOf(ended({ state: 'done', reason: 'duplicate', covered_by: 'other/purge' }))
+    expect(stdout).toContain('Covered by the call of other/purge.\n')
+  })
+
+  test.each(['key_failed', 'template_failed'])('says what failed where a delivery is dead for %s', async (reason) => {
+    const dead = ended({ state: 'dead', reason })
+    const error = `expected text for message.list, the event has a list${'.'.repeat(1_000)}`
+    const kept = { ...letter(`${event.id}/purge`), answer: { ...noAnswer, error } }
+    const { stdout, asked } = await storyOf(dead, { '/v1/dead': { dead: [kept], cursor: null } })
+    expect(stdout).toContain(`\n    It failed with: ${error.slice(0, 300)}\n`)
+    expect(asked.at(-1)?.url).toBe(`/v1/dead?id=${encodeURIComponent(`${event.id}/purge`)}`)
+
+    for (const gone of [{ dead: [], cursor: null }, 'no JSON'])
+      expect((await storyOf(dead, { '/v1/dead': gone })).stdout).toMatch(new RegExp(`dead \\(${reason}\\) since`))
   })
 
   test('gives scripts the answer as it is', async () => {

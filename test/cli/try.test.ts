@@ -176,7 +176,7 @@ describe('try says what the gates make of an event that matches', () => {
           note: 'expected text for message.list, the event has a list',
         },
       ],
-      `r: yes, but never called, dead (key_failed): its key could not be rendered\n  ${gate}: dead (key_failed): expected text for message.list, the event has a list\n`,
+      `r: yes, but never called, dead (key_failed): a template of its dedup, order, supersede, sample, delay or throttle could not be rendered from the event\n  ${gate}: dead (key_failed): expected text for message.list, the event has a list\n`,
     ]),
     [
       'names an instant that cannot be read',

@@ -6,6 +6,7 @@ import { loadRules } from '../../src/rule/load.ts'
 import { renderRuleReference } from '../../src/rule/reference.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
 import { ruleSchema } from '../../src/rule/schema.ts'
+import { meanings } from '../../src/store/reasons.ts'
 import { noHosts, ruleOf } from './world.ts'
 
 async function folderWith(files: Readonly<Record<string, string>>): Promise<string> {
@@ -111,4 +112,12 @@ test('the reference names every key, with a description of each', () => {
   for (const key of Object.keys(ruleSchema.properties))
     expect(reference).toMatch(new RegExp(`^\\| \`${key}\` \\| .+ \\| .+ \\|`, 'm'))
   expect(reference).not.toMatch(/^\| `[\w]+` \| [^|]+ \|\s+\|/m)
+})
+
+test('the reference says what each reason means, in the words of why', () => {
+  const reference = renderRuleReference()
+
+  for (const [state, reasons] of Object.entries(meanings))
+    for (const [reason, meaning] of Object.entries(reasons))
+      expect(reference).toContain(`${state} (\`${reason}\`): ${meaning}`)
 })
