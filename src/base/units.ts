@@ -13,6 +13,11 @@ const sizeUnits: Readonly<Record<string, number>> = {
 }
 const rateUnits: Readonly<Record<string, number>> = { s: 1, min: 60 }
 
+/** The longest that anything may be made to wait, in ms. */
+export const longestWaitMs = 366 * 86_400_000
+const slowestPerSecond = 1_000 / longestWaitMs
+const fastestPerSecond = 1_000_000
+
 /** For JSON Schemas: what the functions below can read, apart from numbers beyond 2^53. */
 export const durationPattern = '^\\d+(\\.\\d+)?(ms|s|m|h|d)$'
 export const sizePattern = '^\\d+(\\.\\d+)?(KiB|MiB|GiB)?$'
@@ -35,6 +40,14 @@ export function parseRate(text: string): number | undefined {
   if (found === null || seconds === undefined) return undefined
   const perSecond = Number(found[1]) / seconds
   return Number.isFinite(perSecond) ? perSecond : undefined
+}
+
+/** What a rate that `ratePattern` lets pass should rather be, in words; undefined where it is one to go by. */
+export function betterRate(text: string): string | undefined {
+  const perSecond = parseRate(text)
+  if (perSecond === undefined || perSecond > fastestPerSecond) return `at most ${formatRate(fastestPerSecond)}`
+  if (perSecond === 0) return 'a rate above 0'
+  return perSecond < slowestPerSecond ? `at least one call in ${formatDuration(longestWaitMs)}` : undefined
 }
 
 /** In the largest unit that loses nothing, so that `parseDuration` gives the same number back. */

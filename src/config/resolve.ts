@@ -4,7 +4,7 @@ import Type from 'typebox'
 import { type Document, formatPath, type Path, problemAt } from '../base/document.ts'
 import type { Problem } from '../base/problem.ts'
 import { isObject } from '../base/schema-words.ts'
-import { parseDuration, parseRate, parseSize } from '../base/units.ts'
+import { betterRate, formatDuration, longestWaitMs, parseDuration, parseRate, parseSize } from '../base/units.ts'
 import type { Limits } from '../rule/rule.ts'
 import type {
   Config,
@@ -79,7 +79,7 @@ class Values {
       },
       intake: { maxBodyBytes: this.#bytes('intake.max_body', 1024, 2 ** 30), allow: this.#networks() },
       admin: { token: await this.#adminToken() },
-      stopTimeoutMs: this.#ms('stop_timeout', 0),
+      stopTimeoutMs: this.#ms('stop_timeout', 0, longestWaitMs),
       log: { level: levels.find((level) => level === this.#value('log.level')) ?? 'info' },
       wikis: await this.#wikis(),
       targets: await this.#targets(),
@@ -264,11 +264,12 @@ class Values {
 
   #limits(concurrency: number | undefined, rate: string | undefined, at: Path): Limits | undefined {
     if (concurrency === undefined && rate === undefined) return undefined
-    const perSecond = rate === undefined ? Number.POSITIVE_INFINITY : (parseRate(rate) ?? 0)
-    if (perSecond === 0) {
-      const remedy = 'write a larger one; to call nobody, leave the rules out'
-      this.#object(String(at[0]), [{ path: at, message: `expected a rate above 0, found ${rate}`, remedy }])
+    const better = rate === undefined ? undefined : betterRate(rate)
+    if (better !== undefined) {
+      const remedy = 'write for instance 50/s; to call nobody, leave the rules out'
+      this.#object(String(at[0]), [{ path: at, message: `expected ${better}, found ${rate}`, remedy }])
     }
+    const perSecond = (rate === undefined ? undefined : parseRate(rate)) ?? Number.POSITIVE_INFINITY
     return {
       concurrency: concurrency ?? Number.POSITIVE_INFINITY,
       perSecond,
@@ -324,23 +325,24 @@ class Values {
   }
 
   #pause(value: string | undefined, path: Path): number {
-    const ms = parseDuration(value ?? '1h') ?? 0
-    if (ms < 1_000)
-      this.#object(String(path[0]), [
-        { path, message: `expected at least 1s, found ${value}`, remedy: 'write a longer duration' },
-      ])
+    const ms = parseDuration(value ?? '1h') ?? Number.POSITIVE_INFINITY
+    if (ms >= 1_000 && ms <= longestWaitMs) return ms
+    const [better, remedy] =
+      ms < 1_000
+        ? ['at least 1s', 'write a longer duration']
+        : [`at most ${formatDuration(longestWaitMs)}`, 'shorten it']
+    this.#object(String(path[0]), [{ path, message: `expected ${better}, found ${value}`, remedy }])
     return ms
   }
 
-  #ms(name: string, least: number): number {
+  // 10,000 years: beyond that, times are no dates any more.
+  #ms(name: string, least: number, most = 3_650_000 * 86_400_000): number {
     const ms = parseDuration(this.#text(name))
-    // 10,000 years: beyond that, times are no dates any more.
-    const most = 3_650_000 * 86_400_000
     if (ms !== undefined && ms >= least && ms <= most) return ms
     this.#object(name, [
       {
         path: this.#path(name),
-        message: `expected a duration from ${least / 1000}s to 3650000d, found ${this.#text(name)}`,
+        message: `expected a duration from ${least / 1000}s to ${formatDuration(most)}, found ${this.#text(name)}`,
         remedy: 'correct the value',
       },
     ])

@@ -1,4 +1,5 @@
 import type { Path } from '../base/document.ts'
+import { formatDuration } from '../base/units.ts'
 import type { Json } from '../event/event.ts'
 import { namesVersions } from './event-schema.ts'
 import type { Expression } from './expression.ts'
@@ -6,6 +7,7 @@ import type { Findings } from './findings.ts'
 import { isList, member } from './json.ts'
 import { capturePaths, implies } from './match.ts'
 import { readsAsRegex } from './regex.ts'
+import type { Expire, RetryPolicy, Throttle } from './rule.ts'
 import type { RuleText } from './schema.ts'
 import type { Topics } from './topic.ts'
 
@@ -138,6 +140,55 @@ export function lintCaptures(match: Json | undefined, used: readonly Used[], at:
         'write (?:…) where nothing is captured',
       )
     }
+  }
+}
+
+/** What each key may have, and all keys together may not. */
+export function lintThrottle(text: Partial<RuleText>, { total, perKey }: Throttle, at: Path, findings: Findings): void {
+  const { throttle } = text
+  if (throttle?.key === undefined) return
+  const warn = (place: Path, own: string | number, whole: string | number) =>
+    findings.warn(
+      [...at, ...place],
+      `expected ${place.join('.')} not to be above that of total, found ${own} and ${whole}`,
+      'total bounds all keys together: lower the one or raise the other',
+    )
+  const concurrency = throttle.concurrency ?? text.concurrency
+  if (concurrency !== undefined && perKey.concurrency > total.concurrency) {
+    const place = throttle.concurrency === undefined ? ['concurrency'] : ['throttle', 'concurrency']
+    const whole = throttle.total?.concurrency ?? `${total.concurrency} (the default)`
+    warn(place, concurrency, whole)
+  }
+  if (throttle.rate !== undefined && throttle.total?.rate !== undefined && perKey.perSecond > total.perSecond)
+    warn(['throttle', 'rate'], throttle.rate, throttle.total.rate)
+}
+
+/** Retries that come too late to be made. */
+export function lintRetries(
+  { retry: text, expire: age }: Partial<RuleText>,
+  retry: RetryPolicy | 'never',
+  expire: Expire | undefined,
+  at: Path,
+  findings: Findings,
+): void {
+  if (retry === 'never' || retry.limit === 0) return
+  const { limit, maxAgeMs, maxDelayMs } = retry
+  const delayMs = Math.min(retry.delayMs, maxDelayMs)
+  const delay = formatDuration(delayMs)
+  if (typeof text === 'object' && limit > 1 && maxAgeMs > 0 && maxAgeMs < delayMs) {
+    findings.warn(
+      [...at, 'retry', text.max_age === undefined ? 'delay' : 'max_age'],
+      `expected retry.max_age not to be shorter than retry.delay, found ${formatDuration(maxAgeMs)} and ${delay}`,
+      'the first retry may be the last; lengthen max_age or shorten delay',
+    )
+  }
+  if (expire !== undefined && expire.ageMs < delayMs) {
+    const place = age === undefined ? ['claim_ttl'] : typeof age === 'string' ? ['expire'] : ['expire', 'age']
+    findings.warn(
+      [...at, ...place],
+      `expected expire not to be shorter than retry.delay, found ${formatDuration(expire.ageMs)} and ${delay}`,
+      'what fails may expire before its first retry; lengthen expire or shorten retry.delay',
+    )
   }
 }
 

@@ -8,7 +8,7 @@ import { compileSchemaTest } from './event-schema.ts'
 import type { Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
 import { canonical } from './json.ts'
-import { lintCaptures, lintClauses, lintReads, lintSchema, lintTopics } from './lint.ts'
+import { lintCaptures, lintClauses, lintReads, lintRetries, lintSchema, lintThrottle, lintTopics } from './lint.ts'
 import { policiesOf } from './policies.ts'
 import { compileRequest } from './request.ts'
 import { durationAt, retryOf } from './retry.ts'
@@ -57,6 +57,10 @@ export function parseRule(
   lintSchema(text.schema, at, findings)
   const answers = compileAnswers({ answers: text.answers, ignore: text.ignore, retryOn: text.retry_on }, at, findings)
   const retry = retryOf(text, at, findings)
+  if (around.isWhole) {
+    lintThrottle(text, policies.throttle, at, findings)
+    lintRetries(text, retry, policies.expire, at, findings)
+  }
   const discardsCanary = text.discard_canary_events ?? true
   if (topics === undefined || cases === undefined) return undefined
   const normalised = { ...written, retry: policyText(retry), discardsCanary, policies: policyValues }

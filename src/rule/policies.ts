@@ -1,5 +1,5 @@
 import type { Path } from '../base/document.ts'
-import { formatDuration, parseDuration, parseRate } from '../base/units.ts'
+import { betterRate, durationPattern, formatDuration, parseRate } from '../base/units.ts'
 import type { Json } from '../event/event.ts'
 import type { Findings } from './findings.ts'
 import { member } from './json.ts'
@@ -69,7 +69,7 @@ class PolicyCompiler {
     const delay = this.#delay()
     const expire = this.#expire(delay.constantMs)
     const throttle = this.#throttle(concurrency)
-    this.#compare()
+    this.#compare(dedup?.windowMs ?? 0, expire?.ageMs ?? unlimited)
     return {
       policies: {
         throttle,
@@ -123,10 +123,11 @@ class PolicyCompiler {
       }
       return { ...noLimits, concurrency: text?.concurrency ?? concurrency }
     }
-    const perSecond = parseRate(rate) ?? 0
-    if (perSecond === 0) {
-      this.#error([...at, 'rate'], `expected a rate above 0, found ${rate}`, 'write for instance 50/s')
+    const better = betterRate(rate)
+    if (better !== undefined) {
+      this.#error([...at, 'rate'], `expected ${better}, found ${rate}`, 'write for instance 50/s')
     }
+    const perSecond = parseRate(rate) ?? unlimited
     return {
       concurrency: text?.concurrency ?? concurrency,
       perSecond,
@@ -177,12 +178,13 @@ class PolicyCompiler {
       }
       return { constantMs: 0, dueAt }
     }
-    if (parseDuration(delay) === undefined) {
+    if (!new RegExp(durationPattern).test(delay)) {
       this.#error(
         ['delay'],
         `expected a duration such as 2s, or a template that names an instant, found ${JSON.stringify(delay)}`,
         'write for instance 2s, or {{message.delay_until}}',
       )
+      return { constantMs: 0, dueAt: delayUntil }
     }
     const constantMs = this.#duration(delay, ['delay'])
     return { constantMs, dueAt: (_, eventTime) => eventTime() + constantMs }
@@ -205,6 +207,13 @@ class PolicyCompiler {
         agePlace,
         `expected expire to be longer than delay, found ${formatDuration(ageMs)} and ${formatDuration(delayMs)}`,
         'nothing would ever be called; lengthen expire or shorten delay',
+      )
+    }
+    if (rootAgeMs < 1_000) {
+      this.#error(
+        rootAge === undefined ? ['root_claim_ttl'] : place('root_age'),
+        `expected at least 1s, found ${rootAge ?? formatDuration(rootAgeMs)}`,
+        'hardly anything with a root_event would be called; lengthen it',
       )
     }
     return { ageMs, rootAgeMs }
@@ -239,8 +248,15 @@ class PolicyCompiler {
   }
 
   /** Policies that contradict one another. */
-  #compare(): void {
+  #compare(windowMs: number, ageMs: number): void {
     const { order, dedup } = this.#text
+    if (windowMs > 0 && windowMs >= ageMs) {
+      this.#error(
+        ['dedup', 'window'],
+        `expected dedup.window to be shorter than expire, found ${formatDuration(windowMs)} and ${formatDuration(ageMs)}`,
+        'the last event of a key may expire uncalled; shorten window or lengthen expire',
+      )
+    }
     if (order === undefined || dedup === undefined || dedup === false) return
     if (dedup.window !== undefined) {
       this.#error(

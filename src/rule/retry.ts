@@ -1,10 +1,8 @@
 import type { Path } from '../base/document.ts'
-import { formatDuration, parseDuration } from '../base/units.ts'
+import { formatDuration, longestWaitMs, parseDuration } from '../base/units.ts'
 import type { Findings } from './findings.ts'
 import type { RetryPolicy } from './rule.ts'
 import { type RuleText, retryDefaults } from './schema.ts'
-
-const longestMs = 366 * 86_400_000
 
 /** When failed calls are repeated. Wikimedia's keys bring Wikimedia's defaults with them. */
 export function retryOf(rule: Partial<RuleText>, at: Path, findings: Findings): RetryPolicy | 'never' {
@@ -48,15 +46,22 @@ export function retryOf(rule: Partial<RuleText>, at: Path, findings: Findings): 
       'shorten the one or lengthen the other',
     )
   }
+  if (policy.maxAgeMs === 0) {
+    findings.error(
+      [...at, 'retry', 'max_age'],
+      `expected a duration above 0, found ${text.max_age}`,
+      'write for instance 7d; to make no retries, write limit: 0',
+    )
+  }
   return policy
 }
 
 /** A duration that the schema has let pass; at most a year. */
 export function durationAt(text: string, at: Path, findings: Findings): number {
   const ms = parseDuration(text)
-  if (ms !== undefined && ms <= longestMs) return ms
-  findings.error(at, `expected at most ${formatDuration(longestMs)}, found ${text}`, 'shorten it')
-  return longestMs
+  if (ms !== undefined && ms <= longestWaitMs) return ms
+  findings.error(at, `expected at most ${formatDuration(longestWaitMs)}, found ${text}`, 'shorten it')
+  return longestWaitMs
 }
 
 function duration(text: string): number {

@@ -243,6 +243,14 @@ describe('a folder of schemas', () => {
   })
 })
 
+test('a stop that waits for over a year is refused', async () => {
+  const { config, lines } = await load('stop_timeout: 367d')
+  expect(config).toBeUndefined()
+  expect(lines).toEqual([
+    'c.yaml:1:15 stop_timeout: expected a duration from 0s to 366d, found 367d; correct the value',
+  ])
+})
+
 describe('wikis and targets', () => {
   test('are resolved', async () => {
     const { config, problems } = await load(
@@ -313,11 +321,24 @@ targets: { search: { url: 'https://s.example/' }, slow: { url: 'https://t', conc
     [`{ database: x, url: 'http://' }`, 'found one that cannot be read'],
     [`{ database: x, url: /w }`, 'expected an http or https URL'],
     [`{ database: x, url: 'http://a', max_pause: 10ms }`, 'wikis[0].max_pause: expected at least 1s'],
+    [`{ database: x, url: 'http://a', max_pause: 367d }`, 'wikis[0].max_pause: expected at most 366d, found 367d'],
+    [`{ database: x, url: 'http://a', max_pause: 99999999999999999d }`, 'wikis[0].max_pause: expected at most 366d'],
+    [`{ database: x, url: 'http://a', rate: 0/s }`, 'wikis[0].rate: expected a rate above 0, found 0/s'],
+    [`{ database: x, url: 'http://a', rate: 0.000001/min }`, 'wikis[0].rate: expected at least one call in 366d'],
+    [`{ database: x, url: 'http://a', rate: 1000001/s }`, 'wikis[0].rate: expected at most 1000000/s, found 1000001/s'],
     [`{ database: x, url: 'http://a', host: 'a b' }`, 'wikis[0].host: expected a host name'],
   ])('%s is refused', async (wiki, message) => {
     const { config, lines } = await load(`wikis: [ ${wiki} ]`)
     expect(config).toBeUndefined()
     expect(lines).toEqual([expect.stringContaining(message)])
+  })
+
+  test('a target has the same bounds as a wiki', async () => {
+    const { lines } = await load(`targets: { a: { url: 'http://a', rate: 0.000001/min, max_pause: 367d } }`)
+    expect(lines).toEqual([
+      'c.yaml:1:40 targets.a.rate: expected at least one call in 366d, found 0.000001/min; write for instance 50/s; to call nobody, leave the rules out',
+      'c.yaml:1:65 targets.a.max_pause: expected at most 366d, found 367d; shorten it',
+    ])
   })
 
   test('of one name twice are refused', async () => {

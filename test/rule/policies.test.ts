@@ -221,10 +221,19 @@ describe('refused, with the reason:', () => {
     ['a key that does not parse', { dedup: { key: '{{message' } }, 'expected }}'],
     ['a negative delay', { delay: '-1s' }, 'expected a duration such as 2s'],
     ['an absurd delay', { delay: '9000d' }, 'expected at most 366d'],
+    ['a delay too long for a number', { delay: '99999999999999999d' }, 'rule.delay: expected at most 366d'],
     ['an absurd window', { dedup: { key, window: '9000d' } }, 'rule.dedup.window: expected at most 366d'],
     ['a negative window', { dedup: { key, window: '-1s' } }, 'rule.dedup.window'],
     ['a rate of 0', { throttle: { rate: '0/s' } }, 'expected a rate above 0, found 0/s'],
     ['a total rate of 0', { throttle: { key, total: { rate: '0/min' } } }, 'rule.throttle.total.rate: expected a rate'],
+    ['a rate of next to nothing', { throttle: { rate: '0.000001/min' } }, 'expected at least one call in 366d, found'],
+    [
+      'a total rate of next to nothing',
+      { throttle: { key, total: { rate: '0.00000001/s' } } },
+      'rule.throttle.total.rate',
+    ],
+    ['an absurd rate', { throttle: { rate: '1000001/s' } }, 'expected at most 1000000/s, found 1000001/s'],
+    ['a rate too large for a number', { throttle: { rate: `${'9'.repeat(400)}/s` } }, 'expected at most 1000000/s'],
     ['a burst of nothing', { throttle: { burst: 5 } }, 'expected rate beside burst'],
     ['a burst of 0', { throttle: { rate: '1/s', burst: 0 } }, 'rule.throttle.burst'],
     ['a total without a key', { throttle: { total: { concurrency: 5 } } }, 'expected throttle.key beside total'],
@@ -237,6 +246,16 @@ describe('refused, with the reason:', () => {
       { delay: '2h', claim_ttl: 60 },
       'rule.claim_ttl: expected expire to be',
     ],
+    ['a window longer than the age', { dedup: { key, window: '2h' }, expire: '1h' }, 'dedup.window to be shorter'],
+    [
+      'a window as long as the age, in seconds',
+      { dedup: { key, window: '1m' }, claim_ttl: 60 },
+      'rule.dedup.window: expected dedup.window to be shorter than expire, found 1m and 1m',
+    ],
+    ['a root age of 0', { expire: { root_age: '0s' } }, 'rule.expire.root_age: expected at least 1s, found 0s'],
+    ['a root age below a second', { expire: { age: '1d', root_age: '999ms' } }, 'expected at least 1s, found 999ms'],
+    ['a root age below a second, in seconds', { root_claim_ttl: 0.5 }, 'rule.root_claim_ttl: expected at least 1s'],
+    ['retries for no time', { retry: { max_age: '0s' } }, 'rule.retry.max_age: expected a duration above 0, found 0s'],
     ['a mapping of no ages', { expire: {} }, 'rule.expire'],
     ['an absurd claim_ttl', { claim_ttl: 1e12 }, 'rule.claim_ttl'],
     ['a sample by two keys', { sample: { rate: 0.5, key, hash_template: key } }, 'expected key or hash_template'],
@@ -253,8 +272,21 @@ describe('refused, with the reason:', () => {
     ['order and dedup by one key', { order: { key }, dedup: { key } }],
     ['a window where calls are not repeated', { retry: 'never', dedup: { key, window: '1h' } }],
     ['an age longer than the delay', { delay: '1h', expire: { age: '2h' } }],
+    ['a window shorter than the age', { dedup: { key, window: '59m' }, expire: '1h' }],
+    ['a root age of a second', { expire: { root_age: '1s' } }],
+    ['one call in a year', { throttle: { rate: '0.000002/min' } }],
+    ['a million calls per second', { throttle: { rate: '1000000/s' } }],
   ])('not: %s', (_, keys) => {
     expect(problemsWith(keys)).toEqual([])
+  })
+
+  test.each<[string, JsonObject]>([
+    ['a negative delay', { delay: '-1s' }],
+    ['a delay too long for a number', { delay: '99999999999999999d' }],
+    ['retries for no time', { retry: { max_age: '0s' } }],
+    ['no age beside no window', { dedup: { key, window: '0s' }, expire: '0s', retry: 'never' }],
+  ])('once: %s', (_, keys) => {
+    expect(problemsWith(keys)).toHaveLength(1)
   })
 
   test('each at its place', () => {
@@ -271,5 +303,80 @@ describe('refused, with the reason:', () => {
         .problems.map(({ line, column }) => `${line}:${column}`)
         .sort(),
     ).toEqual(['4:17', '4:28', '5:21'])
+  })
+})
+
+describe('warned of, with the reason:', () => {
+  const key = '{{message.a}}'
+  const total = { concurrency: 5, rate: '60/min' }
+  test.each<[string, JsonObject, string]>([
+    [
+      'a key that may have more than the rule',
+      { throttle: { key, concurrency: 6, total } },
+      'rule.throttle.concurrency: expected throttle.concurrency not to be above that of total, found 6 and 5;',
+    ],
+    [
+      'a key that may have more than the rule by default',
+      { throttle: { key, concurrency: 51 } },
+      'rule.throttle.concurrency: expected throttle.concurrency not to be above that of total, found 51 and 50 (the default)',
+    ],
+    [
+      'the same in Wikimedia’s spelling',
+      { concurrency: 51, throttle: { key } },
+      'rule.concurrency: expected concurrency not to be above that of total',
+    ],
+    [
+      'a key that may be called faster than the rule',
+      { throttle: { key, rate: '2/s', total } },
+      'rule.throttle.rate: expected throttle.rate not to be above that of total, found 2/s and 60/min;',
+    ],
+    [
+      'retries that are given up after the first',
+      { retry: { delay: '2m', max_age: '1m' } },
+      'rule.retry.max_age: expected retry.max_age not to be shorter than retry.delay, found 1m and 2m',
+    ],
+    [
+      'the same with the default of one',
+      { retry: { max_age: '1s' } },
+      'rule.retry.max_age: expected retry.max_age not to be shorter than retry.delay, found 1s and 5s',
+    ],
+    [
+      'the same with the default of the other',
+      { retry: { delay: '8d', max_delay: '9d' } },
+      'rule.retry.delay: expected retry.max_age not to be shorter than retry.delay, found 7d and 8d',
+    ],
+    [
+      'an age that ends before the first retry',
+      { expire: '4s' },
+      'rule.expire: expected expire not to be shorter than retry.delay, found 4s and 5s',
+    ],
+    ['the same in a mapping', { expire: { age: '4s' } }, 'rule.expire.age: expected expire not to be'],
+    [
+      'the same in Wikimedia’s spelling',
+      { claim_ttl: 59, retry_limit: 1 },
+      'rule.claim_ttl: expected expire not to be',
+    ],
+  ])('%s', (_, keys, expected) => {
+    const problems = problemsWith(keys)
+
+    expect(problems).toHaveLength(1)
+    expect(problems[0]).toContain(' warning: ')
+    expect(problems[0]).toContain(expected)
+  })
+
+  test.each<[string, JsonObject]>([
+    ['limits of a key that are the rule’s', { throttle: { key, concurrency: 5, rate: '1/s', total } }],
+    ['limits of a key that nobody wrote', { throttle: { key, total } }],
+    ['a rate of each key where the rule has none', { throttle: { key, rate: '9000/s' } }],
+    ['an age where no call is repeated', { retry: 'never', expire: '1s' }],
+    ['an age where there are no retries', { retry: { limit: 0 }, expire: '1s' }],
+    ['a single retry of short life', { retry: { limit: 1, max_age: '1s' } }],
+    ['ages as long as the delay', { retry: { delay: '1m', max_age: '1m' }, expire: '1m' }],
+  ])('not: %s', (_, keys) => {
+    expect(problemsWith(keys)).toEqual([])
+  })
+
+  test('not where a delay is compared that was to be another', () => {
+    expect(problemsWith({ retry: { delay: '1s', dealy: '1s' }, expire: '2s' }).join()).not.toContain('warning')
   })
 })
