@@ -21,7 +21,7 @@ const gates = [
   `| does the target take calls? | configuration | ${means('waiting', 'target')}. It is paused where it asked for time, is read-only, refuses connections, or fails too often |`,
   `| is there a slot, and a token of the rate? | \`throttle\` | ${means('waiting', 'slot')}. Or ${means('waiting', 'rate')} |`,
   '',
-  'What these gates need of the event is rendered when it is routed, unless it is too old or not in the share by then: where that fails, say because a key is a list, the delivery is dead (`key_failed`), even if it is not due yet.',
+  'What these gates need of the event is rendered when it is routed, unless it is too old or not in the share by then: where that fails, say because a key is a list, the delivery is dead (`key_failed`), even if it is not due yet. So is its first request: where it cannot be made, or no wiki or target of the configuration is its own, the delivery is dead at once. What a later root event makes pointless waits on, and is told so when its turn comes.',
   '',
   'Then the requests are made, in order. `failed` ones are tried again by `retry` (waiting, `retry`), which spends an attempt; `throttled` and `unavailable` ones pause the target and spend none (waiting, `target`); a `refused` one makes the delivery dead. What waits holds no slot and takes no memory, and nobody else waits for it, but for deliveries of its key under `order`.',
   '',
@@ -34,6 +34,24 @@ const gates = [
   ...Object.entries(meanings).flatMap(([state, reasons]) =>
     Object.keys(reasons).map((reason) => `- ${means(state, reason)}`),
   ),
+  '',
+]
+
+/** Each line is shown by a test of the engine's policies, or of the store's standings. */
+const together = [
+  '## Policies together',
+  '',
+  '| policies | what follows |',
+  '|---|---|',
+  '| `dedup`, an event that comes again | With the `meta.id` of its key’s last call that came to `ok` or `ignored` it is done (`duplicate`), for the time of `window` and at least 1 h. One that comes while that call still runs is called after it |',
+  '| `dedup`, `delay` | No debounce: of those that are due the newest is called, though newer ones are not due yet; these are called when they are. A call covers all older ones, due or not. To have fewer calls, use `window` |',
+  '| `dedup`, `retry` | An event that comes while a retry of its key waits is called in its stead, at its time, with attempts at 0; the older one is done (`duplicate`). One that is due later than the retry leaves it alone |',
+  '| `dedup.window`, `retry` | The window runs from the first attempt; retries are made within it. A newer event waits for its end, and for the retry’s time where that is later |',
+  '| `order`, `retry`, `delay` | The others of a key wait for the first of them: for its time, its target and its retries. When it is dead, the next is called. Where its attempt fails while over 1,000 wait, it is dead at once (`exhausted`). A dead letter that is replayed waits for the one whose turn it is, and then goes before all that was accepted after it |',
+  '| `throttle.key`, an event without it | All events without a key share the limits of one key |',
+  '| `supersede`, `retry` | Asked before each attempt: when a later root event was accepted that is neither dead nor discarded, the retry is not made (`superseded`) |',
+  '| `expire`, `delay`, `retry` | An age is that of the event, not of its delivery: what waits for its time or for a retry until it is too old is done (`expired`), not called and no dead letter. A constant `delay` that is not shorter is refused |',
+  '| `sample`, `dedup` | What is left out (`sampled`) covers nothing. Where one event of a key may be left out and another not, the newest may never be called: give both the same key |',
   '',
 ]
 
@@ -70,6 +88,7 @@ export function renderRuleReference(): string {
     '```',
     '',
     ...gates,
+    ...together,
     '## Templates',
     '',
     'Texts in `uri`, `headers`, `query` and `body`, and keys of policies, may contain `{{expression}}`. A value that is nothing but one of these keeps its type, and its key is left out where the event has nothing there; within text, nothing there is an error and the delivery is dead (`template_failed`). `{expression}` percent-encodes, `{+expression}` does not, `{/expression}` puts a slash before; the last two may find nothing. A single brace begins a template only before a root that is followed by a path, or before a function; any other is text.',

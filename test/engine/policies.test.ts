@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DeliveryView } from '../../src/api/contract.ts'
 import { type Behaviour, openTarget, respond, type Script, type TargetRequest } from '../support/target.ts'
 import { becomes, until } from '../support/until.ts'
-import { openWorld, type World } from '../support/world.ts'
+import { anEvent, openWorld, type World } from '../support/world.ts'
 
 async function target(script?: Script | Behaviour) {
   const opened = await openTarget()
@@ -431,5 +431,146 @@ describe('the breaker', () => {
     await idle(world)
     const fates = await Promise.all(ids.map(async (id) => (await ended(world, id))?.state))
     expect(fates.filter((state) => state === 'done').length).toBeGreaterThan(20)
+  })
+})
+
+/** What the table "Policies together" of the reference says, where no test above does. */
+describe('together', () => {
+  const dedup = "  dedup: { key: '{{message.title}}' }"
+
+  test('dedup: an event that comes again while its call runs is called after it', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, dedup))
+    const event = anEvent('page', { title: 'A', n: 1 })
+    await world.postAll([event])
+    await there.waitFor(1)
+    await world.postAll([event])
+    await until('it waits', async () => (await world.rule('rule')).waiting.slot === 1)
+    open()
+    expect((await idle(world)).done).toBe(2)
+    expect(bodies(there.requests)).toEqual([1, 1])
+  })
+
+  test('dedup and delay: what is due is called although a newer one is not, and covers the older ones, due or not', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, dedup))
+    const later = Math.ceil(Date.now() / 1_000) + 3_600
+    const older = await world.post('page', { title: 'A', n: 1, delay_until: later })
+    const due = await world.post('page', { title: 'A', n: 2, delay_until: Math.ceil(Date.now() / 1_000) + 1 })
+    const newer = await world.post('page', { title: 'A', n: 3, delay_until: later })
+    expect(await ended(world, due)).toMatchObject({ reason: 'ok', covers: { count: 1 } })
+    expect(await deliveryOf(world, older)).toMatchObject({ state: 'done', reason: 'duplicate' })
+    expect(await deliveryOf(world, newer)).toMatchObject({ state: 'waiting', reason: 'due' })
+    expect(bodies(there.requests)).toEqual([2])
+  })
+
+  test('window and retry: a retry is made within the window, which runs from the first attempt', async () => {
+    const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
+    const window = "  dedup: { key: '{{message.title}}', window: 1h }\n  retry: { delay: 100ms, jitter: none }"
+    const world = await openWorld(posting(there.url, window))
+    const first = await ended(world, await world.post('page', { title: 'A', n: 1 }))
+    expect(first).toMatchObject({ reason: 'ok', attempts: [{}, {}] })
+    const second = await world.post('page', { title: 'A', n: 2 })
+    const waits = await becomes(
+      () => deliveryOf(world, second),
+      (delivery) => delivery?.reason === 'key',
+    )
+    expect(Date.parse(waits?.next ?? '')).toBe(Date.parse(first?.attempts[0]?.at ?? '') + 3_600_000)
+    expect(bodies(there.requests)).toEqual([1, 1])
+  })
+
+  test('order: a dead letter that is replayed waits for the one whose turn it is, and goes before what was accepted after it', async () => {
+    let open = () => {}
+    const isOpen = new Promise<void>((resolve) => {
+      open = resolve
+    })
+    const there = await target(async ({ index }) => {
+      if (index === 0) return respond(404)
+      await isOpen
+      return respond(200)
+    })
+    const world = await openWorld(posting(there.url, "  order: { key: '{{message.title}}' }"))
+    const first = await world.post('page', { title: 'A', n: 1 })
+    expect(await ended(world, first)).toMatchObject({ state: 'dead' })
+    await world.post('page', { title: 'A', n: 2 })
+    await there.waitFor(2)
+    const third = await world.post('page', { title: 'A', n: 3 })
+    await world.ask('POST', '/v1/dead/replay', { all: true })
+    expect(await deliveryOf(world, first)).toMatchObject({ state: 'waiting', reason: 'key' })
+    open()
+    await ended(world, third)
+    expect(bodies(there.requests)).toEqual([1, 2, 1, 3])
+  })
+
+  test('order and delay: what is not due holds those behind it', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  order: { key: '{{message.title}}' }"))
+    const later = Math.ceil(Date.now() / 1_000) + 1
+    await world.post('page', { title: 'A', n: 1, delay_until: later })
+    await ended(world, await world.post('page', { title: 'A', n: 2 }))
+    expect(bodies(there.requests)).toEqual([1, 2])
+  })
+
+  test('order and retry: one that fails while over 1,000 wait for it is given up, and the next is called', async () => {
+    const there = await target((request) => respond(bodies([request])[0] === 0 ? 500 : 200))
+    const world = await openWorld(
+      posting(
+        there.url,
+        "  order: { key: '{{message.title}}' }\n  retry: { limit: 1000, delay: 500ms, factor: 1, jitter: none }",
+      ),
+    )
+    const events = Array.from({ length: 1_002 }, (_, n) => anEvent('page', { title: 'A', n }))
+    await world.postAll(events)
+    expect(await ended(world, events[0]?.meta.id ?? '')).toMatchObject({ state: 'dead', reason: 'exhausted' })
+    expect(await ended(world, events[1]?.meta.id ?? '')).toMatchObject({ state: 'done', reason: 'ok' })
+  })
+
+  test('throttle: all events without a key share the limits of one', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, "  throttle: { key: '{{message.database}}', concurrency: 1 }"))
+    for (const n of [1, 2]) await world.post('page', { n })
+    await world.post('page', { database: 'a', n: 3 })
+    await there.waitFor(2)
+    await until('the other waits', async () => (await world.rule('rule')).waiting.slot === 1)
+    open()
+    await idle(world)
+    expect(bodies(there.requests.slice(0, 2)).sort()).toEqual([1, 3])
+    expect(there.requests.length).toBe(3)
+  })
+
+  test('supersede and retry: a retry is not made once a later root event was accepted', async () => {
+    const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
+    const supersede = "  supersede: { signature: '{{message.root.signature}}', time: '{{message.root.dt}}' }"
+    const world = await openWorld(posting(there.url, `${supersede}\n  retry: { delay: 2s, jitter: none }`))
+    const first = await world.post('page', { n: 1, root: { signature: 'T', dt: '2026-01-01T00:00:00Z' } })
+    await becomes(
+      () => deliveryOf(world, first),
+      (delivery) => delivery?.reason === 'retry',
+    )
+    await world.post('page', { n: 2, root: { signature: 'T', dt: '2026-01-02T00:00:00Z' } })
+    expect(await ended(world, first)).toMatchObject({ state: 'done', reason: 'superseded' })
+    expect(bodies(there.requests)).toEqual([1, 2])
+  })
+
+  test('expire: what waits for its time, or for a retry, until it is too old is not called', async () => {
+    const there = await target(respond(500))
+    const world = await openWorld(posting(there.url, '  expire: 2s\n  retry: { delay: 2500ms, jitter: none }'))
+    const failing = await world.post('page', { n: 1 })
+    const delayed = await world.post('page', { n: 2, delay_until: Math.ceil(Date.now() / 1_000) + 3 })
+    for (const id of [failing, delayed]) {
+      expect(await ended(world, id)).toMatchObject({ state: 'done', reason: 'expired' })
+    }
+    expect(bodies(there.requests)).toEqual([1])
+  })
+
+  test('sample and dedup: what is left out covers nobody', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, `${dedup}\n  sample: { rate: 0.5, key: '{{message.k}}' }`))
+    const later = Math.ceil(Date.now() / 1_000) + 1
+    const taken = await world.post('page', { title: 'A', n: 1, k: 'en.wikipedia.org-rpiwQuPlA', delay_until: later })
+    const left = await world.post('page', { title: 'A', n: 2, k: 'en.wikipedia.org-N0ryO6Lrp' })
+    expect(await ended(world, left)).toMatchObject({ state: 'done', reason: 'sampled' })
+    expect(await ended(world, taken)).toMatchObject({ state: 'done', reason: 'ok' })
+    expect(bodies(there.requests)).toEqual([1])
   })
 })
