@@ -90,6 +90,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     rules: () => engine.ruleNames().map((name) => [name, engine.counts(name)] as const),
     storeBytes: () => store.health().bytes,
     lag: () => store.lag(),
+    pausedTargets: () => engine.pausedTargets(),
   })
 
   const status = (): ServiceStatus => {

@@ -40,9 +40,11 @@ export function tellEvent(event: EventView, { note, errors }: Beside, now: numbe
 function tellRule(view: RuleView, errors: Beside['errors'], now: number): readonly string[] {
   const asked = view.computed_now ? ', says the rule as it is now' : ''
   if (view.delivery !== undefined) {
+    // What was set aside has met no revision.
+    const met = view.revision === '' ? 'no revision yet' : `revision ${view.revision}`
     const which = view.case === null ? '' : `, case ${view.case}`
     return [
-      `  ${view.rule} (revision ${view.revision}${which})`,
+      `  ${view.rule} (${met}${which})`,
       ...tellDelivery(view.delivery, now, errors.get(view.delivery.id)).map((line) => `    ${line}`),
     ]
   }
@@ -80,8 +82,11 @@ function tellAttempt({ at, status, ms, outcome, request, note }: AttemptView, nu
 
 function next({ id, state, reason, next }: DeliveryView, now: number): readonly string[] {
   if (state === 'waiting' && reason === 'key' && next === null) return ['Next: its turn, when that one has ended.']
-  if (state === 'waiting')
-    return [next === null ? 'Next: nothing by itself; it waits for an operator.' : `Next: ${when(next, now)}.`]
+  if (state === 'waiting' && next === null) return ['Next: nothing by itself; it waits for an operator.']
+  if (state === 'waiting') {
+    const isDue = next !== null && Date.parse(next) <= now
+    return [isDue ? 'Next: a call, as soon as its target and the limits allow.' : `Next: ${when(next ?? '', now)}.`]
+  }
   if (state === 'running') return ['Next: the answer to the call that runs right now.']
   if (state === 'dead') {
     return [

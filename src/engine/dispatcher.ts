@@ -9,7 +9,7 @@ import { type RequestOutcome, TemplateError } from '../rule/rule.ts'
 import type { DeadReason, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
 import { type AttemptResult, type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
-import { contextOf, expiry, standingOf } from './gates.ts'
+import { contextOf, expiry, standingOf, unreadable } from './gates.ts'
 import type { LaneQueue } from './lane.ts'
 import { laneKey } from './lane-key.ts'
 import { noLimits } from './limit.ts'
@@ -82,7 +82,7 @@ export class Dispatcher {
    */
   admit(work: RuleWork, delivery: Delivery): boolean {
     const { works, clock, settler } = this.#parts
-    const until = this.#judge(work, delivery, true)
+    const until = this.#judge(work, delivery, { isNew: true })
     if (until === undefined) return false
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return false
@@ -98,10 +98,10 @@ export class Dispatcher {
       queue.push(delivery)
       if (work.inMemory > Math.min(works.room / 2, 2 * work.total.concurrency)) work.owe(1)
       work.giveTurn(queue)
-      if (work.hasSlot) this.pump(work)
+      this.pump(work)
       return true
     }
-    const reason = queue.closedBy ?? 'slot'
+    const reason = queue.closedBy ?? work.closedBy
     if (reason === 'slot') work.owe(2)
     settler.settle(work, delivery, { state: 'waiting', reason, until: clock.now() })
     return false
@@ -135,7 +135,7 @@ export class Dispatcher {
   shelve(work: RuleWork, delivery: Delivery): void {
     const { works, clock, settler } = this.#parts
     const reason: WaitReason =
-      work.rule === undefined ? 'rule_gone' : (works.lane(work, delivery.lane.key).closedBy ?? 'slot')
+      work.rule === undefined ? 'rule_gone' : (works.lane(work, delivery.lane.key).closedBy ?? work.closedBy)
     settler.settle(work, delivery, {
       ...sofar(delivery),
       state: 'waiting',
@@ -179,7 +179,11 @@ export class Dispatcher {
     const { record, progress, reason, standing } = stored
     const { rule } = work
     work.count(reason, -1)
-    const match = rule !== undefined && this.#isOfTopic(rule, stored) ? rule.match(record.message ?? {}) : undefined
+    if (record.message === undefined) {
+      this.#parts.settler.settle(work, stored, { ...unreadable, progress })
+      return undefined
+    }
+    const match = rule !== undefined && this.#isOfTopic(rule, stored) ? rule.match(record.message) : undefined
     if (rule === undefined || match === undefined) {
       this.#parts.settler.settle(work, stored, {
         state: 'done',
@@ -195,17 +199,17 @@ export class Dispatcher {
     delivery.standing = standing
     delivery.followers = stored.followers
     delivery.lane = stored.lane
-    const isSame = rule.revision === stored.revision
-    const until = this.#judge(work, delivery, !isSame)
+    // Nothing is known of it where the router set it aside.
+    const until = this.#judge(work, delivery, { isNew: stored.revision === '' })
     if (until === undefined) return undefined
     const { clock, settler } = this.#parts
     if (stored.isSuperseded) {
       settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason: 'superseded' })
       return undefined
     }
-    const isElsewhere = !isSame && !isDeepStrictEqual(delivery.standing, standing)
+    const isElsewhere = !isDeepStrictEqual(delivery.standing, standing)
     if (until <= clock.now() && !isElsewhere) return delivery
-    // Its key is another under this revision: it finds its place anew.
+    // Its key is another than it was, by the rule or the configuration: it finds its place anew.
     const waits =
       until > clock.now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: clock.now() } as const)
     settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
@@ -214,9 +218,9 @@ export class Dispatcher {
 
   /**
    * The gates that need no other delivery: age, sample, and time. Says from when on it may be called, in ms; undefined where
-   * that was the end of it. `anew`: the rule has not seen it before.
+   * that was the end of it.
    */
-  #judge(work: RuleWork, delivery: Delivery, anew: boolean): number | undefined {
+  #judge(work: RuleWork, delivery: Delivery, { isNew }: { readonly isNew: boolean }): number | undefined {
     const { rule, record, match, progress } = delivery
     const { clock, settler } = this.#parts
     const finish = (reason: 'expired' | 'sampled') => {
@@ -226,14 +230,12 @@ export class Dispatcher {
     if (progress.more?.isReplay !== true && expiry(rule, record, clock.now()) !== undefined) return finish('expired')
     const context = contextOf(record, match, this.directory)
     try {
-      if (!delivery.hasRow && rule.sample !== undefined && !rule.sample(context)) return finish('sampled')
-      if (anew) {
-        delivery.standing = standingOf(rule, context, this.directory)
-        if (delivery.standing?.key === undefined && (rule.dedup ?? rule.order) !== undefined) delivery.note = 'no key'
-      }
+      if (isNew && rule.sample !== undefined && !rule.sample(context)) return finish('sampled')
+      delivery.standing = standingOf(rule, context, this.directory)
+      delivery.note = delivery.standing?.key === undefined && (rule.dedup ?? rule.order) !== undefined ? 'no key' : ''
       const due = rule.dueAt(context, () => eventTime(record))
       if (!Number.isNaN(due)) return due
-      delivery.note = 'delay: the instant cannot be read'
+      delivery.note = [delivery.note, 'delay: the instant cannot be read'].filter(Boolean).join('; ')
       return 0
     } catch (error) {
       if (!(error instanceof TemplateError)) throw error
@@ -257,7 +259,7 @@ export class Dispatcher {
     delivery.rule = rule
     delivery.match = match
     delivery.call = undefined
-    const until = this.#judge(work, delivery, true)
+    const until = this.#judge(work, delivery, { isNew: false })
     if (until === undefined) return undefined
     const { now } = this.#parts.clock
     if (until <= now() && delivery.standing === undefined) return delivery

@@ -144,6 +144,11 @@ export class Engine {
     return [...this.#works].map((work) => work.name)
   }
 
+  /** Until when, in ms. */
+  pausedTargets(): ReadonlyMap<string, number> {
+    return this.#works.pausedTargets()
+  }
+
   counts(name: string): RuleCounts {
     const dead = this.#parts.store.deadCounts().get(name)?.count ?? 0
     const work = this.#works.find(name)
@@ -153,7 +158,7 @@ export class Engine {
     let waiting: Partial<Record<WaitReason, number>> = Object.fromEntries(
       [...work.waiting].filter(([, count]) => count > 0),
     )
-    if (inMemory > 0) waiting.slot = (waiting.slot ?? 0) + inMemory
+    if (inMemory > 0) waiting[work.closedBy] = (waiting[work.closedBy] ?? 0) + inMemory
     if (work.rule === undefined && this.#works.rules !== undefined) {
       const sum = Object.values(waiting).reduce((total, count) => total + count, 0)
       waiting = sum > 0 ? { rule_gone: sum } : {}
@@ -171,7 +176,9 @@ export class Engine {
   replay(letter: DeadLetter, at: number): Promise<void> {
     const { finished, more } = letter.progress
     const progress = { ...noProgress, finished, more: { ...more, doubts: {}, isReplay: true } }
-    return this.#settleLetter(letter, { state: 'waiting', reason: 'due', until: at, progress })
+    // No revision of the rule has seen what the router set aside.
+    const revision = letter.state === 'waiting' ? '' : letter.revision
+    return this.#settleLetter({ ...letter, revision }, { state: 'waiting', reason: 'due', until: at, progress })
   }
 
   /** Ends a dead letter or a parked delivery for good. */

@@ -3,6 +3,15 @@ import { eventTime, type JsonObject, metaOf, type StreamRecord } from '../event/
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { Match, Rule, TemplateContext } from '../rule/rule.ts'
 import type { DoneReason, Standing } from '../store/store.ts'
+import { noAnswer } from './attempt.ts'
+import type { Verdict } from './settler.ts'
+
+/** Of what no rule can be asked. */
+export const unreadable: Verdict = {
+  state: 'dead',
+  reason: 'unreadable',
+  answer: { ...noAnswer(), error: 'the record is not a JSON object of at most `intake.max_body`' },
+}
 
 /** What templates of a rule can see of a record. */
 export function contextOf(record: StreamRecord, match: Match, directory: Directory): TemplateContext {
@@ -64,7 +73,8 @@ export function standingOf(
 /** The configured wiki that the event names, else the first name that it gives. */
 function wikiName(message: JsonObject, directory: Directory): string {
   const root = directory.wikiOf(message)
-  if (root !== undefined) return `${root.url} ${root.host ?? ''}`
+  const known = root && directory.nameOf(root)
+  if (known !== undefined) return known
   const names = [message.database, message.wiki_id, message.wiki, metaOf(message)?.domain]
   const name = names.find((value) => typeof value === 'string')
   return typeof name === 'string' ? name : ''

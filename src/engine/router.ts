@@ -1,8 +1,8 @@
 import type { Clock } from '../base/clock.ts'
 import type { Routable, Store } from '../store/store.ts'
-import { noAnswer } from './attempt.ts'
 import { Delivery } from './delivery.ts'
 import type { Dispatcher } from './dispatcher.ts'
+import { unreadable } from './gates.ts'
 import type { RuleWork } from './rule-work.ts'
 import type { Settler } from './settler.ts'
 import type { Works } from './works.ts'
@@ -80,15 +80,7 @@ export class Router {
       if (known?.has(rule.name)) continue
       const settled = { lane: { rule: rule.name, key: '' }, record }
       if (message === undefined) {
-        const answer = {
-          ...noAnswer(),
-          error: 'the record is not a JSON object of at most `intake.max_body`',
-        }
-        settler.settle(works.of(rule.name), settled, {
-          state: 'dead',
-          reason: 'unreadable',
-          answer,
-        })
+        settler.settle(works.of(rule.name), settled, unreadable)
         continue
       }
       const match = rule.match(message)

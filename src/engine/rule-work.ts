@@ -91,6 +91,11 @@ export class RuleWork {
     return this.rule !== undefined && this.unsettled < this.total.concurrency && this.total.isOpen
   }
 
+  /** What keeps its calls from starting, all lanes alike. */
+  get closedBy(): 'slot' | 'rate' {
+    return this.#isAwaitingRate ? 'rate' : (this.total.closedBy ?? 'slot')
+  }
+
   /** How many calls may start now. */
   get freeSlots(): number {
     return this.rule === undefined ? 0 : Math.max(0, this.total.concurrency - this.total.running)

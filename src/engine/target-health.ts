@@ -57,6 +57,11 @@ export class TargetHealth {
     return this.#clock.now() >= Math.max(this.#calledAt, this.#pausedUntil) + keptMs
   }
 
+  /** Until when it is left alone, in ms; undefined where it is not. It stays so while a probe runs. */
+  get pausedUntil(): number | undefined {
+    return this.#isTripped ? this.#pausedUntil : undefined
+  }
+
   /** Whether not even a probe may start. */
   get isPaused(): boolean {
     return this.#isTripped && this.#clock.now() < this.#pausedUntil

@@ -113,6 +113,15 @@ export class Works {
     return health
   }
 
+  /** Targets that are left alone, and until when, in ms. */
+  pausedTargets(): ReadonlyMap<string, number> {
+    const paused = new Map<string, number>()
+    for (const { name, pausedUntil } of this.#healths.values()) {
+      if (pausedUntil !== undefined) paused.set(name, pausedUntil)
+    }
+    return paused
+  }
+
   /** Of a target, all rules together. */
   limit(target: string): Limit {
     let limit = this.#limits.get(target)

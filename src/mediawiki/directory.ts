@@ -88,6 +88,8 @@ export function createDirectory({ wikis, targets }: Pick<Config, 'wikis' | 'targ
       find('database', message.wiki) ??
       find('domain', metaOf(message)?.domain),
 
+    nameOf: (wiki) => siteOf.get(wiki)?.name,
+
     targetUrl: (name) => urls.get(name),
 
     resolve(spelling, path, wiki, literal) {

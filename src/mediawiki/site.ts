@@ -12,6 +12,8 @@ export interface Base {
 /** A wiki or target at its base URL. */
 export interface Site {
   readonly base: Base
+  /** That of all its targets. */
+  readonly name: string
   /** Who answers for a path that the site covers; a query may follow it. */
   targetAt(path: string): Target
 }
@@ -30,7 +32,7 @@ export function withoutSlash(url: string): string {
 }
 
 export function targetSite(base: Base, target: Target): Site {
-  return { base, targetAt: () => target }
+  return { base, name: target.name, targetAt: () => target }
 }
 
 export interface WikiTarget extends Omit<Target, 'answers' | 'api'> {
@@ -47,6 +49,7 @@ export function wikiSite(base: Base, { login, ...target }: WikiTarget): Site {
   const jobPath = `${base.path}/rest.php/eventbus/v0/internal/job/execute`
   return {
     base,
+    name: target.name,
     targetAt(path) {
       switch (withoutQuery(path)) {
         case apiPath:

@@ -28,6 +28,8 @@ export interface WikiApi {
 export interface Directory {
   /** The event's wiki as a template root, or undefined where none is configured. */
   wikiOf(message: JsonObject): WikiRoot | undefined
+  /** What it is called, whatever its URL is. */
+  nameOf(wiki: WikiRoot): string | undefined
   /** Base URL of a configured target. */
   targetUrl(name: string): string | undefined
   /**

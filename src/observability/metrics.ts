@@ -11,6 +11,8 @@ export interface MetricSources {
   storeBytes(): number
   /** By stream, where streams are read each for itself: events that are not finished. */
   lag(): ReadonlyMap<string, number>
+  /** Until when, in ms. */
+  pausedTargets(): ReadonlyMap<string, number>
 }
 
 export interface Metrics {
@@ -34,6 +36,8 @@ export interface Metrics {
 /** Stream names come from outside: beyond so many they share the label value `other`. */
 const mostStreams = 200
 const otherStreams = 'other'
+/** Of those that are paused, by name: a farm may have thousands. */
+const mostTargets = 200
 
 const callBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
 const ageBuckets = [0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1_800, 3_600, 21_600, 86_400, 604_800]
@@ -228,6 +232,17 @@ function describeGauges(registry: Registry, sources: () => MetricSources | undef
     labelNames: ['rule'],
     registers: [registry],
     collect: ofEachRule((gauge, rule, stats) => gauge.set({ rule }, stats.oldestEligibleAgeMs / 1_000)),
+  })
+  new Gauge({
+    name: 'changeprop_target_paused_until_seconds',
+    help: 'Targets that asked for time, are read-only, refuse connections or fail too often: until when they are left alone, as Unix time.',
+    labelNames: ['target'],
+    registers: [registry],
+    collect() {
+      this.reset()
+      const paused = [...(sources()?.pausedTargets() ?? [])].sort(([, a], [, b]) => b - a)
+      for (const [target, until] of paused.slice(0, mostTargets)) this.set({ target }, until / 1_000)
+    },
   })
   new Gauge({
     name: 'changeprop_stream_lag',

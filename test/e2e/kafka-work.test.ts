@@ -1,5 +1,6 @@
 import { Kafka as KafkaClient } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import type { DeadAnswer, DeadLetterView } from '../../src/api/contract.ts'
 import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
 import { becomes, until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
@@ -296,6 +297,18 @@ call:
     )
     expect(JSON.stringify(body)).toContain('at most `intake.max_body`')
     expect(JSON.stringify(body).length).toBeLessThan(200_000)
+
+    const since = letterOf(body)?.at
+    await fetch(`${service.url}/v1/dead/replay`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"all":true}',
+    })
+    const again = await becomes(
+      async () => letterOf((await service.get('/v1/dead')).body),
+      (letter) => letter !== undefined && letter.at !== since,
+    )
+    expect(again?.reason).toBe('unreadable')
   }, 60_000)
 
   test('partitions that disagree with the topics end a start, with what to do', async () => {
@@ -424,3 +437,7 @@ describe('brokers that are away, or ask who one is', () => {
     expect((await stranger.post(event)).status).toBe(503)
   }, 180_000)
 })
+
+function letterOf(body: unknown): DeadLetterView | undefined {
+  return (body as DeadAnswer).dead[0]
+}

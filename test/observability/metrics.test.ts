@@ -69,7 +69,8 @@ test('gauges show what their sources say at the time, and no rule that is gone',
     ['b', stats],
   ]
   const lag = new Map(Array.from({ length: 203 }, (_, index) => [`s${index}`, 300 - index]))
-  metrics.observe({ rules: () => rules, storeBytes: () => 77, lag: () => lag })
+  const pausedTargets = () => new Map([['enwiki', 1_700_000_000_500]])
+  metrics.observe({ rules: () => rules, storeBytes: () => 77, lag: () => lag, pausedTargets })
   await metrics.scrape()
   rules = [['a', { ...stats, running: 2 }]]
   const found = await values(metrics)
@@ -78,6 +79,7 @@ test('gauges show what their sources say at the time, and no rule that is gone',
   expect(found.has('changeprop_running{rule="b"}')).toBe(false)
   expect(found.get('changeprop_oldest_eligible_age_seconds{rule="a"}')).toBe(1.5)
   expect(found.get('changeprop_store_bytes')).toBe(77)
+  expect(found.get('changeprop_target_paused_until_seconds{target="enwiki"}')).toBe(1_700_000_000.5)
   expect(found.get('changeprop_stream_lag{stream="s0"}')).toBe(300)
   expect(found.get('changeprop_stream_lag{stream="other"}')).toBe(100 + 99 + 98)
 })
