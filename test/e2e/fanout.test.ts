@@ -9,7 +9,7 @@ import { isIdle, ruleCounts } from './rule-counts.ts'
 const pages = 500
 /** Fewer than PHP has workers, so that PHP sees it when there are more. */
 const concurrency = 4
-const rounds = Number(process.env.ROUNDS ?? 3)
+const rounds = Number(process.env.ROUNDS ?? 10)
 const drainLimitMs = 120_000
 
 const rules = (policies = '', throttle = `concurrency: ${concurrency}`) => `

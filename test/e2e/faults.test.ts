@@ -70,7 +70,7 @@ describe('a target that misbehaves', () => {
     const good = await target()
     bad.behave(behaviour)
     const running = await service({
-      rules: `${calling('bad', bad.url, 'retry: { limit: 1, delay: 100ms, factor: 1 }', timeout)}${calling('good', good.url)}`,
+      rules: `${calling('bad', bad.url, 'retry: { limit: 1, delay: 100ms, factor: 1 }', timeout)}${calling('good', good.url, '', '1m')}`,
     })
     const posted = events(40, stream)
     const before = await running.residentBytes()
