@@ -6,12 +6,12 @@ import type { LaneQueue } from './lane.ts'
 import { Limit, noLimits, type Share } from './limit.ts'
 
 /**
- * The router never waits for a slow rule: what finds no room becomes a row. But a row costs about as much as a call to a
- * quick target, on Kafka far more, so for a rule that makes this many starts within the router's patience, waiting is
- * quicker, and holds up the other rules no more than that speed does.
+ * The router never waits for a slow rule: what finds no room becomes a row. But a row costs at least as much as a call to a
+ * quick target, so for a rule that makes this many starts within the router's patience, waiting is quicker, and holds up the
+ * other rules no more than that speed does.
  */
 const quickStarts = 256
-/** So much of that will do where it is the store that keeps it from more: rows would only keep the store busier. */
+/** So much of that will do where it is the store, or we, that keep it from more: rows would only make us busier. */
 const heldUpShare = 0.25
 /** Of what it may queue in memory: the router is to wait before that is full. */
 const owedShare = 0.25
@@ -53,12 +53,15 @@ export class RuleWork {
   #owingSince = 0
   readonly #clock: Clock
   readonly #share: Share
+  readonly #rowCost: number
   #isAwaitingRate = false
 
-  constructor(name: string, clock: Clock, share: Share) {
+  /** `rowCost`: in calls to a quick target. */
+  constructor(name: string, clock: Clock, share: Share, rowCost: number) {
     this.name = name
     this.#clock = clock
     this.#share = share
+    this.#rowCost = rowCost
     this.total = new Limit(noLimits, clock, share)
   }
 
@@ -133,8 +136,9 @@ export class RuleWork {
 
   /** Whether `starts` within so many ms make it a quick one. */
   isQuick(starts: number, ms: number, patienceMs: number): boolean {
-    const isHeldUp = 2 * this.unsettled >= this.total.concurrency
-    const wanted = quickStarts * this.#share.part * (isHeldUp ? heldUpShare : 1)
+    const half = this.total.concurrency / 2
+    const isHeldUp = this.unsettled >= half || this.total.running <= half
+    const wanted = (quickStarts / this.#rowCost) * this.#share.part * (isHeldUp ? heldUpShare : 1)
     return starts * patienceMs >= wanted * ms
   }
 

@@ -328,6 +328,8 @@ export interface StoreListener {
 export interface Store {
   /** E.g. `embedded store in ./data`. */
   readonly description: string
+  /** How many calls to a quick target a row costs: a rule is waited for the longer rather than given rows. */
+  readonly rowCost: number
   /** Recovers what is durable. Rejects with STORE_LOCKED, STORE_BROKEN, or STORE_FULL where the disk has no room for recovery. Lanes with rows, as they stand, come back. */
   open(listener: StoreListener): Promise<readonly LaneBacklog[]>
   /** Finishes what was handed in, then lets go of the data. `next` answers with an empty list from then on. */

@@ -15,7 +15,7 @@ import { healthy } from '../support/recording-store.ts'
 const debt = 256
 
 /** A router for two rules, each record of which costs its rule all the debt that is borne. */
-function setup(streams: readonly string[]) {
+function setup(streams: readonly string[], rowCost = 1) {
   const clock = new WoundClock()
   const routed: string[] = []
   let pages = [streams.map((stream) => ({ record: { ...recordOf({}), stream }, known: undefined }))]
@@ -27,7 +27,8 @@ function setup(streams: readonly string[]) {
       return page
     },
     routed: ({ stream }) => routed.push(stream),
-  } as Pick<Store, 'health' | 'next' | 'routed'> as Store
+    rowCost,
+  } as Pick<Store, 'health' | 'next' | 'routed' | 'rowCost'> as Store
   const works = new Works(store, clock, () => {})
   const call = "exec: { uri: 'http://a.example/' }"
   works.use(ruleSet(parse(`quick: { topic: quick, ${call} }\nslow: { topic: slow, ${call} }`).rules))
@@ -55,9 +56,10 @@ function setup(streams: readonly string[]) {
     owe(rule: string) {
       works.of(rule).owe(1)
     },
-    /** So many of its calls were answered and are not durable. */
-    unsettle(rule: string, deliveries: number) {
-      works.of(rule).unsettled += deliveries
+    put(rule: string, { running, unsettled }: { running: number; unsettled: number }) {
+      const work = works.of(rule)
+      work.total.running = running
+      work.unsettled = unsettled
     },
     pay(rule: string, starts = debt) {
       const work = works.of(rule)
@@ -112,14 +114,22 @@ test.each([
   expect(await routed()).toBe(expected)
 })
 
-test.each([
-  ['a quarter of the pace', debt / 4, 'slow'],
-  ['less than that', debt / 4 - 1, 'slow slow'],
-])('a rule that the store holds up is waited for at %s', async (_what, starts, expected) => {
-  const { clock, routed, pay, unsettle } = setup(['slow', 'slow'])
-  unsettle('slow', 100)
-  expect(await routed()).toBe('slow')
-  pay('slow', starts)
-  clock.wind(100)
-  expect(await routed()).toBe(expected)
+test.each<[string, { running: number; unsettled: number; rowCost?: number }, number]>([
+  ['all its slots are taken', { running: 50, unsettled: 0 }, debt],
+  ['the store holds it up', { running: 50, unsettled: 50 }, debt / 4],
+  ['it has slots to spare', { running: 25, unsettled: 0 }, debt / 4],
+  ['all its slots are taken and a row costs twice as much', { running: 50, unsettled: 0, rowCost: 2 }, debt / 2],
+])('while %s, a rule is quick that makes so many starts', async (_what, state, starts) => {
+  for (const [made, expected] of [
+    [starts, 'slow'],
+    [starts - 1, 'slow slow'],
+  ] as const) {
+    const { clock, routed, owe, pay, put } = setup(['slow', 'slow'], state.rowCost)
+    for (let owed = 0; owed < debt; owed += 1) owe('slow')
+    put('slow', state)
+    expect(await routed()).toBe('slow')
+    pay('slow', made)
+    clock.wind(100)
+    expect(await routed()).toBe(expected)
+  }
 })

@@ -70,6 +70,7 @@ interface Parts {
 /** Everything in one folder, written by one thread of one process. */
 class EmbeddedStore implements Store {
   readonly description: string
+  readonly rowCost = 1
   readonly #path: string
   readonly #limits: Retention
   readonly #clock: Clock

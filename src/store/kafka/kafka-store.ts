@@ -90,6 +90,8 @@ export function createKafkaStore(options: KafkaStoreOptions): Store {
  */
 class KafkaStore implements Store {
   readonly description: string
+  /** It is written, read back and removed. */
+  readonly rowCost = 3
   readonly #options: KafkaStoreOptions
   readonly #clock: Clock
   readonly #topics: Topics
