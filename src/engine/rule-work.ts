@@ -13,6 +13,8 @@ import { Limit, noLimits, type Share } from './limit.ts'
 const quickStarts = 256
 /** So much of that will do where it is the store, or we, that keep it from more: rows would only make us busier. */
 const heldUpShare = 0.25
+/** Of its slots: where fewer are used anew within the router's patience, it stands still. */
+const stuckShare = 0.1
 /** Of what it may queue in memory: the router is to wait before that is full. */
 const owedShare = 0.25
 
@@ -134,10 +136,12 @@ export class RuleWork {
     this.#debt = Math.min(this.#debt + starts, 2 * quickStarts)
   }
 
-  /** Whether `starts` within so many ms make it a quick one. */
+  /** Whether it is quick, with so many starts within so many ms, or will be once the store is. */
   isQuick(starts: number, ms: number, patienceMs: number): boolean {
-    const half = this.total.concurrency / 2
-    const isHeldUp = this.unsettled >= half || this.total.running <= half
+    const { concurrency, running } = this.total
+    // Hardly anything starts before the store has kept what was answered: rows would be more for it to write before that.
+    if (this.unsettled >= concurrency && starts <= concurrency * stuckShare) return true
+    const isHeldUp = 2 * this.unsettled >= concurrency || 2 * running <= concurrency
     const wanted = (quickStarts / this.#rowCost) * this.#share.part * (isHeldUp ? heldUpShare : 1)
     return starts * patienceMs >= wanted * ms
   }

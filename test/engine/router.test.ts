@@ -114,6 +114,21 @@ test.each([
   expect(await routed()).toBe(expected)
 })
 
+test('a rule that stands still because nothing of it is kept yet is waited for until that moves', async () => {
+  const { clock, routed, owe, pay, put } = setup(['slow', 'slow'])
+  for (let owed = 0; owed < debt; owed += 1) owe('slow')
+  put('slow', { running: 0, unsettled: 50 })
+  expect(await routed()).toBe('slow')
+  for (let waits = 0; waits < 20; waits += 1) {
+    pay('slow', 5)
+    clock.wind(100)
+    expect(await routed()).toBe('slow')
+  }
+  pay('slow', 6)
+  clock.wind(100)
+  expect(await routed()).toBe('slow slow')
+})
+
 test.each<[string, { running: number; unsettled: number; rowCost?: number }, number]>([
   ['all its slots are taken', { running: 50, unsettled: 0 }, debt],
   ['the store holds it up', { running: 50, unsettled: 50 }, debt / 4],
