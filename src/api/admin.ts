@@ -27,6 +27,7 @@ export interface AdminParts {
   readonly token: string | undefined
 }
 
+const dayMs = 86_400_000
 const exact = { additionalProperties: false }
 const page = {
   limit: Type.Integer({ minimum: 1, maximum: 1_000, default: 100 }),
@@ -34,7 +35,22 @@ const page = {
 }
 const name = Type.String({ minLength: 1, maxLength: 1_000 })
 
-const EventQuery = Type.Object({ bytes: Type.Boolean({ default: false }) }, exact)
+const EventQuery = Type.Object(
+  {
+    bytes: Type.Boolean({ default: false }),
+    stream: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: 1_000,
+        description: 'On Kafka: where to look for an event of which nothing is remembered, since no rule matched it.',
+      }),
+    ),
+    since: Type.Optional(
+      Type.String({ format: 'date-time', description: 'With `stream`: accepted then or later; a day ago by default.' }),
+    ),
+  },
+  exact,
+)
 const EventParams = Type.Object({ id: Type.String({ minLength: 1, maxLength: 100 }) })
 const RuleParams = Type.Object({ name })
 const DeliveriesQuery = Type.Object(
@@ -74,7 +90,9 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     },
     async (request): Promise<EventsAnswer> => {
       const { id } = request.params
-      const found = await store.find(id)
+      const { stream, since } = request.query
+      const from = since === undefined ? Date.now() - dayMs : Date.parse(since)
+      const found = await store.find(id, stream === undefined ? undefined : { stream, since: from })
       if (found.length === 0) throw new ServiceError('NOT_FOUND', `There is no event with the id ${id}.`)
       const inForce = rules()
       return { events: found.map((entry) => viewEvent(entry, inForce, request.query.bytes)), ...noteOn(inForce) }

@@ -78,7 +78,7 @@ function commands(io: Io, exit: (code: number) => void): Command {
     .description('what became of an event; exit code 1 when the service does not know it')
     .argument('<event-id>', 'its meta.id, or the id the service gave it')
     .addOption(urlOption())
-    .option('--stream <stream>', 'only events of this stream')
+    .option('--stream <stream>', 'only events of this stream; on Kafka also those that no rule matched')
     .option('--since <duration>', 'only events accepted within this time, e.g. 1h', asDuration)
     .addOption(formatOption())
     .addHelpText('after', example('changeprop why 4dd0a1c2-33f3-4a5d-8a7c-0c8a4cbbd1e2 --since 1d', tokenHelp))

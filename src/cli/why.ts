@@ -15,14 +15,18 @@ export interface WhyOptions {
 }
 
 export async function why({ id, url, stream, since, format }: WhyOptions, io: Io): Promise<number> {
-  const answer = await withService(url, io, (service) => service.get(`/v1/events/${encodeURIComponent(id)}`))
+  const now = Date.now()
+  const where = {
+    stream,
+    since: stream === undefined || since === undefined ? undefined : new Date(now - since).toISOString(),
+  }
+  const answer = await withService(url, io, (service) => service.get(`/v1/events/${encodeURIComponent(id)}`, where))
   if (answer !== undefined && !isEventsAnswer(answer)) {
     throw new CommandFailure(
       1,
       `expected events from ${url}, found another answer; is it changeprop, and of this version? (--url)`,
     )
   }
-  const now = Date.now()
   const found = answer?.events ?? []
   const events = found.filter(
     (event) =>
@@ -32,7 +36,11 @@ export async function why({ id, url, stream, since, format }: WhyOptions, io: Io
   if (format === 'json') writeJson(io, { ...answer, events })
   if (events.length === 0) {
     const others = found.length === 0 ? '' : `; ${found.length} with this id are older, or of other streams`
-    io.stderr.write(`no event ${id} is known${others}\n`)
+    const hint =
+      stream === undefined && found.length === 0
+        ? '\nOn Kafka nothing is remembered of what no rule matched: --stream NAME looks for it there.'
+        : ''
+    io.stderr.write(`no event ${id} is known${others}${hint}\n`)
     return 1
   }
   if (format === 'text') {

@@ -252,6 +252,13 @@ export interface DeliveryEntry {
   readonly covers: { readonly count: number; readonly ids: readonly string[] }
 }
 
+/** Where to look for an event. */
+export interface Within {
+  readonly stream: string
+  /** Accepted then or later, in ms. */
+  readonly since: number
+}
+
 export interface EventEntry {
   readonly record: StreamRecord
   readonly metaId: string | undefined
@@ -371,8 +378,11 @@ export interface Store {
     }>,
   ): void
 
-  /** By our id or the producer's `meta.id`; newest first, at most 100. */
-  find(id: string): Promise<readonly EventEntry[]>
+  /**
+   * By our id or the producer's `meta.id`; newest first, at most 100. Where nothing is remembered of what no rule matched,
+   * such an event is found only with `within`.
+   */
+  find(id: string, within?: Within): Promise<readonly EventEntry[]>
   /** Newest first. */
   deliveries(filter: DeliveryFilter): Promise<Page<DeliveryEntry>>
   /** Dead letters, or (`parked`) deliveries set aside because dead letters fill their share; oldest first. */

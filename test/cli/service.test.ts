@@ -228,7 +228,13 @@ describe('why', () => {
   })
 
   test.each([
-    ['that nobody knows', [], {}, 'no event x is known\n'],
+    [
+      'that nobody knows',
+      [],
+      {},
+      'no event x is known\nOn Kafka nothing is remembered of what no rule matched: --stream NAME looks for it there.\n',
+    ],
+    ['that nobody knows in its stream', ['--stream', 'page'], {}, 'no event x is known\n'],
     [
       'of other streams',
       ['--stream', 'other'],

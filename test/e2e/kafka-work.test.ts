@@ -1,6 +1,6 @@
 import { Kafka as KafkaClient } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import type { DeadAnswer, DeadLetterView } from '../../src/api/contract.ts'
+import type { DeadAnswer, DeadLetterView, EventsAnswer } from '../../src/api/contract.ts'
 import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
 import { becomes, until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
@@ -309,6 +309,33 @@ call:
       (letter) => letter !== undefined && letter.at !== since,
     )
     expect(again?.reason).toBe('unreadable')
+  }, 60_000)
+
+  test('an event that no rule matched is found in its stream, by either id, and told which clause said no', async () => {
+    const name = `unmatched-${createRandom().seed}`
+    const rules = "call: { topic: test.unmatched, match: { title: A }, exec: { uri: 'http://127.0.0.1:9/' } }"
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules })
+    await accepts(service)
+    const event = { ...anEvent('test.unmatched'), title: 'B' }
+    expect((await service.post([anEvent('test.unmatched'), event])).status).toBe(201)
+    const { id } = event.meta
+    const find = (of: string, query: string) => service.get(`/v1/events/${of}?${query}`)
+
+    expect((await service.get(`/v1/events/${id}`)).status).toBe(404)
+    const { body } = await find(id, 'stream=test.unmatched')
+    const found = {
+      meta_id: id,
+      stream: 'test.unmatched',
+      rules: [{ rule: 'call', matched: false, reason: { clause: 'match', path: 'title', found: 'B' } }],
+    }
+    expect(body).toMatchObject({ events: [found] })
+    const ours = (body as EventsAnswer).events[0]?.id ?? ''
+    expect((await find(ours, 'stream=test.unmatched')).body).toMatchObject({ events: [{ ...found, id: ours }] })
+    const later = new Date(Date.now() + 60_000).toISOString()
+    for (const query of ['stream=test.other', `stream=test.unmatched&since=${later}`]) {
+      expect((await find(id, query)).status).toBe(404)
+    }
+    expect((await find(id, 'stream=test.unmatched&since=yesterday')).status).toBe(400)
   }, 60_000)
 
   test('partitions that disagree with the topics end a start, with what to do', async () => {

@@ -85,6 +85,11 @@ export function eventIdOf(time: number, [topic, partition, offset]: Origin): str
   return `${stamp.slice(0, 8)}-${stamp.slice(8)}-7${high}-${middle}-${low}`
 }
 
+/** Of an event with such an id. */
+export function offsetOf(id: string): number {
+  return Number.parseInt(id.slice(-12), 16)
+}
+
 /** When the event of such an id was accepted, in ms; undefined for an id that is not ours. */
 export function acceptedOf(id: string): number | undefined {
   const found = /^([0-9a-f]{8})-([0-9a-f]{4})-7/.exec(id.toLowerCase())

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import type { Kafka, KafkaConfig } from 'kafkajs'
 import { type Clock, systemClock } from '../../base/clock.ts'
 import { ServiceError } from '../../base/errors.ts'
-import type { NewEvent, StreamRecord } from '../../event/event.ts'
+import { metaIdOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
 import {
   type DeadLetter,
   type DeliveryEntry,
@@ -24,6 +24,7 @@ import {
   type StoreHealth,
   type StoreListener,
   type Taken,
+  type Within,
 } from '../store.ts'
 import { StoreThread } from '../thread.ts'
 import { createClient, type Tell } from './client.ts'
@@ -32,6 +33,7 @@ import { KafkaRecord } from './kafka-record.ts'
 import { type LettersOf, readLetters } from './letters.ts'
 import { Membership } from './membership.ts'
 import { Reader } from './reader.ts'
+import { searchStream } from './search.ts'
 import type { ShardInputs, ShardOutputs, ShardThread } from './shard-protocol.ts'
 import { Streams } from './streams.ts'
 import { Topics } from './topics.ts'
@@ -268,9 +270,13 @@ class KafkaStore implements Store {
   /** Rows that run are told as such; nothing else is. */
   running(): void {}
 
-  async find(id: string): Promise<readonly EventEntry[]> {
-    const { journal, archive } = this.#ready
+  async find(id: string, within?: Within): Promise<readonly EventEntry[]> {
+    const { kafka, journal, archive } = this.#ready
     const found = await journal.find(id)
+    if (found.length === 0 && within !== undefined) {
+      const records = await searchStream({ kafka, reader: archive, topics: this.#topics }, id, within)
+      return records.map((record) => ({ record, metaId: metaIdOf(record.bytes), routed: true, deliveries: [] }))
+    }
     return Promise.all(
       found.map(async ({ event, metaId, deliveries }) => {
         const [topic, partition, offset] = event.origin
