@@ -15,6 +15,8 @@ const rateUnits: Readonly<Record<string, number>> = { s: 1, min: 60 }
 
 /** The longest that anything may be made to wait, in ms. */
 export const longestWaitMs = 366 * 86_400_000
+/** Of one request, or of a stop; Node's own timers fire at once beyond 24 days. */
+export const longestTimeoutMs = 86_400_000
 const slowestPerSecond = 1_000 / longestWaitMs
 const fastestPerSecond = 1_000_000
 

@@ -4,7 +4,15 @@ import Type from 'typebox'
 import { type Document, formatPath, type Path, problemAt } from '../base/document.ts'
 import type { Problem } from '../base/problem.ts'
 import { isObject } from '../base/schema-words.ts'
-import { betterRate, formatDuration, longestWaitMs, parseDuration, parseRate, parseSize } from '../base/units.ts'
+import {
+  betterRate,
+  formatDuration,
+  longestTimeoutMs,
+  longestWaitMs,
+  parseDuration,
+  parseRate,
+  parseSize,
+} from '../base/units.ts'
 import type { Limits } from '../rule/rule.ts'
 import type {
   Config,
@@ -79,7 +87,7 @@ class Values {
       },
       intake: { maxBodyBytes: this.#bytes('intake.max_body', 1024, 2 ** 30), allow: this.#networks() },
       admin: { token: await this.#adminToken() },
-      stopTimeoutMs: this.#ms('stop_timeout', 0, longestWaitMs),
+      stopTimeoutMs: this.#ms('stop_timeout', 0, longestTimeoutMs),
       log: { level: levels.find((level) => level === this.#value('log.level')) ?? 'info' },
       wikis: await this.#wikis(),
       targets: await this.#targets(),

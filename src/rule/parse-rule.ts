@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { Path } from '../base/document.ts'
+import { longestTimeoutMs } from '../base/units.ts'
 import type { Json, JsonObject } from '../event/event.ts'
 import { metaOf } from '../event/event.ts'
 import { compileAnswers } from './answers-table.ts'
@@ -176,10 +177,10 @@ function requestsOf(
         ? durationAt(timeout, [...place, 'timeout'], templates.findings)
         : // Zero means the default in Wikimedia's files.
           timeout || defaultTimeoutMs
-    if (timeoutMs === 0)
+    if (timeoutMs === 0 || (timeoutMs ?? 0) > longestTimeoutMs)
       templates.findings.error(
         [...place, 'timeout'],
-        `expected a timeout above 0, found ${JSON.stringify(timeout)}`,
+        `expected a timeout above 0 and at most 1d, found ${JSON.stringify(timeout)}`,
         'write for instance 30s',
       )
     return compileRequest({ method, uri, headers, query, body, timeoutMs }, place, hosts, templates)

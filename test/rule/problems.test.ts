@@ -64,7 +64,12 @@ describe('problems', () => {
     ['a factor below 1', { retry: { factor: 0.5 } }, 'rule.retry.factor'],
     ['another word for retry', { retry: 'nevr' }, 'did you mean never?'],
     ['retry in both spellings', { retry: { limit: 1 }, retry_limit: 1 }, 'found both'],
-    ['no timeout', { exec: { uri: 'http://a.example/', timeout: '0s' } }, 'expected a timeout above 0, found "0s"'],
+    ['no timeout', { exec: { uri: 'http://a.example/', timeout: '0s' } }, 'above 0 and at most 1d, found "0s"'],
+    [
+      'an endless timeout',
+      { exec: { uri: 'http://a.example/', timeout: '25d' } },
+      'above 0 and at most 1d, found "25d"',
+    ],
     ['a timeout in milliseconds', { exec: { uri: 'http://a.example/', timeout: 500 } }, 'rule.exec.timeout'],
     ['limiters', { limiters: {} }, 'not supported by this version yet'],
   ])('name %s', (_, keys, expected) => {
