@@ -199,7 +199,7 @@ export class Dispatcher {
     delivery.standing = standing
     delivery.followers = stored.followers
     delivery.lane = stored.lane
-    // Nothing is known of it where the router set it aside.
+    // What the router set aside has met no gate yet.
     const until = this.#judge(work, delivery, { isNew: stored.revision === '' })
     if (until === undefined) return undefined
     const { clock, settler } = this.#parts
