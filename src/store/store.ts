@@ -337,7 +337,11 @@ export interface Store {
   readonly description: string
   /** How many calls to a quick target a row costs: a rule is waited for the longer rather than given rows. */
   readonly rowCost: number
-  /** Recovers what is durable. Rejects with STORE_LOCKED, STORE_BROKEN, or STORE_FULL where the disk has no room for recovery. Lanes with rows, as they stand, come back. */
+  /**
+   * Recovers what is durable. Lanes with rows, as they stand, come back; where it is not accessible for now (a full disk,
+   * brokers that are away) none, health says so, and lanes are told by `rows` later. Rejects with STORE_LOCKED or
+   * STORE_BROKEN.
+   */
   open(listener: StoreListener): Promise<readonly LaneBacklog[]>
   /** Finishes what was handed in, then lets go of the data. `next` answers with an empty list from then on. */
   close(): Promise<void>

@@ -145,6 +145,22 @@ describe('a full disk', () => {
         await until('it is settled', async () => (await fate(running, id, 'call')) === 'done ok')
       // What was refused is not there in part.
       expect(new Set(called(good))).toEqual(acknowledged)
+
+      await disk.fill()
+      await running.kill()
+      await running.restart()
+      expect((await running.get('/readyz')).status).toBe(503)
+      expect((await running.post(anEvent(stream))).status).toBe(503)
+      expect((await running.get(`/v1/events/${[...acknowledged][0]}`)).status).toBe(503)
+      await disk.free()
+      await until('/readyz says yes after a start on a full disk', async () => {
+        return (await running.get('/readyz')).status === 200
+      })
+      await post()
+      await until('what is acknowledged then is called', () => {
+        const seen = new Set(called(good))
+        return [...acknowledged].every((id) => seen.has(id))
+      })
     },
   )
 })

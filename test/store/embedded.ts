@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { onTestFinished } from 'vitest'
 import type { Clock } from '../../src/base/clock.ts'
 import { createEmbeddedStore } from '../../src/store/embedded/embedded-store.ts'
-import type { Routable, Store, StoreHealth } from '../../src/store/store.ts'
+import type { LaneBacklog, Routable, Store, StoreHealth } from '../../src/store/store.ts'
 import { manyBytes } from './limits.ts'
 import { anEvent, type OpenStore, type StoreWorld } from './world.ts'
 
@@ -22,16 +22,18 @@ export async function openEmbedded(path: string, clock?: Clock, retention = many
   const changes: StoreHealth[] = []
   const broken: Error[] = []
   const told = { changes, broken, commits: 0 }
-  const backlog = await store.open({
+  const backlog: LaneBacklog[] = []
+  const found = await store.open({
     committed: () => {
       told.commits += 1
     },
     changed: (health) => changes.push(health),
     broken: (error) => broken.push(error),
-    rows: () => undefined,
+    rows: (change) => backlog.push(change),
     lost: () => undefined,
     shared: () => undefined,
   })
+  backlog.push(...found)
   return { store, backlog, told }
 }
 

@@ -107,6 +107,54 @@ describe.skipIf(smallDiskAbsent)('on a full disk (mounting a small one needs roo
   })
 })
 
+describe.skipIf(smallDiskAbsent)('opening on a full disk', () => {
+  test('takes nothing until there is room, and then has what it had', async () => {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const path = `${disk.folder}/data`
+    const clock = new WoundClock()
+    const { store } = await openEmbedded(path, clock)
+    const [record] = await appendAndRoute(store, 1)
+    if (record === undefined) throw new Error('one was appended')
+    await settleFirst(store, record, { state: 'waiting', reason: 'retry', until: clock.now() })
+    await store.close()
+    await disk.fill()
+
+    const again = await openEmbedded(path, clock)
+    onTestFinished(() => again.store.close())
+    expect(again.backlog).toEqual([])
+    expect(again.store.health()).toMatchObject({ accepting: false, writable: false })
+    for (const asked of [again.store.append(events(1)), again.store.find(record.id)]) {
+      await expect(asked).rejects.toMatchObject({ code: 'STORE_FULL' })
+    }
+
+    await disk.free()
+    await until('the store writes', () => {
+      clock.wind(1_000)
+      return again.store.health().writable
+    })
+    expect(again.backlog).toMatchObject([{ lane, waiting: { retry: 1 } }])
+    expect((await again.store.take(lane, clock.now(), 10)).deliveries).toHaveLength(1)
+    await again.store.append(events(1))
+    expect(again.told.broken).toEqual([])
+  })
+
+  test('is given up at a stop', async () => {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const path = `${disk.folder}/data`
+    await (await openEmbedded(path)).store.close()
+    await disk.fill()
+    const { store, told } = await openEmbedded(path)
+
+    await store.close()
+
+    expect(told.broken).toEqual([])
+    await disk.free()
+    await (await openEmbedded(path)).store.close()
+  })
+})
+
 describe.skipIf(smallDiskAbsent)('closing on a full disk', () => {
   test('ends, and loses nothing that was acknowledged', async () => {
     const disk = await openSmallDisk(24)

@@ -76,6 +76,8 @@ class EmbeddedStore implements Store {
   readonly #clock: Clock
   readonly #health: Health
   #parts: Parts | undefined
+  /** While there is no room for recovery. */
+  #pending: WriterThread | undefined
   #listener: StoreListener | undefined
   #running: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }> = () => []
   #hadRunning = true
@@ -96,15 +98,44 @@ class EmbeddedStore implements Store {
   }
 
   async open(listener: StoreListener): Promise<readonly LaneBacklog[]> {
-    if (this.#parts !== undefined) throw new Error('a store is opened once')
+    if (this.#listener !== undefined) throw new Error('a store is opened once')
     const thread: WriterThread = new StoreThread<Inputs, Outputs>(writer, (error) => this.#break(error))
-    const opened = await thread
-      .ask('open', { path: this.#path, now: this.#clock.now(), retention: this.#limits })
-      .catch(async (error: unknown) => {
+    try {
+      const backlog = await this.#recover(thread, listener)
+      this.#listener = listener
+      return backlog
+    } catch (error) {
+      if (!isFullDisk(error)) {
         await thread.end(new ServiceError('STORE_CLOSED', 'the store could not be opened'))
         throw error
-      })
-    this.#listener = listener
+      }
+      this.#listener = listener
+      this.#pending = thread
+      this.#health.disk(`there is no room to recover what is in ${this.#path}: ${sentence(error)}`)
+      this.#recoverLater(thread, listener)
+      return []
+    }
+  }
+
+  /** Lanes are told of as they come. */
+  #recoverLater(thread: WriterThread, listener: StoreListener): void {
+    this.#cancelProbe = this.#clock.at(this.#clock.now() + probeEveryMs, () => {
+      this.#recover(thread, listener).then(
+        (backlog) => {
+          this.#pending = undefined
+          for (const lane of backlog) listener.rows(lane)
+          this.#health.disk(undefined)
+        },
+        (error: unknown) => {
+          if (isFullDisk(error)) this.#recoverLater(thread, listener)
+          else this.#break(error)
+        },
+      )
+    })
+  }
+
+  async #recover(thread: WriterThread, listener: StoreListener): Promise<readonly LaneBacklog[]> {
+    const opened = await thread.ask('open', { path: this.#path, now: this.#clock.now(), retention: this.#limits })
     const { mark, last, names } = opened
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
@@ -131,10 +162,12 @@ class EmbeddedStore implements Store {
 
   async close(): Promise<void> {
     const parts = this.#parts
-    if (parts === undefined || this.#ended !== undefined) return
+    if (this.#ended !== undefined) return
     const closed = new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored')
     const wasWritable = this.#health.current.writable
     this.#end(closed)
+    await this.#pending?.end(closed)
+    if (parts === undefined) return
     const { thread, reader, commits, cursor } = parts
     reader.close()
     try {
@@ -155,11 +188,11 @@ class EmbeddedStore implements Store {
     return this.#health.current
   }
 
-  append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
+  async append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
     const { commits, reader } = this.#opened
     const refusal = this.#refusal(commits)
-    if (refusal !== undefined) return Promise.reject(refusal)
-    if (events.length === 0) return Promise.resolve(noneRefused)
+    if (refusal !== undefined) throw refusal
+    if (events.length === 0) return noneRefused
     let bytes = 0
     for (const event of events) bytes += event.bytes.length
     const accepted = this.#clock.now()
@@ -254,8 +287,9 @@ class EmbeddedStore implements Store {
   }
 
   get #opened(): Parts {
-    if (this.#parts === undefined) throw new Error('the store is not open')
-    return this.#parts
+    if (this.#parts !== undefined) return this.#parts
+    if (this.#pending === undefined) throw new Error('the store is not open')
+    throw this.#ended ?? refused('STORE_FULL', this.#health.current.trouble ?? 'the store is full')
   }
 
   /** The last of what was handed in has been written, or never will be. */
@@ -361,7 +395,7 @@ class EmbeddedStore implements Store {
     this.#end(broken)
     this.#parts?.commits.stop(broken)
     this.#parts?.reader.close()
-    void this.#parts?.thread.end(broken)
+    void (this.#parts?.thread ?? this.#pending)?.end(broken)
     this.#listener?.broken(broken)
   }
 
@@ -383,6 +417,10 @@ function positionOf(record: StreamRecord, mark: number): number {
   const parsed = parseEventId(mark, record.id)
   if (parsed === undefined) throw new Error(`the record ${record.id} is not of this store`)
   return parsed.pos
+}
+
+function sentence(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }
 
 function isFullDisk(error: unknown): boolean {

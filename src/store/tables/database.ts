@@ -101,6 +101,7 @@ export function isBusy(error: unknown): boolean {
 }
 
 export function isFull(error: unknown): boolean {
+  if (error instanceof Error && 'code' in error && error.code === 'ENOSPC') return true
   const code = sqliteCode(error)
   return (code & 0xff) === sqliteFull || code === ioErrorWrite || code === ioErrorShmSize
 }
