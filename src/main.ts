@@ -113,6 +113,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     // Of a rule that is gone, dead letters may be all that is left, and the engine knows nothing of those.
     ruleNames: () => [...new Set([...engine.ruleNames(), ...store.deadCounts().keys()])],
     ruleStats,
+    running: () => engine.running(),
     replay: letters.replay.bind(letters),
     discard: letters.discard.bind(letters),
   }

@@ -17,7 +17,7 @@ import type {
   Selection,
 } from './contract.ts'
 import { compileOperatorCheck } from './operator.ts'
-import { listDelivery, noteOn, summarizeGone, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
+import { asItRuns, listDelivery, noteOn, summarizeGone, summarizeRule, viewDeadLetter, viewEvent } from './view.ts'
 
 export interface AdminParts {
   readonly store: Pick<Store, 'find' | 'deliveries' | 'deadLetters'>
@@ -95,7 +95,11 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
       const found = await store.find(id, stream === undefined ? undefined : { stream, since: from })
       if (found.length === 0) throw new ServiceError('NOT_FOUND', `There is no event with the id ${id}.`)
       const inForce = rules()
-      return { events: found.map((entry) => viewEvent(entry, inForce, request.query.bytes)), ...noteOn(inForce) }
+      const running = operations.running()
+      return {
+        events: found.map((entry) => viewEvent(entry, inForce, running, request.query.bytes)),
+        ...noteOn(inForce),
+      }
     },
   )
 
@@ -127,7 +131,8 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     { schema: { querystring: DeliveriesQuery }, config: { about: about('Deliveries, newest first') } },
     async (request): Promise<DeliveriesAnswer> => {
       const { items, cursor } = await store.deliveries(request.query)
-      return { deliveries: items.map(listDelivery), cursor: cursor ?? null }
+      const running = operations.running()
+      return { deliveries: items.map((one) => listDelivery(asItRuns(one, running))), cursor: cursor ?? null }
     },
   )
 

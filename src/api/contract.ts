@@ -24,6 +24,8 @@ export interface Operations {
   /** Rules in force, and those that are gone but may have deliveries left. */
   ruleNames(): readonly string[]
   ruleStats(rule: string): RuleStats
+  /** Deliveries in flight, by id: under which revision, and since when, in ms. */
+  running(): ReadonlyMap<string, { readonly revision: string; readonly since: number }>
   /** Reopens deliveries, no faster than `ratePerSecond`. Resolves with how many will be, not when they are. */
   replay(selection: Selection, ratePerSecond: number): Promise<{ count: number }>
   discard(selection: Selection): Promise<{ count: number }>
@@ -98,6 +100,8 @@ export interface EventView {
   readonly accepted: string
   /** The event's text as received; only with `?bytes=true`. */
   readonly bytes?: string
+  /** Nothing more will come of it than is told here. False also where that is not known. */
+  readonly routed: boolean
   readonly rules: readonly RuleView[]
 }
 

@@ -20,15 +20,29 @@ export function noteOn(rules: RuleSet | undefined): { readonly note?: string } {
   return { note: 'There are problems in the rules: nothing is dispatched until they are mended and loaded.' }
 }
 
+type Running = ReturnType<Operations['running']>
+
+/** A row says what was decided last; what is in flight is told as such. */
+export function asItRuns(delivery: DeliveryEntry, running: Running): DeliveryEntry {
+  const since = delivery.state === 'waiting' ? running.get(delivery.id)?.since : undefined
+  return since === undefined ? delivery : { ...delivery, state: 'running', reason: '', at: since, next: null }
+}
+
 /**
  * What became of an event: what each rule of its stream says of it now, beside the deliveries on record. Without valid
  * rules those are all that is known, and wait for no time that could be told.
  */
-export function viewEvent(entry: EventEntry, rules: RuleSet | undefined, withBytes: boolean): EventView {
-  const { record } = entry
+export function viewEvent(
+  entry: EventEntry,
+  rules: RuleSet | undefined,
+  running: Running,
+  withBytes: boolean,
+): EventView {
+  const { record, metaId, routed } = entry
+  const deliveries = entry.deliveries.map((delivery) => asItRuns(delivery, running))
   const current = rules?.forTopic(record.stream) ?? []
   const names = new Set(current.map(({ name }) => name))
-  const others = entry.deliveries.filter(({ rule }) => !names.has(rule))
+  const others = deliveries.filter(({ rule }) => !names.has(rule))
   const asItStands = (delivery: DeliveryEntry): DeliveryEntry => {
     if (delivery.state !== 'waiting' || rules?.get(delivery.rule) !== undefined) return delivery
     // Whatever it waited for, where the rules are known it now waits for one of that name.
@@ -36,19 +50,35 @@ export function viewEvent(entry: EventEntry, rules: RuleSet | undefined, withByt
   }
   return {
     id: record.id,
-    meta_id: entry.metaId ?? null,
+    meta_id: metaId ?? null,
     stream: record.stream,
     accepted: iso(record.accepted),
     ...(withBytes ? { bytes: asText(record.bytes) } : {}),
+    routed,
     rules: [
-      ...current.map((rule) => viewOfRule(rule, entry)),
+      ...current.map((rule) => {
+        const recorded = deliveries.find((candidate) => candidate.rule === rule.name)
+        return viewOfRule(rule, entry, recorded ?? unrecorded(rule.name, entry, running))
+      }),
       ...others.map((delivery): RuleView => onRecord(asItStands(delivery), null)),
     ],
   }
 }
 
-function viewOfRule(rule: Rule, { record, deliveries }: EventEntry): RuleView {
-  const delivery = deliveries.find((candidate) => candidate.rule === rule.name)
+/** What runs straight from memory leaves no record before it ends. */
+function unrecorded(rule: string, { record, metaId }: EventEntry, running: Running): DeliveryEntry | undefined {
+  const id = `${record.id}/${rule}`
+  const inFlight = running.get(id)
+  if (inFlight === undefined) return undefined
+  const { revision, since } = inFlight
+  return {
+    ...{ id, rule, revision, state: 'running', reason: '', at: since, next: null, attempts: [] },
+    ...{ eventId: record.id, metaId, stream: record.stream, accepted: record.accepted },
+    ...{ coveredBy: undefined, covers: { count: 0, ids: [] } },
+  }
+}
+
+function viewOfRule(rule: Rule, { record }: EventEntry, delivery: DeliveryEntry | undefined): RuleView {
   const match = record.message === undefined ? undefined : rule.match(record.message)
   // A delivery says that its rule matched, but not which case did: only the very same rule can say that again.
   if (delivery !== undefined)

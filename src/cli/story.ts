@@ -26,7 +26,7 @@ export function tellEvent(event: EventView, { note, errors }: Beside, now: numbe
     (rule) => !rule.matched && rule.reason?.clause === 'topic' && rule.delivery === undefined,
   )
   const told = event.rules.filter((rule) => !elsewhere.includes(rule))
-  for (const rule of told) lines.push(...tellRule(rule, errors, now), '')
+  for (const rule of told) lines.push(...tellRule(rule, event.routed, errors, now), '')
   if (note !== undefined) lines.push(`  ${note}`, '')
   else if (told.length === 0) lines.push('  No rule is about this stream: nothing was called.', '')
   if (elsewhere.length > 0)
@@ -37,7 +37,7 @@ export function tellEvent(event: EventView, { note, errors }: Beside, now: numbe
   return `${lines.join('\n')}\n`
 }
 
-function tellRule(view: RuleView, errors: Beside['errors'], now: number): readonly string[] {
+function tellRule(view: RuleView, isRouted: boolean, errors: Beside['errors'], now: number): readonly string[] {
   const asked = view.computed_now ? ', says the rule as it is now' : ''
   if (view.delivery !== undefined) {
     // What was set aside has met no revision.
@@ -55,7 +55,9 @@ function tellRule(view: RuleView, errors: Beside['errors'], now: number): readon
     ]
   return [
     `  ${view.rule}: matches${asked}`,
-    '    Nothing is recorded yet: it is about to be routed, or its first attempt runs right now.',
+    isRouted
+      ? '    It was routed when the rule was not there, or did not match it: it is not called.'
+      : '    Nothing is recorded yet: it is about to be routed, or to be called for the first time.',
   ]
 }
 

@@ -144,6 +144,15 @@ export class Engine {
     return [...this.#works].map((work) => work.name)
   }
 
+  /** Deliveries in flight, by id: under which revision, and since when they are in hand, in ms. */
+  running(): ReadonlyMap<string, { readonly revision: string; readonly since: number }> {
+    return new Map(
+      [...this.#dispatcher.running].map(({ record, rule, revision, since }) => {
+        return [`${record.id}/${rule.name}`, { revision, since }]
+      }),
+    )
+  }
+
   /** Until when, in ms. */
   pausedTargets(): ReadonlyMap<string, number> {
     return this.#works.pausedTargets()

@@ -262,7 +262,7 @@ export interface Within {
 export interface EventEntry {
   readonly record: StreamRecord
   readonly metaId: string | undefined
-  /** False while the event still waits to be looked at by the router. */
+  /** The router is through with it, and all that came of it is on record. False also where that is not known. */
   readonly routed: boolean
   readonly deliveries: readonly DeliveryEntry[]
 }

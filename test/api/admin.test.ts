@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import type { EventsAnswer } from '../../src/api/contract.ts'
 import type { StreamRecord } from '../../src/event/event.ts'
 import type { Rule } from '../../src/rule/rule.ts'
 import { type DeadLetter, type DeliveryEntry, type EventEntry, noProgress } from '../../src/store/store.ts'
@@ -66,6 +67,21 @@ async function json(response: Response): Promise<unknown> {
 }
 
 describe('what became of an event', () => {
+  test('tells what is in flight as such, be it from a row or from memory', async () => {
+    const world = await worldOf(anEntry([aDelivery()]), [aRule(), aRule({ name: 'other' })])
+    const since = accepted + 60_001
+    world.operations.inFlight = new Map(
+      ['purge', 'other'].map((rule) => [`${record.id}/${rule}`, { revision: aRule().revision, since }]),
+    )
+    const delivery = { state: 'running', reason: '', at: new Date(since).toISOString(), next: null }
+    const answer = (await json(await world.get(`/v1/events/${record.id}`))) as EventsAnswer
+    expect(answer.events[0]?.rules).toMatchObject([
+      { rule: 'purge', computed_now: false, delivery: { ...delivery, attempts: [{ status: 500 }] } },
+      { rule: 'other', computed_now: false, delivery: { ...delivery, attempts: [] } },
+    ])
+    expect(await json(await world.get('/v1/deliveries'))).toMatchObject({ deliveries: [delivery] })
+  })
+
   test('is told by our id or the producer’s, rule by rule', async () => {
     const world = await worldOf(anEntry([aDelivery()]), [aRule(), no, elsewhere])
     const expected = {
@@ -75,6 +91,7 @@ describe('what became of an event', () => {
           meta_id: metaId,
           stream: 'page.edited',
           accepted: '2026-11-24T02:40:00.000Z',
+          routed: true,
           rules: [
             {
               rule: 'purge',

@@ -87,6 +87,12 @@ export class RecordingOperations implements Operations {
   /** Rules that are known by their deliveries only. */
   readonly gone = new Map<string, RuleStats>()
 
+  inFlight = new Map<string, { revision: string; since: number }>()
+
+  running() {
+    return this.inFlight
+  }
+
   ruleNames(): readonly string[] {
     return ['purge', ...this.gone.keys()]
   }

@@ -41,6 +41,7 @@ const event: EventView = {
   meta_id: '4dd0a1c2-33f3-4a5d-8a7c-0c8a4cbbd1e2',
   stream: 'mediawiki.page_change.v1',
   accepted: ago(10 * minute),
+  routed: true,
   rules: [
     {
       rule: 'purge',
@@ -176,6 +177,15 @@ describe('why', () => {
     expect(code).toBe(0)
     return { stdout, asked }
   }
+
+  test.each([
+    [true, 'It was routed when the rule was not there, or did not match it: it is not called.'],
+    [false, 'Nothing is recorded yet: it is about to be routed, or to be called for the first time.'],
+  ])('of a rule that matches and an event that is through: %s', async (routed, story) => {
+    const { delivery: _, ...matching } = rule ?? { rule: '', revision: '', matched: true, case: null, reason: null }
+    const told = { ...event, routed, rules: [{ ...matching, case: null, computed_now: true }] }
+    expect(JSON.stringify(await storyOf(told))).toContain(story)
+  })
 
   test.each([
     [

@@ -221,6 +221,48 @@ good: { topic: page, exec: { uri: '${there.url}/good' } }
   })
 })
 
+test('a rule that comes later leaves alone what was routed before, and says so', async () => {
+  const there = await target()
+  const rule = (name: string) => `${name}: { topic: page, exec: { uri: '${there.url}/${name}' } }\n`
+  const world = await openWorld(rule('first'))
+  const id = await world.post('page')
+  await ended(world, id, 'first')
+  await world.rewrite(rule('first') + rule('later'))
+  const view = await becomes(
+    () => world.event(id),
+    (found) => found?.routed === true,
+  )
+  expect(view?.rules[1]).toMatchObject({ rule: 'later', matched: true, computed_now: true })
+})
+
+test('what runs is told as running, from its row and from memory', async () => {
+  let open = () => {}
+  const isOpen = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  const there = await target(async ({ index }) => {
+    if (index === 0) return respond(500)
+    await isOpen
+    return respond(200)
+  })
+  const world = await openWorld(
+    `rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { delay: 10ms, jitter: none } }`,
+  )
+  const retried = await world.post('page')
+  await there.waitFor(2)
+  const fresh = await world.post('page')
+  await there.waitFor(3)
+  for (const [id, attempts] of [
+    [retried, 1],
+    [fresh, 0],
+  ] as const) {
+    const delivery = await deliveryOf(world, id, 'rule')
+    expect([delivery?.state, delivery?.reason, delivery?.attempts.length]).toEqual(['running', '', attempts])
+  }
+  open()
+  await ended(world, fresh, 'rule')
+})
+
 describe('waiting', () => {
   test('for a retry holds no slot: with one slot, others go on at once', async () => {
     const there = await target(({ path }) => respond(path === '/bad' ? 500 : 200))

@@ -81,8 +81,6 @@ class EmbeddedStore implements Store {
   #listener: StoreListener | undefined
   #running: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }> = () => []
   #hadRunning = true
-  /** Given out, and the router is through with them, up to here. */
-  #routedUpTo = 0
   #ended: ServiceError | undefined
   #cursorTimer: NodeJS.Timeout | undefined
   #cancelRetain: (() => void) | undefined
@@ -139,7 +137,6 @@ class EmbeddedStore implements Store {
     const { mark, last, names } = opened
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
-    this.#routedUpTo = opened.cursor - 1
     const reader = new LogReader({ thread, numbers, mark, cursor, last })
     const commits = new GroupCommit({
       thread,
@@ -217,7 +214,6 @@ class EmbeddedStore implements Store {
     if (!(record instanceof LogRecord)) throw new Error('what was routed is not a record that this store gave out')
     const { cursor, commits } = this.#opened
     cursor.routed(record.pos, inMemory)
-    this.#routedUpTo = record.pos
     this.#cursorTimer ??= setTimeout(() => {
       this.#cursorTimer = undefined
       if (cursor.cursor !== commits.cursorWritten) commits.startSoon()
@@ -252,9 +248,12 @@ class EmbeddedStore implements Store {
   }
 
   async find(id: string): Promise<readonly EventEntry[]> {
-    const found = await this.#opened.thread.ask('find', { id })
+    const { thread, cursor } = this.#opened
+    // As it was before we looked: what has moved on since may have left a row that was not there yet.
+    const passed = cursor.cursor
+    const found = await thread.ask('find', { id })
     return found.map(({ event, metaId, deliveries }) => {
-      return { record: this.#record(event), metaId, routed: event.pos <= this.#routedUpTo, deliveries }
+      return { record: this.#record(event), metaId, routed: event.pos < passed, deliveries }
     })
   }
 

@@ -271,11 +271,16 @@ class KafkaStore implements Store {
   running(): void {}
 
   async find(id: string, within?: Within): Promise<readonly EventEntry[]> {
-    const { kafka, journal, archive } = this.#ready
+    const { kafka, journal, archive, streams } = this.#ready
     const found = await journal.find(id)
     if (found.length === 0 && within !== undefined) {
       const records = await searchStream({ kafka, reader: archive, topics: this.#topics }, id, within)
-      return records.map((record) => ({ record, metaId: metaIdOf(record.bytes), routed: true, deliveries: [] }))
+      return records.map((record) => ({
+        record,
+        metaId: metaIdOf(record.bytes),
+        routed: streams.isFinished(record.origin),
+        deliveries: [],
+      }))
     }
     return Promise.all(
       found.map(async ({ event, metaId, deliveries }) => {
@@ -284,7 +289,12 @@ class KafkaStore implements Store {
         await archive.one(topic, partition, offset, (value) => {
           bytes = Uint8Array.from(value)
         })
-        return { record: new KafkaRecord(event, bytes, { partition, isLost: true }), metaId, routed: true, deliveries }
+        return {
+          record: new KafkaRecord(event, bytes, { partition, isLost: true }),
+          metaId,
+          routed: streams.isFinished(event.origin),
+          deliveries,
+        }
       }),
     )
   }

@@ -11,6 +11,7 @@ import type { Membership, Position } from './membership.ts'
 import { defaultPartitionKey, partitionOf } from './partition.ts'
 import { formatMetadata, Progress, parseMetadata } from './position.ts'
 import type { Reader } from './reader.ts'
+import type { Origin } from './row.ts'
 import type { ShardThread } from './shard-protocol.ts'
 import { type Topics, withAdmin } from './topics.ts'
 import {
@@ -241,6 +242,12 @@ export class Streams {
       lags.set(stream, (lags.get(stream) ?? 0) + Math.max(0, (end ?? progress.offset) - progress.offset))
     }
     return lags
+  }
+
+  /** All that came of it is on record. False also where it is another's. */
+  isFinished([topic, partition, offset]: Origin): boolean {
+    const source = this.#sources.get(`${topic}/${partition}`)
+    return source !== undefined && (offset < source.progress.offset || source.progress.isFinished(offset))
   }
 
   /** Looks for topics that are wanted, and reads those partitions whose part of the work is ours. One look at a time. */
