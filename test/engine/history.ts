@@ -1,10 +1,13 @@
 import { setMaxListeners } from 'node:events'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { Json } from '../../src/event/event.ts'
 import type { OutboundRequest, Reply } from '../../src/http/send.ts'
 import type { RuleSet } from '../../src/rule/rule.ts'
+import { ruleSet } from '../../src/rule/rule-set.ts'
 import type { DeliveryEntry } from '../../src/store/store.ts'
 import type { StoreWorld } from '../store/world.ts'
 import { WoundClock } from '../support/clock.ts'
+import { concerns, type Fields, type Revision, revisions } from './history-rules.ts'
 import { newEvent, WoundEngine } from './wound-engine.ts'
 
 /** What a target can do with a call. */
@@ -21,14 +24,15 @@ export type How = keyof typeof replies
 /** Whoever stops an engine has it cut off what is under way. */
 const cutOff: Reply = { kind: 'none', error: 'aborted', message: 'the service is stopping', sent: true }
 
-export interface Event {
-  /** In order of acceptance. */
-  readonly n: number
+export interface Event extends Fields {
   readonly stream: string
-  readonly key: string
-  /** Of its root event. */
-  readonly time: number
-  accepted: number
+  readonly accepted: number
+  /** Rules that were others while it was not routed, or after a restart before it had a row: it may have met them, or not. */
+  readonly mayMiss: Set<string>
+  /** How many reloads there had been. */
+  readonly reloads: number
+  /** It has met its rules; until a restart. */
+  isRouted: boolean
   /** Only what was acknowledged has to be there after a crash. */
   isAcknowledged: boolean
 }
@@ -36,6 +40,10 @@ export interface Event {
 /** A call that reached its target. */
 export interface Call {
   readonly rule: string
+  /** The one in force when it began. */
+  readonly revision: Revision | undefined
+  /** How many reloads there had been. */
+  readonly reloads: number
   readonly request: number
   readonly event: Event
   readonly origin: string
@@ -46,6 +54,29 @@ export interface Call {
   /** What followed from the answer is durable. */
   isSettled: boolean
   readonly reply: (reply: Reply) => void
+}
+
+/** What an operator does with dead letters and parked deliveries. */
+export type Operation = 'replay' | 'discard'
+
+/** Of one letter. */
+export interface Operated {
+  readonly how: Operation
+  /** Of one step. */
+  readonly batch: number
+  /** How many calls there had been. */
+  readonly calls: number
+  /** It has not met its gates yet. */
+  readonly isNew: boolean
+  /** It is known to be done, and durable. */
+  isConfirmed: boolean
+}
+
+interface Reload {
+  readonly rule: string
+  readonly revision: Revision | undefined
+  /** How many events there had been. */
+  readonly events: number
 }
 
 /** Who looks at calls as they are made. */
@@ -62,16 +93,52 @@ export class History {
   /** In the order in which they began. */
   readonly calls: Call[] = []
   readonly #world: StoreWorld
-  readonly #rules: RuleSet
   readonly #watch: Watch
+  readonly #deadBytes: number
+  readonly #inForce: Map<string, Revision | undefined>
+  readonly #reloads: Reload[] = []
+  readonly #operations = new Map<string, Operated[]>()
+  #batches = 0
   #process: WoundEngine | undefined
   #lives = 0
   kills = 0
+  /** When nothing moved the last time; what follows from a time after that comes in no certain order. */
+  quietAt = 0
 
-  constructor(world: StoreWorld, rules: RuleSet, watch: Watch) {
+  constructor(world: StoreWorld, watch: Watch, deadBytes: number) {
     this.#world = world
-    this.#rules = rules
     this.#watch = watch
+    this.#deadBytes = deadBytes
+    this.#inForce = new Map([...revisions].map(([name, [first]]) => [name, first]))
+  }
+
+  /** Undefined while the rule is gone. */
+  inForce(rule: string): Revision | undefined {
+    return this.#inForce.get(rule)
+  }
+
+  /** All that were in force since the event was posted. */
+  revisionsSince(rule: string, { reloads }: Event): readonly (Revision | undefined)[] {
+    const before = this.#reloads.slice(0, reloads).findLast((reload) => reload.rule === rule)
+    const first = before === undefined ? revisions.get(rule)?.[0] : before.revision
+    const later = this.#reloads.slice(reloads).filter((reload) => reload.rule === rule)
+    return [first, ...later.map(({ revision }) => revision)]
+  }
+
+  /** How often the rule was reloaded since so many reloads of any. */
+  reloadsSince(rule: string, reloads: number): number {
+    return this.#reloads.slice(reloads).filter((reload) => reload.rule === rule).length
+  }
+
+  /** Whether it was posted before the rule got the key that it has. */
+  isOfOtherKey(rule: string, event: Event): boolean {
+    const { field } = this.inForce(rule) ?? {}
+    return this.revisionsSince(rule, event).some((one) => one !== undefined && one.field !== field)
+  }
+
+  /** What was done with its delivery, oldest first. */
+  operations(rule: string, event: Event): readonly Operated[] {
+    return this.#operations.get(`${metaId(event)}/${rule}`) ?? []
   }
 
   /** Calls that are waiting for their answer. */
@@ -93,7 +160,8 @@ export class History {
           resolve(reply)
         })
       })
-    this.#process = new WoundEngine(await this.#world.open(this.clock), this.clock, { rules: this.#rules, send })
+    const options = { rules: this.#rules(), send, deadBytes: this.#deadBytes }
+    this.#process = new WoundEngine(await this.#world.open(this.clock), this.clock, options)
     const last = this.events.findLast(({ isAcknowledged }) => isAcknowledged)
     if (last !== undefined) await this.#process.expectStored(metaId(last))
   }
@@ -101,6 +169,8 @@ export class History {
   /** Nothing moves any more but by an answer, or by the clock. */
   async still(): Promise<void> {
     await this.#current.still()
+    this.quietAt = this.clock.now()
+    for (const event of this.events) event.isRouted = event.isAcknowledged
     const { inFlight } = this
     const isRunning = ({ rule, event }: Call) => inFlight.some((one) => one.rule === rule && one.event === event)
     for (const call of this.calls) {
@@ -109,16 +179,19 @@ export class History {
   }
 
   /** Resolves when they are acknowledged, or never will be. */
-  async post(stream: string, key: string, time: number, count: number): Promise<void> {
+  async post(stream: string, fields: Omit<Fields, 'n'>, count: number): Promise<void> {
     const events = Array.from({ length: count }, (_, index): Event => {
       const n = this.events.length + index
-      return { n, stream, key, time, accepted: this.clock.now(), isAcknowledged: false }
+      const accepted = this.clock.now()
+      const reloads = this.#reloads.length
+      return { ...fields, n, stream, accepted, mayMiss: new Set(), reloads, isRouted: false, isAcknowledged: false }
     })
     this.events.push(...events)
+    for (const [rule, revision] of this.#inForce) for (const event of events) mayMissUnder(rule, revision, event)
     const life = this.#lives
     const news = events.map((event) => {
-      const { n, key, time } = event
-      return newEvent(stream, metaId(event), { n, key, time })
+      const { n, key, other, time } = event
+      return newEvent(stream, metaId(event), { n, other, time, ...(key === undefined ? {} : { key: key as Json }) })
     })
     const isAppended = await this.#current.store.append(news).then(
       () => true,
@@ -136,9 +209,47 @@ export class History {
     await nextTurn()
   }
 
+  /** Puts another revision of a rule in force, or takes the rule away. */
+  reload(rule: string, revision: Revision | undefined): void {
+    if (this.inForce(rule) === revision) return
+    for (const event of this.events) if (!event.isRouted) event.mayMiss.add(rule)
+    this.#reloads.push({ rule, revision, events: this.events.length })
+    this.#inForce.set(rule, revision)
+    this.#current.reload(this.#rules())
+  }
+
+  /** Of one of the letters there are, or of all. Resolves when it is begun; says whether there were any. */
+  async operate(how: Operation, pick: number | 'all'): Promise<boolean> {
+    const process = this.#current
+    const life = this.#lives
+    const { items } = await process.store.deadLetters({ limit: 10_000 })
+    const letters = pick === 'all' ? items : items.slice(pick % items.length).slice(0, 1)
+    if (letters.length === 0) return false
+    this.#batches += 1
+    const operated = letters.map(({ metaId, rule, standing }): Operated => {
+      const { batch, calls } = { batch: this.#batches, calls: this.calls.length }
+      const one = { how, batch, calls, isNew: standing === undefined, isConfirmed: false }
+      const name = `${metaId}/${rule}`
+      this.#operations.set(name, [...(this.#operations.get(name) ?? []), one])
+      return one
+    })
+    const ids = letters.map(({ id }) => id)
+    const under = process.letters
+    const ending = how === 'replay' ? under.replay({ ids }, 1_000) : under.discard({ ids })
+    void ending.then(
+      ({ count }) => {
+        if (life === this.#lives && count === ids.length) for (const one of operated) one.isConfirmed = true
+      },
+      // The process ended meanwhile.
+      () => undefined,
+    )
+    return true
+  }
+
   /** A kill loses all that is not durable at this moment; a stop cuts off what is under way. Then the next process starts. */
   async end(how: 'kill' | 'stop'): Promise<void> {
     const process = this.#current
+    await this.#mayMissAfterRestart()
     if (how === 'kill') {
       this.kills += 1
       this.#lives += 1
@@ -151,13 +262,28 @@ export class History {
     await this.open()
   }
 
-  /** Nothing waits or runs, be it with a row or in memory. */
+  /** Nothing waits or runs, be it with a row or in memory, but for what is set aside. */
   get isIdle(): boolean {
     const { engine } = this.#current
     return engine.ruleNames().every((name) => {
       const { waiting, running } = engine.counts(name)
-      return running === 0 && Object.keys(waiting).length === 0
+      return running === 0 && Object.keys(waiting).every((reason) => reason === 'parked')
     })
+  }
+
+  /** Whether dead letters have hardly any room. */
+  get isCramped(): boolean {
+    return this.#deadBytes < 2 ** 30
+  }
+
+  get hasRestarted(): boolean {
+    return this.#lives > 0
+  }
+
+  /** What the engine counts. */
+  counts(rule: string): { readonly parked: number; readonly dead: number } {
+    const { waiting, dead } = this.#current.engine.counts(rule)
+    return { parked: waiting.parked ?? 0, dead }
   }
 
   async deliveries(): Promise<readonly DeliveryEntry[]> {
@@ -174,18 +300,47 @@ export class History {
     return this.#process
   }
 
+  #rules(): RuleSet {
+    return ruleSet([...this.#inForce.values()].flatMap((revision) => revision?.rule ?? []))
+  }
+
+  /** What has no row is routed again, by the rules that are there then. */
+  async #mayMissAfterRestart(): Promise<void> {
+    for (const event of this.events) event.isRouted = false
+    const rows = new Set((await this.deliveries()).map(({ id, metaId, rule }) => `${metaId ?? id}/${rule}`))
+    for (const event of this.events) {
+      for (const [rule, revision] of this.#inForce) {
+        if (!rows.has(`${metaId(event)}/${rule}`)) mayMissUnder(rule, revision, event)
+      }
+    }
+  }
+
   #begin({ origin, path, body }: OutboundRequest, reply: Call['reply']): void {
     const [, rule = '', request] = path.split('/')
     const { n } = JSON.parse(Buffer.from(body ?? '').toString()) as { n: number }
     const event = this.events[n]
     if (event === undefined) throw new Error(`nobody posted ${n}`)
     const call: Call = {
-      ...{ rule, request: Number(request), event, origin, at: this.clock.now(), life: this.#lives, reply },
+      ...{
+        rule,
+        revision: this.inForce(rule),
+        reloads: this.#reloads.length,
+        request: Number(request),
+        event,
+        origin,
+        at: this.clock.now(),
+        life: this.#lives,
+        reply,
+      },
       ...{ answered: undefined, isSettled: false },
     }
     this.#watch.began(call, this)
     this.calls.push(call)
   }
+}
+
+function mayMissUnder(rule: string, revision: Revision | undefined, event: Event): void {
+  if (concerns(rule, event) && revision?.matches(event) !== true) event.mayMiss.add(rule)
 }
 
 function metaId({ n }: Event): string {

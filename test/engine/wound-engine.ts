@@ -1,10 +1,12 @@
 import { onTestFinished } from 'vitest'
 import type { Config } from '../../src/config/config.ts'
 import { Engine } from '../../src/engine/engine.ts'
+import { Letters } from '../../src/engine/letters.ts'
 import type { NewEvent } from '../../src/event/event.ts'
 import type { Send } from '../../src/http/send.ts'
 import { createDirectory } from '../../src/mediawiki/directory.ts'
 import { createSessions } from '../../src/mediawiki/session.ts'
+import type { Directory } from '../../src/mediawiki/wiki.ts'
 import type { RuleSet } from '../../src/rule/rule.ts'
 import type { Store } from '../../src/store/store.ts'
 import type { OpenStore } from '../store/world.ts'
@@ -15,18 +17,22 @@ export interface WoundEngineOptions {
   readonly rules: RuleSet
   readonly send: Send
   readonly sites?: Pick<Config, 'wikis' | 'targets'>
+  /** Beyond it, deliveries are parked. */
+  readonly deadBytes?: number
 }
 
 /** An engine in one process, on a real store and by a clock that is wound. */
 export class WoundEngine {
   readonly engine: Engine
+  readonly letters: Letters
   readonly #opened: OpenStore
   readonly #watched: WatchedStore
   readonly #clock: WoundClock
+  readonly #directory: Directory
   #isStopped = false
 
   constructor(opened: OpenStore, clock: WoundClock, options: WoundEngineOptions) {
-    const { rules, send, sites = { wikis: [], targets: {} } } = options
+    const { rules, send, sites = { wikis: [], targets: {} }, deadBytes = 2 ** 30 } = options
     this.#opened = opened
     this.#watched = watched(opened.store)
     this.#clock = clock
@@ -34,14 +40,20 @@ export class WoundEngine {
     const observer = { attempted() {}, settled() {}, covered() {} }
     const userAgent = 'test'
     const sessions = createSessions({ send, clock, userAgent })
-    const parts = { store, send, sessions, clock, observer, userAgent, deadBytes: 2 ** 30 }
-    this.engine = new Engine(parts, createDirectory(sites))
+    const parts = { store, send, sessions, clock, observer, userAgent, deadBytes }
+    this.#directory = createDirectory(sites)
+    this.engine = new Engine(parts, this.#directory)
+    this.letters = new Letters(store, this.engine, clock.now)
     this.engine.start(rules, opened.backlog, (error) => opened.told.broken.push(error as Error))
     onTestFinished(() => this.stop())
   }
 
   get store(): Store {
     return this.#watched.store
+  }
+
+  reload(rules: RuleSet): void {
+    this.engine.reload(rules, this.#directory)
   }
 
   /** Nothing moves any more but by the answer to a call, or by the clock. */

@@ -40,7 +40,7 @@ export function watched(store: Store): WatchedStore {
     if (!routed.has(metaId)) unrouted.add(metaId)
   }
 
-  const own: Pick<Store, 'append' | 'routed' | 'settle' | 'take'> = {
+  const own: Pick<Store, 'append' | 'routed' | 'settle' | 'take' | 'deadLetters'> = {
     async append(events) {
       const refused = await whole(store.append(events))
       for (const { message } of events) awaitRouting(metaIdOf(message))
@@ -61,6 +61,7 @@ export function watched(store: Store): WatchedStore {
       })
     },
     take: (...asked) => whole(store.take(...asked)),
+    deadLetters: (filter) => whole(store.deadLetters(filter)),
   }
   const watching = new Proxy(store, {
     get(_, name) {
