@@ -117,11 +117,9 @@ export class Dispatcher {
       }
       const queue = work.nextInTurn()
       if (queue === undefined) return
-      const { rule } = work
-      // Of a key, the newest is to start: what is in hand for long may not be that any more.
-      const isKeyed = rule?.dedup !== undefined || rule?.supersede !== undefined
-      const slots = isKeyed ? work.freeSlots : rule === undefined ? 1 : work.total.concurrency
-      queue.refill(Math.max(1, Math.ceil(slots / (work.lanesInTurn + 1))), !isKeyed)
+      const { isKeyed } = work
+      const slots = isKeyed ? work.freeSlots : work.total.concurrency
+      if (queue.isOpen) queue.refill(Math.max(1, Math.ceil(slots / (work.lanesInTurn + 1))), !isKeyed)
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)
       if (item === undefined) continue

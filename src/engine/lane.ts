@@ -80,6 +80,11 @@ export class LaneQueue {
     return this.keyLimit?.closedBy
   }
 
+  /** Rows are in hand whose target is left alone, for nobody knows how long. */
+  get isHeldUp(): boolean {
+    return this.#stored.length > 0 && this.health.pausedUntil !== undefined && !this.health.isOpen
+  }
+
   /** It is woken when a limit that closes it opens; its target's health wakes it anyway. */
   awaitOpening(): void {
     if (this.#isAwaitingLimit || !this.health.isOpen) return

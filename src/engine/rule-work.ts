@@ -170,11 +170,19 @@ export class RuleWork {
     this.#turn.push(queue)
   }
 
-  /** The lane whose turn it is, among those that may start a call. To be given its turn again if it has more. */
+  /** Whether what is in hand for long may be outdated: of a key, the newest is to start, and nothing that is superseded. */
+  get isKeyed(): boolean {
+    return this.rule?.dedup !== undefined || this.rule?.supersede !== undefined
+  }
+
+  /**
+   * The lane whose turn it is, among those that may start a call, or have to put back what would be outdated when they may.
+   * To be given its turn again if it has more.
+   */
   nextInTurn(): LaneQueue | undefined {
     for (let queue = this.#turn.shift(); queue !== undefined; queue = this.#turn.shift()) {
       queue.isInTurn = false
-      if (queue.isOpen) return queue
+      if (queue.isOpen || (this.isKeyed && queue.isHeldUp)) return queue
       queue.awaitOpening()
     }
     return undefined

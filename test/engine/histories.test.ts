@@ -144,6 +144,8 @@ const known = [
   ),
   // Its key cannot be made, not even when it is replayed.
   plan('settled', [{ ...post(1), fields: { ...fields, key: ['x'] } }, replay]),
+  // A row is on its way to be called when its target turns out to want a probe first; then a newer event comes.
+  plan('plain', [post(1, 'all'), reply('busy'), wind(7_000), post(1, 'all'), reply('ok')]),
 ]
 
 function plan(rule: string, steps: readonly Step[], deadBytes = plenty): [Plan] {
