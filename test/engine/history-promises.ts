@@ -124,7 +124,7 @@ export class CallWatch {
     check(isWithin, 'comes sooner than its rate allows')
   }
 
-  #checkKey({ rule, event }: Call, revision: Revision, history: History, check: Check): void {
+  #checkKey({ rule, event, life }: Call, revision: Revision, history: History, check: Check): void {
     const { calls, inFlight } = history
     const key = keyOf(revision, event)
     if (key === undefined) return
@@ -133,7 +133,9 @@ export class CallWatch {
     check(!inFlight.some(ofKey), 'comes while another of its key is in flight')
     const isLater = (one: Call) => ofKey(one) && one.event.n > event.n
     if (deduplicated.has(rule)) {
-      check(!calls.some(isLater), 'comes after that of a later event')
+      // What was cut off by a crash is not called again where another revision does not want it.
+      const counts = (one: Call) => one.isSettled || one.life === life || history.reloadsSince(rule, one.reloads) === 0
+      check(!calls.some((one) => isLater(one) && counts(one)), 'comes after that of a later event')
       return
     }
     // What comes back, or gets this key, later than others do has its place behind them.
