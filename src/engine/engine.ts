@@ -6,6 +6,7 @@ import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
 import { type DeadLetter, type LaneBacklog, noProgress, type Store, type WaitReason } from '../store/store.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Router } from './router.ts'
+import type { RuleWork } from './rule-work.ts'
 import { type SettleObserver, Settler, type Verdict } from './settler.ts'
 import { Works } from './works.ts'
 
@@ -109,6 +110,8 @@ export class Engine {
   reload(rules: RuleSet | undefined, directory: Directory): void {
     this.#use(rules)
     this.#dispatcher.directory = directory
+    // What has no row when the process dies is routed again, and then not to a rule that is gone.
+    if (rules !== undefined) this.#giveRows((work) => work.rule === undefined, Number.POSITIVE_INFINITY)
     this.resume()
   }
 
@@ -225,9 +228,15 @@ export class Engine {
   #sweep(): void {
     const { clock, store, deadBytes } = this.#parts
     if (!store.health().writable) return
-    const before = clock.now() - rowAfterMs
+    this.#giveRows(() => true, clock.now() - rowAfterMs)
+    this.#works.forgetIdle()
+    this.#router.parkedRule = store.health().deadBytes < deadBytes ? undefined : ruleWithMost(store.deadCounts())
+  }
+
+  /** To what is in memory since before that time, in ms. */
+  #giveRows(isMeant: (work: RuleWork) => boolean, before: number): void {
     for (const work of this.#works) {
-      if (work.inMemory === 0) continue
+      if (work.inMemory === 0 || !isMeant(work)) continue
       for (const queue of work.lanes.values()) {
         for (let old = queue.shiftOlderThan(before); old !== undefined; old = queue.shiftOlderThan(before)) {
           this.#dispatcher.shelve(work, old)
@@ -236,17 +245,12 @@ export class Engine {
     }
     for (const delivery of this.#dispatcher.running) {
       if (delivery.hasRow || delivery.since >= before) continue
-      delivery.hasRow = true
       const { progress, rule } = delivery
-      this.#settler.settle(this.#works.of(rule.name), delivery, {
-        state: 'running',
-        reason: '',
-        claimed: false,
-        progress,
-      })
+      const work = this.#works.of(rule.name)
+      if (!isMeant(work)) continue
+      delivery.hasRow = true
+      this.#settler.settle(work, delivery, { state: 'running', reason: '', claimed: false, progress })
     }
-    this.#works.forgetIdle()
-    this.#router.parkedRule = store.health().deadBytes < deadBytes ? undefined : ruleWithMost(store.deadCounts())
   }
 }
 

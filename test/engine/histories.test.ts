@@ -146,6 +146,8 @@ const known = [
   plan('settled', [{ ...post(1), fields: { ...fields, key: ['x'] } }, replay]),
   // A row is on its way to be called when its target turns out to want a probe first; then a newer event comes.
   plan('plain', [post(1, 'all'), reply('busy'), wind(7_000), post(1, 'all'), reply('ok')]),
+  // What is in memory, or runs, outlives its rule.
+  plan('plain', [post(4), { ...at, kind: 'reload', rule: '', revision: 'gone' }, { ...at, kind: 'end', how: 'kill' }]),
 ]
 
 function plan(rule: string, steps: readonly Step[], deadBytes = plenty): [Plan] {

@@ -99,6 +99,8 @@ export class History {
   readonly #reloads: Reload[] = []
   readonly #operations = new Map<string, Operated[]>()
   #batches = 0
+  /** Nothing was posted or reloaded since nothing moved. */
+  #isQuiet = true
   #process: WoundEngine | undefined
   #lives = 0
   kills = 0
@@ -170,6 +172,7 @@ export class History {
   async still(): Promise<void> {
     await this.#current.still()
     this.quietAt = this.clock.now()
+    this.#isQuiet = true
     for (const event of this.events) event.isRouted = event.isAcknowledged
     const { inFlight } = this
     const isRunning = ({ rule, event }: Call) => inFlight.some((one) => one.rule === rule && one.event === event)
@@ -187,6 +190,7 @@ export class History {
       return { ...fields, n, stream, accepted, mayMiss: new Set(), reloads, isRouted: false, isAcknowledged: false }
     })
     this.events.push(...events)
+    this.#isQuiet = false
     for (const [rule, revision] of this.#inForce) for (const event of events) mayMissUnder(rule, revision, event)
     const life = this.#lives
     const news = events.map((event) => {
@@ -215,6 +219,7 @@ export class History {
     for (const event of this.events) if (!event.isRouted) event.mayMiss.add(rule)
     this.#reloads.push({ rule, revision, events: this.events.length })
     this.#inForce.set(rule, revision)
+    this.#isQuiet = false
     this.#current.reload(this.#rules())
   }
 
@@ -310,6 +315,8 @@ export class History {
     const rows = new Set((await this.deliveries()).map(({ id, metaId, rule }) => `${metaId ?? id}/${rule}`))
     for (const event of this.events) {
       for (const [rule, revision] of this.#inForce) {
+        // A rule that is gone keeps what it has.
+        if (revision === undefined && this.#isQuiet) continue
         if (!rows.has(`${metaId(event)}/${rule}`)) mayMissUnder(rule, revision, event)
       }
     }
