@@ -20,6 +20,7 @@ import {
 
 /** As long as nothing may have waited for its turn among suspects. */
 const suspectKills = 3
+const poisonKills = 6
 /** What is in memory is not asked again before it gets a row. */
 const rowAfterMs = 1_500
 
@@ -200,10 +201,18 @@ const ends: Readonly<Record<string, MayEnd>> = {
     ),
   'done duplicate': ({ calls }, event, { rule, coveredBy }) =>
     coveredBy !== undefined && calls.some((one) => one.rule === rule && one.event.n > event.n && shareKey(one, event)),
-  'done superseded': ({ events }, event, { rule }) =>
-    superseded.has(rule) &&
-    typeof event.key === 'string' &&
-    events.some((one) => concerns(rule, one) && one.key === event.key && one.time > event.time),
+  'done superseded': (history, event, { rule, at }) => {
+    if (!superseded.has(rule) || typeof event.key !== 'string') return false
+    const isLater = (one: Event) =>
+      concerns(rule, one) && one.key === event.key && one.time > event.time && one.accepted <= at
+    const mayBeUncalled = (one: Event) =>
+      history.kills >= poisonKills ||
+      history.operations(rule, one).some(({ how }) => how === 'discard') ||
+      history.revisionsSince(rule, one).some((revision) => revision?.matches(one) === false)
+    const saw = (one: Call) => one.rule === rule && (isLater(one.event) || (rule === 'both' && one.event.n > event.n))
+    const later = history.events.filter(isLater)
+    return later.length > 0 && (history.calls.some(saw) || later.some(mayBeUncalled))
+  },
   'done expired': (history, event, { rule, at }) =>
     rule === 'fresh' &&
     at - event.accepted > expireMs &&
@@ -220,7 +229,7 @@ const ends: Readonly<Record<string, MayEnd>> = {
   },
   'dead interrupted': (_, __, { rule }) => rule === 'once',
   // It was running when the process was killed, again and again.
-  'dead poison': ({ kills }) => kills >= 6,
+  'dead poison': ({ kills }) => kills >= poisonKills,
   'dead key_failed': (history, event, { rule }) =>
     history.revisionsSince(rule, event).some((one) => one !== undefined && isKeyless(one, event)),
   // Nothing was called, unless it was routed a second time.
