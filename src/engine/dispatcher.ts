@@ -9,7 +9,7 @@ import { type RequestOutcome, TemplateError } from '../rule/rule.ts'
 import type { DeadReason, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
 import { type AttemptResult, type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
-import { contextOf, expiry, standingOf, unreadable } from './gates.ts'
+import { bounded, contextOf, expiry, standingOf, unreadable } from './gates.ts'
 import type { LaneQueue } from './lane.ts'
 import { laneKey } from './lane-key.ts'
 import { noLimits } from './limit.ts'
@@ -421,7 +421,7 @@ export class Dispatcher {
   /** Throws TemplateError where the throttle key fails. */
   #queueOf(work: RuleWork, { rule, record, match }: Delivery, { target }: Call): LaneQueue {
     const { key } = rule.throttle
-    const throttleKey = key === undefined ? undefined : key(contextOf(record, match, this.directory))
+    const throttleKey = key === undefined ? undefined : bounded(key(contextOf(record, match, this.directory)))
     const { works } = this.#parts
     works.limit(target.name).use(target.limits ?? noLimits)
     return works.lane(work, laneKey(target.name, throttleKey))

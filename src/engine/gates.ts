@@ -80,6 +80,7 @@ function wikiName(message: JsonObject, directory: Directory): string {
   return typeof name === 'string' ? name : ''
 }
 
-function bounded(text: string): string {
+/** As a part of keys in tables. */
+export function bounded(text: string): string {
   return text.length <= longestKey ? text : `${text.slice(0, 32)}\u001f${hash('sha256', text, 'base64url')}`
 }

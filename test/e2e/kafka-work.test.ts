@@ -311,6 +311,25 @@ call:
     expect(again?.reason).toBe('unreadable')
   }, 60_000)
 
+  test('an event whose throttle key is nearly as large as an event may be holds up nobody', async () => {
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const name = `lane-${createRandom().seed}`
+    const rules = `
+call:
+  topic: test.lane
+  delay: 1s
+  throttle: { concurrency: 5, key: '{{message.key}}' }
+  exec: { method: post, uri: '${target.url}/{{message.meta.id}}' }
+`
+    const config = 'intake: { max_body: 1MiB }'
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules, config })
+    await accepts(service)
+    const both = [{ ...anEvent('test.lane'), key: 'x'.repeat(700_000) }, anEvent('test.lane')]
+    for (const event of both) expect((await service.post(event)).status).toBe(201)
+    await until('both are called', () => both.every(({ meta }) => target.calls.get(meta.id)?.succeeded))
+  }, 60_000)
+
   test('an event that no rule matched is found in its stream, by either id, and told which clause said no', async () => {
     const name = `unmatched-${createRandom().seed}`
     const rules = "call: { topic: test.unmatched, match: { title: A }, exec: { uri: 'http://127.0.0.1:9/' } }"

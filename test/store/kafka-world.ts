@@ -33,6 +33,8 @@ export interface KafkaWorldOptions {
 }
 
 export interface KafkaWorld extends StoreWorld {
+  readonly group: string
+  topicOf(stream: string): string
   /** How many records the journal has. */
   journalLength(): Promise<number>
 }
@@ -61,6 +63,8 @@ export async function openKafkaWorld(
   }
 
   return {
+    group,
+    topicOf: (stream) => `${service}.${stream}`,
     async journalLength() {
       const admin = new Kafka(client).admin()
       await admin.connect()

@@ -164,6 +164,7 @@ class KafkaStore implements Store {
       finished: (record) => streams.finish(record),
       deadChanged: () => this.#assessAnew(),
       trouble: (partition, why) => this.#trouble(`part ${partition}`, why),
+      later: (ms, work) => this.#later(ms, work),
       broken: (error) => this.#break(error),
     })
     const streams = new Streams({
@@ -257,11 +258,13 @@ class KafkaStore implements Store {
 
   async take(lane: Lane, now: number, limit: number): Promise<Taken> {
     const { thread, work } = this.#ready
+    // Of what is ours when the thread is asked: it answers in turn.
+    const parts = work.parts()
     const { rows, nextUntil } = await thread.ask('take', { lane, now, limit })
     const deliveries: StoredDelivery[] = []
     for (const row of rows) {
       const { partition, event, bytes, ...rest } = row
-      const part = work.part(partition)
+      const part = parts.get(partition)
       deliveries.push({ lane, record: new KafkaRecord(event, bytes, part ?? { partition, isLost: true }), ...rest })
     }
     return { deliveries, nextUntil }
@@ -332,7 +335,8 @@ class KafkaStore implements Store {
     const { letters, after } = await thread.ask('letters', { partition, ...of })
     return {
       letters: letters.map(({ partition: _, event, bytes, ...rest }): DeadLetter => {
-        return { ...rest, record: new KafkaRecord(event, bytes, part) }
+        // Should the partition be lost before it is settled, it is handed over.
+        return { ...rest, record: new KafkaRecord(event, bytes, { partition, isLost: false }) }
       }),
       after,
     }

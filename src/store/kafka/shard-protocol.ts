@@ -93,6 +93,8 @@ export interface ShardInputs {
   restore: { readonly partition: number; readonly records: Packed }
   /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
   restored: { readonly partition: number; readonly now: number }
+  /** The next of what was handed over, and its last owner had not taken up. */
+  takeUp: { readonly partition: number }
   settle: { readonly partition: number; readonly settles: readonly ShardSettle[] }
   /** What others have handed over. */
   arrive: { readonly partition: number; readonly records: Packed }
@@ -122,6 +124,7 @@ export interface ShardOutputs {
   open: undefined
   restore: undefined
   restored: Change & { readonly backlog: readonly LaneBacklog[] }
+  takeUp: Arrived & { readonly more: boolean }
   settle: Change
   arrive: Arrived
   reassert: Packed

@@ -33,6 +33,7 @@ import type { Arrived, Change, DeadCounts, ShardLetter, ShardRow, ShardSettle, T
 import { ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
+const takenUpAtOnce = 1_000
 /** Deliveries with a key that are known to have ended. */
 const endedAtMost = 20_000
 const letterBytesAtOnce = 8_388_608
@@ -118,9 +119,10 @@ export class Shard {
     const settles = cutOff.map(({ pos, rule, claimed }) => {
       const { settle } = this.#rows.read(int(pos), int(rule))
       return claimed === 0
-        ? { ...settle, state: 'waiting' as const, reason: 'slot' as const, until: now, at: now }
+        ? { ...settle, attempts: [], state: 'waiting' as const, reason: 'slot' as const, until: now, at: now }
         : {
             ...settle,
+            attempts: [],
             state: 'dead' as const,
             reason: 'interrupted' as const,
             at: now,
@@ -128,16 +130,15 @@ export class Shard {
             answer: interrupted,
           }
     })
-    const change = this.settle(settles)
-    const arrived = this.arrive(pack([...this.#unheard.values()]))
-    this.#unheard.clear()
-    return {
-      consequences: [],
-      records: pack([...unpack(change.records), ...unpack(arrived.records)]),
-      told: [...change.told, ...arrived.told],
-      dead: this.#deadCounts(letters.counts()),
-      backlog: this.#backlog(),
-    }
+    const { records, told } = this.settle(settles)
+    return { consequences: [], records, told, dead: this.#deadCounts(letters.counts()), backlog: this.#backlog() }
+  }
+
+  /** The next of what was handed over, and its last owner had not taken up. */
+  takeUp(): Arrived & { readonly more: boolean } {
+    const page = [...take(this.#unheard, takenUpAtOnce)]
+    for (const [name] of page) this.#unheard.delete(name)
+    return { ...this.arrive(pack(page.map(([, one]) => one))), more: this.#unheard.size > 0 }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
@@ -587,6 +588,15 @@ export class Shard {
     counts: readonly { readonly rule: number; readonly count: number; readonly bytes: number }[],
   ): DeadCounts {
     return counts.map(({ rule, ...rest }) => ({ rule: this.#words.of('rule', rule), ...rest }))
+  }
+}
+
+function* take<One>(from: Iterable<One>, count: number): Generator<One> {
+  let taken = 0
+  for (const one of from) {
+    if (taken === count) return
+    yield one
+    taken += 1
   }
 }
 

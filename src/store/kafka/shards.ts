@@ -74,6 +74,7 @@ const answers: ShardAnswers = {
     opened.add(partition)
     return restored
   },
+  takeUp: ({ partition }) => of(partition).takeUp(),
   settle: ({ partition, settles }) => of(partition).settle(settles),
   arrive: ({ partition, records }) => of(partition).arrive(records),
   reassert: ({ partition, keys }) => of(partition).reassert(keys),

@@ -50,6 +50,8 @@ const bytesAhead = 16_777_216
 /** Of one partition of a stream, read and not finished. */
 const openAtMost = 10_000
 const positionWaitMs = 10_000
+/** Kafka forgets what was committed once and not again, for `offsets.retention.minutes`, since the group reads elsewhere. */
+const recommitAfterMs = 600_000
 const positionPollMs = 100
 /** A delivery is told of at most so long before its event's position is committed: in memory it is not kept for longer. */
 const toldBeforeCommitMs = 60_000
@@ -80,11 +82,12 @@ export class Streams {
   #wasWanted: ((stream: string) => boolean) | undefined
   /** Topics that were there before anybody wanted them: of them what is new is read, of others all. */
   readonly #old = new Set<string>()
-  /** Topics whose positions are known to be committed. */
-  readonly #positioned = new Set<string>()
+  /** Topics, and of how many partitions positions are known to be committed. */
+  readonly #positioned = new Map<string, number>()
   /** Topics that are being seen to. */
   readonly #placing = new Map<string, Promise<void>>()
-  readonly #committed = new Map<string, string>()
+  /** What was said of each, and when, in ms. */
+  readonly #committed = new Map<string, { readonly said: string; readonly at: number }>()
   readonly #routable = new Fifo<KafkaRecord>()
   #routableBytes = 0
   #arePaused = false
@@ -178,7 +181,8 @@ export class Streams {
   /** There is a topic for it, and if somebody wants it, it is settled from where it is read: nothing is before that. */
   #placed(stream: string): Promise<void> | undefined {
     const topic = this.#parts.topics.ofStream(stream)
-    if (this.#known.has(topic) && (this.#positioned.has(topic) || !this.#isWanted(stream))) return undefined
+    const count = this.#known.get(topic)
+    if (count !== undefined && (this.#positioned.get(topic) === count || !this.#isWanted(stream))) return undefined
     const found = this.#placing.get(topic)
     if (found !== undefined) return found
     const placing = this.#place(topic, stream).finally(() => this.#placing.delete(topic))
@@ -198,7 +202,7 @@ export class Streams {
         const count = this.#known.get(topic)
         if (count !== undefined && !this.#isWanted(stream)) return
         if (count !== undefined && (await this.#positions(kafka, [topic])).size >= count) {
-          this.#positioned.add(topic)
+          this.#positioned.set(topic, count)
           return
         }
       } catch (error) {
@@ -292,9 +296,10 @@ export class Streams {
     // Those of all partitions: whoever has the others may be away, and come back when the topic is no longer new.
     const fresh: Position[] = []
     for (const topic of topics) {
+      const isOld = this.#old.has(topic) && ![...positions.values()].some((one) => one.topic === topic)
       for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1) {
         if (positions.has(`${topic}/${partition}`)) continue
-        const offset = this.#old.has(topic) ? await reader.end(topic, partition) : 0
+        const offset = isOld ? await reader.end(topic, partition) : 0
         fresh.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '' }) })
       }
     }
@@ -395,8 +400,10 @@ export class Streams {
     for (const [name, { topic, partition, progress }] of this.#sources) {
       const { offset, runs } = progress
       const said = `${offset} ${runs}`
-      if (this.#committed.get(name) === said) continue
-      this.#committed.set(name, said)
+      const at = this.#parts.clock.now()
+      const before = this.#committed.get(name)
+      if (before?.said === said && at - before.at < recommitAfterMs) continue
+      this.#committed.set(name, { said, at })
       positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs }) })
     }
     if (positions.length === 0) return
@@ -411,8 +418,10 @@ export class Streams {
   /** All that a record caused is settled, or has rows. */
   finish({ source, origin }: KafkaRecord): void {
     if (source === undefined) return
-    source.progress.end(origin[2])
-    if (source.progress.open < openAtMost / 2) this.#parts.reader.resume(source.topic, source.partition)
+    const { topic, partition, progress } = source
+    progress.end(origin[2])
+    if (!this.#arePaused && progress.open < openAtMost / 2 && !progress.isCrowded)
+      this.#parts.reader.resume(topic, partition)
   }
 
   /** Reads no more of what falls to a part of the work that is another process's now. */

@@ -82,7 +82,7 @@ export class Topics {
 
   async createStream(kafka: Kafka, topic: string): Promise<void> {
     await withAdmin(kafka, (admin) =>
-      this.#create(admin, { topic, configs: { 'max.message.bytes': this.#largest(keyOverhead) } }),
+      this.#create(admin, { topic, configs: { 'max.message.bytes': this.#largest(keyOverhead), ...this.#safety() } }),
     )
   }
 
@@ -166,6 +166,7 @@ export class Topics {
           'segment.bytes': String(67_108_864),
           'min.cleanable.dirty.ratio': '0.2',
           'delete.retention.ms': String(24 * hourMs),
+          ...this.#safety(),
         },
       },
       {
@@ -174,9 +175,15 @@ export class Topics {
           'cleanup.policy': 'delete',
           'retention.ms': String(7 * 24 * hourMs),
           'max.message.bytes': this.#largest(rowOverhead),
+          ...this.#safety(),
         },
       },
     ]
+  }
+
+  /** By Kafka's own default one broker is enough to acknowledge, and to lose it. */
+  #safety(): Readonly<Record<string, string>> {
+    return { 'min.insync.replicas': this.#options.replication > 2 ? '2' : '1' }
   }
 
   #largest(overhead: number): string {
@@ -205,8 +212,9 @@ export class Topics {
 }
 
 function differs(name: string, found: string, wanted: string): boolean {
-  // What is larger than needed does no harm, nor does a journal that is kept as long as somebody likes.
-  if (name === 'max.message.bytes') return Number(found) < Number(wanted)
+  // What is larger than needed does no harm, nor does a journal that is kept for longer, or for as long as a take-over asks it.
+  if (name === 'max.message.bytes' || name === 'min.insync.replicas') return Number(found) < Number(wanted)
+  if (name === 'retention.ms') return Number(found) >= 0 && Number(found) < hourMs
   return name === 'cleanup.policy' && found !== wanted
 }
 

@@ -32,12 +32,17 @@ export interface WorkTopicParts {
   finished(record: KafkaRecord): void
   deadChanged(): void
   trouble(partition: number, why: string | undefined): void
+  later(ms: number, work: () => void): void
   broken(error: unknown): undefined
 }
 
 type Headers = NonNullable<Outgoing['headers']>
 
 const settlesAtOnce = 500
+/** Within that time a member hears of a rebalance. */
+const claimAgainAfterMs = 5_000
+/** Answers of brokers that the thread has not taken up, of one partition. */
+const askedAtMost = 4
 /** Which write of its owner a claim is of. */
 const writeHeader = 'write'
 
@@ -58,6 +63,10 @@ interface Part extends Owned {
   /** What tells this ownership of it from every other. */
   readonly owner: string
   isReady: boolean
+  /** What came after our claim, while what came before is taken up; undefined when it is. */
+  held: FetchedMessage[] | undefined
+  /** What the thread was asked to take up, and has not yet. */
+  asked: number
   /** While it is read from its beginning: who owned it last. */
   lastOwner: string | undefined
   /** Keys of which somebody wrote who did not own it any more. */
@@ -89,6 +98,8 @@ export class WorkTopic {
   dead: ReadonlyMap<string, { readonly count: number; readonly bytes: number }> = new Map()
   readonly #parts: WorkTopicParts
   readonly #owned = new Map<number, Part>()
+  /** As the group says. */
+  #assigned: ReadonlySet<number> = new Set()
   readonly #tickets = new Fifo<Ticket>()
   /** Of deliveries that have no row: told together, one write after another. */
   #untold: { readonly told: Told; readonly ticket: Ticket }[] = []
@@ -98,9 +109,9 @@ export class WorkTopic {
     this.#parts = parts
   }
 
-  /** If it is ours, be it restored or not. */
-  part(partition: number): Owned | undefined {
-    return this.#owned.get(partition)
+  /** Those that are ours now, be they restored or not. */
+  parts(): ReadonlyMap<number, Owned> {
+    return new Map(this.#owned)
   }
 
   /** If it is ours, and has all that counts. */
@@ -149,7 +160,11 @@ export class WorkTopic {
    * key may be on their way there, which it must not overtake.
    */
   #partOf({ lane, state, standing }: Settlement, record: KafkaRecord): Part | undefined {
-    if (record.source === undefined) return this.#owned.get(record.owned.partition)
+    if (record.source === undefined) {
+      // Letters are given out also by who does not own them yet.
+      const part = this.#owned.get(record.owned.partition)
+      return part === record.owned || part?.isReady === true ? part : undefined
+    }
     const given = record.rows?.get(lane.rule)
     if (given?.isLost === false) return this.#owned.get(given.partition)
     if (standing !== undefined || state === 'done') return undefined
@@ -184,7 +199,10 @@ export class WorkTopic {
       const change = await thread
         .ask('settle', { partition: part.partition, settles: batch.map(({ settle }) => settle) })
         .catch((error: unknown) => this.#parts.broken(error))
-      if (change === undefined) return
+      if (change === undefined) {
+        part.isFlushing = false
+        return
+      }
       const byIndex = new Map(change.consequences.map((one) => [one.index, one]))
       const awaitsReadBack = (ticket: Ticket, index: number) =>
         ticket.settlement.claimed && byIndex.get(index)?.amended?.state !== 'elsewhere'
@@ -355,6 +373,7 @@ export class WorkTopic {
 
   /** These are ours from now on, and no others. */
   assigned(partitions: readonly number[]): void {
+    this.#assigned = new Set(partitions)
     for (const partition of [...this.#owned.keys()]) if (!partitions.includes(partition)) this.#lose(partition)
     for (const partition of partitions) if (!this.#owned.has(partition)) this.#takeOver(partition)
   }
@@ -366,6 +385,8 @@ export class WorkTopic {
       owner: randomUUID(),
       isLost: false,
       isReady: false,
+      held: undefined,
+      asked: 0,
       lastOwner: undefined,
       usurped: [],
       settles: [],
@@ -397,6 +418,10 @@ export class WorkTopic {
   }
 
   #heard(part: Part, messages: readonly FetchedMessage[]): void {
+    if (part.held !== undefined) {
+      part.held.push(...messages)
+      return
+    }
     if (part.isReady) {
       this.#hear(part, messages)
       return
@@ -404,19 +429,48 @@ export class WorkTopic {
     const own = messages.findIndex((message) => ownerOf(message) === part.owner && isClaim(message))
     this.#restore(part, own < 0 ? messages : messages.slice(0, own))
     if (own < 0) return
+    part.held = messages.slice(own + 1)
+    this.#parts.reader.pause(this.#parts.topics.work, part.partition)
+    this.#takeUp(part).catch((error: unknown) => this.#parts.broken(error))
+  }
+
+  /** All that counts was read: what ran when its last owner died goes on, then what was handed over is taken up, in order. */
+  async #takeUp(part: Part): Promise<void> {
+    const { thread, listener, reader, topics } = this.#parts
+    const { partition } = part
+    const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now() })
+    if (part.isLost) return
+    this.#write(part, restored, () => undefined)
+    for (const lane of restored.backlog) listener.rows(lane)
+    for (let more = true; more; ) {
+      const arrived = await thread.ask('takeUp', { partition })
+      if (part.isLost) return
+      this.#write(part, arrived, () => undefined)
+      for (const { change } of arrived.rows) listener.rows(change)
+      more = arrived.more
+      if (more) await this.#parts.writer.written()
+    }
+    if (part.isLost) return
     part.isReady = true
-    this.#parts.thread
-      .ask('restored', { partition: part.partition, now: this.#parts.clock.now() })
-      .then((restored) => {
-        if (part.isLost) return
-        this.#write(part, restored, () => undefined)
-        for (const lane of restored.backlog) this.#parts.listener.rows(lane)
-        this.#reassert(part)
-        this.#parts.trouble(part.partition, undefined)
-        this.#parts.restored()
-      })
-      .catch((error: unknown) => this.#parts.broken(error))
-    this.#hear(part, messages.slice(own + 1))
+    const held = part.held ?? []
+    part.held = undefined
+    this.#reassert(part)
+    this.#parts.trouble(partition, undefined)
+    this.#hear(part, held)
+    reader.resume(topics.work, partition)
+    this.#parts.restored()
+  }
+
+  /** The thread is asked to take up something; while that is much, no more is read. */
+  #asking<Answer>(part: Part, asked: Promise<Answer>): Promise<Answer> {
+    const { reader, topics } = this.#parts
+    part.asked += 1
+    if (part.asked === askedAtMost) reader.pause(topics.work, part.partition)
+    return asked.finally(() => {
+      part.asked -= 1
+      if (part.asked === askedAtMost - 1 && part.held === undefined && !part.isLost)
+        reader.resume(topics.work, part.partition)
+    })
   }
 
   #restore(part: Part, messages: readonly FetchedMessage[]): void {
@@ -432,9 +486,9 @@ export class WorkTopic {
       else records.push({ key, value })
     }
     if (records.length === 0) return
-    this.#parts.thread
-      .ask('restore', { partition: part.partition, records: pack(records) })
-      .catch((error: unknown) => this.#parts.broken(error))
+    this.#asking(part, this.#parts.thread.ask('restore', { partition: part.partition, records: pack(records) })).catch(
+      (error: unknown) => this.#parts.broken(error),
+    )
   }
 
   #hear(part: Part, messages: readonly FetchedMessage[]): void {
@@ -447,14 +501,14 @@ export class WorkTopic {
         if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
       } else if (isClaim(message)) {
         this.#lose(part.partition)
+        this.#claimAgainLater(part.partition)
         return
       } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
       else if (parseKey(key) !== undefined) arrivals.push({ key, value })
     }
     this.#reassert(part)
     if (arrivals.length === 0) return
-    this.#parts.thread
-      .ask('arrive', { partition: part.partition, records: pack(arrivals) })
+    this.#asking(part, this.#parts.thread.ask('arrive', { partition: part.partition, records: pack(arrivals) }))
       .then((arrived) => {
         if (!part.isLost) this.#arrived(part, arrivals, arrived)
       })
@@ -519,6 +573,16 @@ export class WorkTopic {
       (error: unknown) => this.#parts.broken(error),
     )
     listener.lost()
+  }
+
+  /** Where the group goes on to say that a partition is ours, the other's claim was one of before, and written late. */
+  #claimAgainLater(partition: number): void {
+    this.#parts.trouble(partition, `partition ${partition} of the work was claimed by another process`)
+    this.#parts.later(claimAgainAfterMs, () => {
+      if (this.#owned.has(partition)) return
+      this.#parts.trouble(partition, undefined)
+      if (this.#assigned.has(partition)) this.#takeOver(partition)
+    })
   }
 
   #countDead(): void {

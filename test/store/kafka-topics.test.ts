@@ -1,0 +1,48 @@
+import { Kafka } from 'kafkajs'
+import { expect, onTestFinished, test } from 'vitest'
+import { Topics } from '../../src/store/kafka/topics.ts'
+import { sharedKafka } from '../support/kafka.ts'
+
+const kafka = sharedKafka()
+
+function topicsOf(prefix: string, replication = 1): Topics {
+  const options = { service: 'service', prefix, consumePrefixes: [prefix], partitions: 2, replication }
+  return new Topics({ ...options, largestEvent: 1_000 })
+}
+
+async function make(topic: string, settings: Readonly<Record<string, string>>, numPartitions = 2): Promise<void> {
+  const admin = new Kafka(kafka.client).admin()
+  await admin.connect()
+  onTestFinished(() => admin.disconnect())
+  const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }))
+  await admin.createTopics({ waitForLeaders: true, topics: [{ topic, numPartitions, configEntries }] })
+}
+
+test('what is missing is made, and then fits', async () => {
+  const client = new Kafka(kafka.client)
+  const topics = topicsOf(`${kafka.prefix()}.`)
+  expect((await topics.check(client)).missing).toEqual([
+    expect.stringContaining(`${topics.work} is missing: run \`changeprop topics --create\``),
+    expect.stringContaining(`${topics.journal} is missing`),
+  ])
+  await topics.create(client)
+  expect(await topics.check(client)).toEqual({ missing: [], wrong: [] })
+})
+
+test('what does not fit is told, with the command that mends it', async () => {
+  const client = new Kafka(kafka.client)
+  const topics = topicsOf(`${kafka.prefix()}.`, 3)
+  await make(topics.work, { 'cleanup.policy': 'delete', 'min.insync.replicas': '1' }, 3)
+  await make(topics.journal, { 'retention.ms': '60000', 'min.insync.replicas': '2', 'max.message.bytes': '1000' })
+  const { missing, wrong } = await topics.check(client)
+  expect(missing).toEqual([])
+  const told = wrong.map((problem) => problem.replace(/: .*/, ''))
+  expect(told.sort()).toEqual([
+    `the topic ${topics.journal} has max.message.bytes=1000, expected 1048576`,
+    `the topic ${topics.journal} has retention.ms=60000, expected 604800000`,
+    `the topic ${topics.work} has 3 partitions and store.kafka.partitions is 2`,
+    `the topic ${topics.work} has cleanup.policy=delete, expected compact`,
+    `the topic ${topics.work} has min.insync.replicas=1, expected 2`,
+  ])
+  expect(wrong.join()).toContain(`kafka-configs.sh --alter --topic ${topics.work} --add-config min.insync.replicas=2`)
+})
