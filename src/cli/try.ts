@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { buffer } from 'node:stream/consumers'
 import type { ReasonView } from '../api/contract.ts'
 import { viewReason } from '../api/view.ts'
-import { isSecretName } from '../base/secret-name.ts'
+import { isSecretName, withoutSecretFields, withoutSecretMembers, withoutSecretQuery } from '../base/secret-name.ts'
 import { contextOf } from '../engine/gates.ts'
 import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
 import { splitEvents } from '../event/split.ts'
@@ -48,6 +48,8 @@ export interface Trial {
 
 /** Stands for the id that the service would give: the same event always prints the same. */
 const sampleId = '00000000-0000-7000-8000-000000000000'
+
+const formType = 'application/x-www-form-urlencoded'
 
 export async function tryRules(options: TryOptions, io: Io): Promise<number> {
   const { config, problems } = await readConfiguration(options.config, { rules: options.rules }, io)
@@ -118,16 +120,15 @@ function tryRequest(template: RequestTemplate, context: TemplateContext, directo
   try {
     const { method, origin, path, headers, body } = template.render(context)
     const target = directory.resolve(origin, path, context.wiki(), template.literalOrigin === origin)
+    const uri = `${origin}${withoutSecretQuery(path)}`
     if (target === undefined) {
-      return { error: 'host_not_allowed', message: `no wiki or target of the configuration covers ${origin}${path}` }
+      return { error: 'host_not_allowed', message: `no wiki or target of the configuration covers ${uri}` }
     }
-    const shown = masked({ ...headers, ...target.headers })
-    const text = typeof body === 'string' || body === null ? body : Buffer.from(body).toString('utf8')
     return {
       method: method.toUpperCase(),
-      uri: `${origin}${path}`,
-      headers: shown,
-      ...(text === null ? {} : { body: text }),
+      uri,
+      headers: masked({ ...headers, ...target.headers }),
+      ...(body === null ? {} : { body: shownBody(body, headers['content-type']) }),
     }
   } catch (error) {
     if (error instanceof TemplateError) return { error: error.reason, message: error.message }
@@ -139,6 +140,21 @@ function masked(headers: Readonly<Record<string, string>>): Readonly<Record<stri
   return Object.fromEntries(
     Object.entries(headers).map(([name, value]) => [name.toLowerCase(), isSecretName(name) ? '***' : value]),
   )
+}
+
+function shownBody(body: Uint8Array | string, contentType = formType): string {
+  const text = typeof body === 'string' ? body : Buffer.from(body).toString('utf8')
+  if (isJson(text)) return withoutSecretMembers(text)
+  return contentType.toLowerCase().startsWith(formType) ? withoutSecretFields(text) : text
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function describeTrial(trial: Trial): string {

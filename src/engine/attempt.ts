@@ -1,3 +1,4 @@
+import { withoutSecretQuery } from '../base/secret-name.ts'
 import { metaOf, type StreamRecord } from '../event/event.ts'
 import type { Answer, OutboundRequest, Reply, Send } from '../http/send.ts'
 import { type Asked, readAnswer, readNoAnswer, type Verdict } from '../mediawiki/answers.ts'
@@ -315,7 +316,7 @@ const secretHeaders = new Set(['set-cookie', 'authorization', 'www-authenticate'
 
 function lastAnswer(call: Call, reply: Reply): LastAnswer {
   const { method, origin, path } = call.request
-  const request = `${method.toUpperCase()} ${origin}${path}`
+  const request = `${method.toUpperCase()} ${origin}${withoutSecretQuery(path)}`
   if (reply.kind === 'none')
     return {
       ...noAnswer(),

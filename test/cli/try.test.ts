@@ -87,6 +87,41 @@ test('try tells people the same', async () => {
   expect(stdout).toContain('    {"title":"A \\"b\\"","lang":"en"}\n')
 })
 
+test.each([
+  ['a query', "query: { access_token: hush, n: '1' }", 'http://a.example/x?access_token=***&n=1', undefined],
+  ['a form', "method: post, body: { o: { password: hush }, n: '1' }", undefined, 'o%5Bpassword%5D=***&n=1'],
+  [
+    'JSON',
+    "method: post, headers: { content-type: application/json }, body: { o: { password: hush, m: '{{message.$schema}}' } }",
+    undefined,
+    '{"o":{"password":"***","m":"/a/1.0.0"}}',
+  ],
+  [
+    'an event as a whole',
+    "method: post, body: '{{globals.message}}'",
+    undefined,
+    '{ "$schema": "/a/1.0.0", "meta": {"stream":"t"}, "token":"***" }',
+  ],
+  ['text', "method: post, headers: { content-type: text/plain }, body: 'no token=x'", undefined, 'no token=x'],
+])('try masks secrets in %s', async (_what, request, uri = 'http://a.example/x', body) => {
+  const rules = `r: { topic: t, exec: { uri: 'http://a.example/x', ${request} } }`
+  const { stdout } = await (await terminalWith({ 'rules/a.yaml': rules })).run(
+    ['try', '--event', '-', '--format', 'json'],
+    { stdin: '{ "$schema": "/a/1.0.0", "meta": {"stream":"t"}, "token":"hush" }' },
+  )
+  const [{ requests }] = JSON.parse(stdout)
+  expect([requests[0].uri, requests[0].body]).toEqual([uri, body])
+})
+
+test('try masks secrets of a request that cannot be sent, too', async () => {
+  const rules = "r: { topic: t, exec: { uri: '{{message.url}}', query: { access_token: hush } } }"
+  const config = "targets: { a: { url: 'http://a.example/x' } }"
+  const { stdout } = await (await terminalWith({ 'c.yaml': config, 'rules/a.yaml': rules })).run(argv, {
+    stdin: '{ "$schema": "/a/1.0.0", "meta": {"stream":"t"}, "url": "http://b.example" }',
+  })
+  expect(stdout).toContain('covers http://b.example/?access_token=***')
+})
+
 test('try says why a request cannot be sent', async () => {
   const rules = "gone: { topic: mediawiki.page_change.v1, exec: { uri: '{{wiki.url}}/x' } }"
   const config = "wikis: [ { database: other, url: 'http://o' } ]"

@@ -58,3 +58,15 @@ test('a doubtful answer to the last request that was left ends it well', async (
   const id = await world.post('jobs')
   expect(await ended(world, id)).toMatchObject({ state: 'done', reason: 'ignored' })
 })
+
+test('a dead letter keeps no secret of the query', async () => {
+  const there = await target()
+  there.behave(() => respond(400))
+  const world = await openWorld(
+    `rule: { topic: jobs, exec: { method: post, uri: '${there.url}/x', query: { access_token: hush, n: '1' } } }`,
+  )
+  await ended(world, await world.post('jobs'))
+  expect(there.requests).toMatchObject([{ path: '/x?access_token=hush&n=1' }])
+  const { body } = await world.ask('GET', '/v1/dead')
+  expect(body).toMatchObject({ dead: [{ answer: { request: `POST ${there.url}/x?access_token=***&n=1` } }] })
+})
