@@ -1,15 +1,16 @@
 import { describeSchema, isObject, type SchemaObject } from './schema-words.ts'
 
-/** A schema as Markdown tables: one for its keys, then one for each mapping within, but for those under a key in `except`. */
+/** A schema as Markdown tables: one for its keys, then one for each key with mappings within, but for those under a key in `except`. */
 export function schemaTables(title: string, schema: SchemaObject, except: readonly string[] = [], path = ''): string[] {
   const properties = isObject(schema.properties) ? Object.entries(schema.properties) : []
   const heading = path === '' ? title : `Keys of \`${path}\``
   const rows = properties.map(([key, inner]) => rowOf(key, inner))
-  const below = properties.flatMap(([key, inner]) =>
-    (except.includes(key) ? [] : mappingsIn(inner)).flatMap((mapping) =>
-      schemaTables(title, mapping, except, path === '' ? key : `${path}.${key}`),
-    ),
-  )
+  const below = properties.flatMap(([key, inner]) => {
+    const mappings = except.includes(key) ? [] : mappingsIn(inner)
+    if (mappings.length === 0) return []
+    const merged = { properties: Object.assign({}, ...mappings.map((mapping) => mapping.properties)) }
+    return schemaTables(title, merged, except, path === '' ? key : `${path}.${key}`)
+  })
   return [`## ${heading}`, '', '| key | value | meaning | default |', '|---|---|---|---|', ...rows, '', ...below]
 }
 
@@ -19,13 +20,13 @@ function rowOf(key: string, schema: unknown): string {
   return `| ${[code(key), describeSchema(schema), String(description), shown].map(cell).join(' | ')} |`
 }
 
-/** The first mapping with keys of its own, at once or in a union, a list or the values of a mapping. */
+/** The mappings with keys of their own, at once or in a union, a list or the values of a mapping. */
 function mappingsIn(schema: unknown): readonly SchemaObject[] {
   if (!isObject(schema)) return []
   if (isObject(schema.properties)) return [schema]
   const values = isObject(schema.patternProperties) ? Object.values(schema.patternProperties) : []
   const inner = Array.isArray(schema.anyOf) ? schema.anyOf : [schema.items, schema.additionalProperties, ...values]
-  return inner.flatMap(mappingsIn).slice(0, 1)
+  return inner.flatMap(mappingsIn)
 }
 
 function code(text: string): string {

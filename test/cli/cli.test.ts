@@ -1,5 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { describe, expect, test } from 'vitest'
+import { isObject } from '../../src/base/schema-words.ts'
+import { configSchema } from '../../src/config/schema.ts'
+import { ruleSchema } from '../../src/rule/schema.ts'
 import { purgeConfig, purgeRule, terminalWith } from './terminal.ts'
 
 const subcommands = ['list', 'show', 'replay', 'discard'].map((name) => `dead ${name}`)
@@ -179,6 +182,15 @@ describe('schema', () => {
     expect(await readFile(new URL(`../../${file}`, import.meta.url), 'utf8')).toBe(stdout)
   })
 
+  test.each<['rules' | 'config', unknown]>([
+    ['rules', ruleSchema],
+    ['config', configSchema],
+  ])('the %s page has a row for each key of the schema, also of alternatives', async (which, schema) => {
+    const { stdout } = await (await terminalWith()).run(['schema', which, '--format', 'markdown'])
+    const rows = rowsOf(stdout)
+    expect(keysOf(schema).filter((key) => !rows.has(key))).toEqual([])
+  })
+
   test('config describes every key', async () => {
     const { stdout } = await (await terminalWith()).run(['schema', 'config'])
     const undescribed = (schema: Record<string, unknown>, path: string): readonly string[] =>
@@ -190,3 +202,33 @@ describe('schema', () => {
     expect(undescribed(JSON.parse(stdout), '')).toEqual([])
   })
 })
+
+/** The keys that a page has a row for, each with its path. */
+function rowsOf(page: string): ReadonlySet<string> {
+  const rows = page.split(/^## /m).flatMap((part) => {
+    const path = /^Keys of `(.*)`/.exec(part)?.[1]
+    return [...part.matchAll(/^\| `(\w+)` \| .* \| .* \| .* \|$/gm)].map(([, key]) => join(path, `${key}`))
+  })
+  return new Set(rows)
+}
+
+/** The keys that a schema knows; a case says what a rule says. */
+function keysOf(schema: unknown, path?: string): readonly string[] {
+  if (!isObject(schema)) return []
+  const { properties, patternProperties, items, additionalProperties, anyOf } = schema
+  const alike = [
+    ...Object.values(Object(patternProperties)),
+    ...Object.values(Object(anyOf)),
+    items,
+    additionalProperties,
+  ]
+  const own = Object.entries(Object(properties)).flatMap(([key, inner]) => [
+    join(path, key),
+    ...(key === 'cases' ? [] : keysOf(inner, join(path, key))),
+  ])
+  return [...own, ...alike.flatMap((inner) => keysOf(inner, path))]
+}
+
+function join(path: string | undefined, key: string): string {
+  return path === undefined ? key : `${path}.${key}`
+}
