@@ -71,7 +71,6 @@ export function examplesOfKeys(): readonly string[] {
 
 /** The reference page of the rule language, in Markdown, from the schema that files are checked against. */
 export function renderRuleReference(): string {
-  const later = Object.keys(laterKeys)
   return [
     '# Rules',
     '',
@@ -103,7 +102,10 @@ export function renderRuleReference(): string {
     '',
     '## Not supported by this version yet',
     '',
-    later.map(code).join(', '),
+    'A rule that asks for one of these is refused. In Wikimedia’s files that is a warning: the key has no effect, and a rule that calls a module is left out.',
+    '',
+    ...Object.entries(laterKeys).map(([key, lost]) => `- ${code(key)}: ${lost}`),
+    '- modules within Wikimedia’s service, that is a `uri` such as `/sys/queue/events`: only services are called, over HTTP',
     '',
   ].join('\n')
 }

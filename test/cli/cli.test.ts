@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { describe, expect, test } from 'vitest'
 import { isObject } from '../../src/base/schema-words.ts'
 import { configSchema } from '../../src/config/schema.ts'
+import { laterKeys } from '../../src/rule/later-keys.ts'
 import { ruleSchema } from '../../src/rule/schema.ts'
 import { purgeConfig, purgeRule, terminalWith } from './terminal.ts'
 
@@ -189,6 +190,17 @@ describe('schema', () => {
     const { stdout } = await (await terminalWith()).run(['schema', which, '--format', 'markdown'])
     const rows = rowsOf(stdout)
     expect(keysOf(schema).filter((key) => !rows.has(key))).toEqual([])
+  })
+
+  test('the rules page lists what is not supported yet, and the README points there', async () => {
+    const { stdout } = await (await terminalWith()).run(['schema', 'rules', '--format', 'markdown'])
+    const [, list] = stdout.split('\n## Not supported by this version yet\n')
+    for (const [key, lost] of Object.entries(laterKeys)) expect(list).toContain(`- \`${key}\`: ${lost}\n`)
+    expect(list).toContain('/sys/')
+    const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+    expect(readme).toContain(
+      '**What this version does not do** is listed in [rules/README.md](rules/README.md#not-supported-by-this-version-yet)',
+    )
   })
 
   test('config describes every key', async () => {
