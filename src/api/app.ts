@@ -70,7 +70,8 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
     http: { headersTimeout: limits.headersMs, connectionsCheckingInterval: limits.checkEveryMs },
     // Its body would be one that EventBus cannot read; the intake answers for itself.
     return503OnClosing: false,
-    exposeHeadRoutes: false,
+    // Load balancers ask with HEAD.
+    exposeHeadRoutes: true,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: 'array', useDefaults: true } },
     clientErrorHandler: answerGarbage,
     frameworkErrors: (error, _request, reply) => {

@@ -14,11 +14,11 @@ declare module 'fastify' {
   }
 }
 
-/** All routes that are added to `app` from now on, as they come. */
+/** All routes that are added to `app` from now on, as they come; HEAD, which goes without saying where there is GET, is none. */
 export function watchRoutes(app: FastifyInstance): readonly RouteOptions[] {
   const routes: RouteOptions[] = []
   app.addHook('onRoute', (route) => {
-    routes.push(route)
+    if (route.method !== 'HEAD') routes.push(route)
   })
   return routes
 }

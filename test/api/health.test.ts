@@ -67,6 +67,34 @@ describe('what the service is', () => {
     }
   })
 
+  test.each(['/healthz', '/metrics', '/_info', '/openapi.json'])(
+    '%s answers HEAD as GET, without a body',
+    async (path) => {
+      const world = await openWorld()
+      const [head, get] = [await fetch(`${world.url}${path}`, { method: 'HEAD' }), await world.get(path)]
+      expect([head.status, head.headers.get('content-type'), await head.text()]).toEqual([
+        200,
+        get.headers.get('content-type'),
+        '',
+      ])
+    },
+  )
+
+  test('/readyz tells HEAD, too, that it is not ready', async () => {
+    const world = await openWorld()
+    world.server.stopAccepting()
+    expect((await fetch(`${world.url}/readyz`, { method: 'HEAD' })).status).toBe(503)
+  })
+
+  test.each([
+    ['/v1/events', 404],
+    ['/v1/dead/replay', 404],
+    ['/v1/rules', 401],
+  ])('HEAD %s is %i', async (path, status) => {
+    const world = await openWorld({ token: 't' })
+    expect((await fetch(`${world.url}${path}`, { method: 'HEAD' })).status).toBe(status)
+  })
+
   test('is described by OpenAPI, route by route', async () => {
     const world = await openWorld()
     const document: { openapi: string; paths: Record<string, Record<string, { summary: string; responses: object }>> } =
