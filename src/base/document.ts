@@ -128,7 +128,7 @@ function offsetIn(root: Tree, path: Path, part: 'key' | 'value'): number {
 }
 
 /** Line and column of offsets, both from 1. */
-function placesIn(text: string): (offset: number) => { line: number; column: number } {
+export function placesIn(text: string): (offset: number) => { line: number; column: number } {
   const starts = [0, ...Array.from(text.matchAll(/\r\n|\r|\n/g), (found) => found.index + found[0].length)]
   return (offset) => {
     const line = starts.findLastIndex((start) => start <= offset)

@@ -1,19 +1,19 @@
-import { readFile } from 'node:fs/promises'
-import { buffer } from 'node:stream/consumers'
 import type { ReasonView } from '../api/contract.ts'
 import { viewReason } from '../api/view.ts'
+import { hasErrors } from '../base/problem.ts'
 import { isSecretName, withoutSecretFields, withoutSecretMembers, withoutSecretQuery } from '../base/secret-name.ts'
 import { contextOf } from '../engine/gates.ts'
-import { type JsonObject, metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
-import { splitEvents } from '../event/split.ts'
+import type { JsonObject, StreamRecord } from '../event/event.ts'
 import { createDirectory } from '../mediawiki/directory.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { loadRules } from '../rule/load.ts'
 import { type RequestTemplate, type Rule, type TemplateContext, TemplateError } from '../rule/rule.ts'
 import { meaningOf } from '../store/reasons.ts'
 import { readConfiguration } from './configuration.ts'
+import { readEvents } from './event-file.ts'
 import { askGates, describeGate, type GateView, isEnd } from './gates.ts'
-import { CommandFailure, type Format, type Io, pathIn, writeJson, writeProblems } from './io.ts'
+import { type Format, type Io, writeJson, writeProblems } from './io.ts'
+import { isJson } from './json-flaw.ts'
 import { describeReason } from './reason.ts'
 
 export interface TryOptions {
@@ -46,9 +46,6 @@ export interface Trial {
   readonly requests: readonly TriedRequest[]
 }
 
-/** Stands for the id that the service would give: the same event always prints the same. */
-const sampleId = '00000000-0000-7000-8000-000000000000'
-
 const formType = 'application/x-www-form-urlencoded'
 
 export async function tryRules(options: TryOptions, io: Io): Promise<number> {
@@ -60,45 +57,16 @@ export async function tryRules(options: TryOptions, io: Io): Promise<number> {
   if (loaded.rules === undefined) return 1
   const { rules } = loaded.rules
 
-  const records = await readEvents(options.event, io)
+  const { records, several, problems: flaws } = await readEvents(options.event, io)
+  writeProblems(io, flaws)
+  if (hasErrors(flaws)) return 1
   const directory = createDirectory(config)
-  const trials = records.list.flatMap((record, event) =>
-    rules.map((rule) => ({ ...(records.several ? { event } : {}), ...tryRule(rule, record, directory) })),
+  const trials = records.flatMap((record, event) =>
+    rules.map((rule) => ({ ...(several ? { event } : {}), ...tryRule(rule, record, directory) })),
   )
   if (options.format === 'json') writeJson(io, trials)
   else io.stdout.write(trials.map(describeTrial).join(''))
   return 0
-}
-
-async function readEvents(source: string, io: Io): Promise<{ list: readonly StreamRecord[]; several: boolean }> {
-  const bytes = source === '-' ? await buffer(io.stdin) : await readEventFile(pathIn(io, source))
-  const split = splitEvents(bytes)
-  const name = source === '-' ? 'stdin' : source
-  if (split.kind === 'refused')
-    throw new CommandFailure(1, `${name}: expected an event as JSON, or an array of events; found: ${split.message}`)
-  const accepted = Date.now()
-  const list = split.events.map(({ bytes, message, flaw }, index): StreamRecord => {
-    if (flaw !== undefined)
-      throw new CommandFailure(1, `${name}: event ${index}: expected an event that can be read; found: ${flaw}`)
-    const stream = isJsonObject(message) ? metaOf(message)?.stream : undefined
-    if (!isJsonObject(message) || typeof stream !== 'string') {
-      throw new CommandFailure(
-        1,
-        `${name}: event ${index}: expected an object with meta.stream as text, found none; add it`,
-      )
-    }
-    return { id: sampleId, stream, accepted, bytes, message: withEnvelope(message, sampleId, accepted) }
-  })
-  return { list, several: bytes.toString('latin1').trimStart().startsWith('[') }
-}
-
-async function readEventFile(path: string): Promise<Buffer> {
-  try {
-    return await readFile(path)
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new CommandFailure(2, `expected a readable file after --event, found an error: ${reason}`, { cause: error })
-  }
 }
 
 function tryRule(rule: Rule, record: StreamRecord, directory: Directory): Trial {
@@ -148,15 +116,6 @@ function shownBody(body: Uint8Array | string, contentType = formType): string {
   return contentType.toLowerCase().startsWith(formType) ? withoutSecretFields(text) : text
 }
 
-function isJson(text: string): boolean {
-  try {
-    JSON.parse(text)
-    return true
-  } catch {
-    return false
-  }
-}
-
 function describeTrial(trial: Trial): string {
   const label = `${trial.event === undefined ? '' : `event ${trial.event}: `}${trial.rule}`
   if (!trial.matched) return `${label}: no${trial.reason === null ? '' : `, ${describeReason(trial.reason)}`}\n`
@@ -182,8 +141,4 @@ function describeEnd({ gates, requests: [first] }: Trial): string {
   const { verdict, reason } = gates.find(isEnd) ?? unsent ?? {}
   if (verdict === undefined || reason === undefined) return ''
   return `, but never called, ${verdict} (${reason}): ${meaningOf(verdict, reason)}`
-}
-
-function isJsonObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -152,14 +152,14 @@ describe('try says what the gates make of an event that matches', () => {
     [
       'is young enough',
       'expire: 1h',
-      { meta: { stream: topic, dt: ago(minute) } },
+      { $schema: '/a/1.0.0', meta: { stream: topic, dt: ago(minute) } },
       [{ gate: 'expire', verdict: 'passes' }],
       'r: yes\n  expire: passes\n',
     ],
     [
       'is too old',
       "expire: 1h, dedup: { key: '{{message.what}}' }",
-      { meta: { stream: topic, dt: ago(61 * minute) }, what: 'x' },
+      { $schema: '/a/1.0.0', meta: { stream: topic, dt: ago(61 * minute) }, what: 'x' },
       [{ gate: 'expire', verdict: 'done', reason: 'expired' }],
       'r: yes, but never called, done (expired): it was too old to be worth a call\n  expire: done (expired)\n',
     ],
@@ -242,7 +242,7 @@ describe('try says what the gates make of an event that matches', () => {
     [
       'is due',
       'delay: 2s',
-      { meta: { stream: topic, dt: ago(minute) } },
+      { $schema: '/a/1.0.0', meta: { stream: topic, dt: ago(minute) } },
       [{ gate: 'delay', verdict: 'passes' }],
       'r: yes\n  delay: passes\n',
     ],
@@ -262,21 +262,59 @@ describe('try says what the gates make of an event that matches', () => {
   })
 })
 
-describe('try finds problems (exit code 1)', () => {
+describe('try warns of an event that the intake would refuse, and asks the rules all the same:', () => {
+  const refused = 'warning: expected an event that the intake takes, found one that it refuses: '
   test.each([
-    ['an event that is no JSON', '{"a":', 'stdin: expected an event as JSON'],
-    ['no event at all', '', 'stdin: expected an event as JSON'],
-    ['an event without a stream', '{"meta":{}}', 'event 0: expected an object with meta.stream as text'],
-    ['an event that is no object', '[5]', 'expected an'],
+    ['no schema', '{"meta":{"stream":"t"}}', 'field $schema is missing from the event', true],
+    ['no stream', '{"$schema":"/a/1.0.0","meta":{}}', "/meta must have required property 'stream'", false],
+    ['no meta', '{"$schema":"/a/1.0.0"}', "the event must have required property 'meta'", false],
+    [
+      'an id that is none',
+      '{"$schema":"/a/1.0.0","meta":{"stream":"t","id":"x"}}',
+      '/meta/id must match pattern',
+      true,
+    ],
+  ])('%s', async (_what, stdin, why, matched) => {
+    const terminal = await terminalWith({ 'rules/a.yaml': "r: { topic: t, exec: { uri: 'http://a.example' } }" })
+    const { code, stdout, stderr } = await terminal.run(['try', '--event', '-', '--format', 'json'], { stdin })
+    expect([code, JSON.parse(stdout)]).toMatchObject([0, [{ rule: 'r', matched }]])
+    expect(stderr).toContain(`stdin:1:1 ${refused}${why}`)
+    expect(stderr.trimEnd().split('\n')).toHaveLength(1)
+  })
+
+  test('each of several, with its place', async () => {
+    const terminal = await terminalWith(files)
+    const { code, stderr } = await terminal.run(argv, { stdin: `[${pageChange()},\n {"é":1}, {"meta":{}}]` })
+    const why = `${refused.replace('warning: ', '')}field $schema is missing from the event; correct it`
+    expect([code, stderr]).toEqual([0, `stdin:2:2 warning: event 1: ${why}\nstdin:2:11 warning: event 2: ${why}\n`])
+  })
+})
+
+describe('try finds problems (exit code 1)', () => {
+  const none = 'expected an event as JSON, or an array of events, found none in stdin; correct it'
+  test.each([
+    ['an event that ends too early', '{"a":', '1:6 expected JSON in stdin, found the end of stdin; correct it'],
+    ['an event that is no JSON', ' {\n  "a": nul }', '2:8 expected JSON in stdin, found "nul"; correct it'],
+    ['no event at all', '', `1:1 ${none}`],
+    ['an empty list', '[]', `1:1 ${none}`],
+    ['text', '"x"', '1:1 expected an event as JSON, or an array of events, found another value in stdin; correct it'],
+    ['an event that is no object', '[5]', '1:2 event 0: expected an event that can be read, found 5; correct it'],
     [
       'an event that is nested too deep',
-      `[${pageChange()},${'['.repeat(99)}${']'.repeat(99)}]`,
-      'event 1: expected an event that can be read; found: It is nested deeper than 64 levels',
+      `[{"é":1},\n  ${'['.repeat(99)}${']'.repeat(99)}]`,
+      '2:3 event 1: expected an event that can be read, found one that cannot: it is nested deeper than 64 levels, the posted array included; correct it',
     ],
   ])('in %s', async (_what, stdin, message) => {
     const { code, stdout, stderr } = await (await terminalWith(files)).run(argv, { stdin })
     expect([code, stdout]).toEqual([1, ''])
-    expect(stderr).toContain(message)
+    expect(stderr.split('\n')).toContain(`stdin:${message}`)
+    expect(stderr).not.toMatch(/request body/i)
+  })
+
+  test('in a file, which is named', async () => {
+    const terminal = await terminalWith({ ...files, 'e.json': '[{}\n{}]' })
+    const { code, stderr } = await terminal.run(['try', '--config', 'c.yaml', '--event', 'e.json'])
+    expect([code, stderr]).toEqual([1, 'e.json:2:1 expected JSON in the file, found "{}]"; correct it\n'])
   })
 
   test('in rules', async () => {
