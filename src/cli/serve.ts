@@ -1,9 +1,9 @@
 import { setFlagsFromString } from 'node:v8'
-import { ServiceError } from '../base/errors.ts'
 import type { Flags } from '../config/load.ts'
 import { createLogger } from '../observability/log.ts'
 import { readConfiguration } from './configuration.ts'
-import { CommandFailure, counted, type Io, writeProblems } from './io.ts'
+import { counted, type Io, writeProblems } from './io.ts'
+import { startFailure } from './start-failure.ts'
 
 export interface ServeOptions extends Flags {
   readonly config?: string | undefined
@@ -30,7 +30,7 @@ export async function serve(options: ServeOptions, io: Io): Promise<number> {
     // Who asks twice does not want to wait.
     const again = signals.number(2).then(() => undefined)
     const starting = startService({ config, log, readConfig: load }).catch((error: unknown) => {
-      throw startFailure(error)
+      throw startFailure(error, config.store.embedded?.path ?? config.store.kafka?.scratch)
     })
     const service = await Promise.race([starting, again])
     if (service === undefined) return 1
@@ -98,13 +98,4 @@ class StopSignals {
     process.off('SIGTERM', this.#onSignal)
     process.off('SIGINT', this.#onSignal)
   }
-}
-
-/** What the world has against a start (a port in use, a locked folder) is one line; our own bugs stay exceptions. */
-function startFailure(error: unknown): unknown {
-  if (error instanceof ServiceError)
-    return new CommandFailure(1, `cannot start: ${error.message} (${error.code})`, { cause: error })
-  if (error instanceof Error && 'syscall' in error)
-    return new CommandFailure(1, `cannot start: ${error.message}`, { cause: error })
-  return error
 }

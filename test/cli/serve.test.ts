@@ -101,6 +101,29 @@ test('serve starts with wrong rules, and says so; but a second process on its da
   expect(await served.exit).toBe(0)
 })
 
+test('serve that cannot start says what is in its way, and what to do', async () => {
+  const other = createServer().listen(0, '127.0.0.1')
+  await once(other, 'listening')
+  onTestFinished(() => {
+    other.close()
+  })
+  const address = other.address()
+  if (address === null || typeof address === 'string') throw new Error('no port')
+  const terminal = await terminalWith({ 'rules/a.yaml': oneRule, file: '' })
+  await symlink(built, join(terminal.folder, 'changeprop'))
+  for (const [flags, line] of [
+    [['--port', `${address.port}`], `another program listens on 127.0.0.1:${address.port}; stop it, or`],
+    [['--port', '0', '--data', 'file/data'], 'file/data cannot be made (not a directory); remove the file'],
+    [['--port', '0', '--data', 'file'], 'file cannot be used as data folder; see that it is a folder'],
+  ] as const) {
+    const argv = [join(terminal.folder, 'changeprop'), 'serve', ...flags]
+    const child = spawn(process.execPath, argv, { cwd: terminal.folder, env: {}, stdio: ['ignore', 'ignore', 'pipe'] })
+    const [err, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')])
+    expect([code, err]).toEqual([1, expect.stringMatching(/^cannot start: .*$/m)])
+    expect(err).toContain(line)
+  }
+})
+
 test('serve that is asked twice to stop does not wait for running calls, and ends with 1', async () => {
   let tellCalled: () => void = () => undefined
   const calls = new Promise<void>((resolve) => {
