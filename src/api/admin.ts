@@ -72,8 +72,9 @@ const rate = Type.String({
   default: '10/s',
   examples: ['10/s'],
 })
-const ReplayBody = Type.Object({ ...SelectionFields, rate }, exact)
-const DiscardBody = Type.Object(SelectionFields, exact)
+const selection = { ...exact, title: 'a mapping with ids, rule or all', examples: [{ rule: 'purge_page' }] }
+const ReplayBody = Type.Object({ ...SelectionFields, rate }, selection)
+const DiscardBody = Type.Object(SelectionFields, selection)
 
 /** The operator's routes. Errors are for the enclosing server to answer. */
 export function addAdmin(app: FastifyInstance, { store, rules, operations, token }: AdminParts): void {

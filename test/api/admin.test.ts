@@ -322,8 +322,13 @@ describe('dead letters', () => {
     ['replay', { rule: 'a', rate: 'fast' }, 'rate: expected a rate such as 10/s or 30/min, found "fast"'],
     ['replay', { rule: 'a', speed: '1/s' }, 'speed: expected a known key, found "speed"'],
     ['discard', { rule: 'a', rate: '1/s' }, 'rate: expected a known key, found "rate"'],
-    ['discard', [], 'the body: expected a mapping, found an empty list'],
-    ['discard', null, 'the body: expected a mapping, found nothing'],
+    ['discard', [], 'the body: expected a mapping with ids, rule or all, found an empty list'],
+    ['discard', null, 'the body: expected a mapping with ids, rule or all, found nothing'],
+    [
+      'replay',
+      null,
+      'the body: expected a mapping with ids, rule or all, found nothing; write for instance {"rule":"purge_page"}',
+    ],
   ])('stay where %s is asked for with %j, which is told', async (verb, body, detail) => {
     const world = await openWorld()
     const response = await post(`${world.url}/v1/dead/${verb}`, body)
