@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyRequest, type RouteOptions } from 'fastify'
 import type { Logger } from 'pino'
 import { suggest } from '../base/suggestion.ts'
 import type { Config } from '../config/config.ts'
@@ -84,14 +84,7 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
     if (sendError(reply, error).isOurs) log.error({ err: error }, 'a request failed')
   })
   app.setNotFoundHandler((request, reply) => {
-    sendProblem(
-      reply,
-      'NOT_FOUND',
-      hint(
-        request,
-        routes.map(({ method, url }) => `${[method].flat()[0]} ${url}`),
-      ),
-    )
+    sendProblem(reply, 'NOT_FOUND', hint(request, routes))
   })
   app.register((scope, _options, done) => {
     addIntake(scope, {
@@ -117,10 +110,16 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
   return app
 }
 
-function hint(request: FastifyRequest, routes: readonly string[]): string {
-  const asked = `${request.method} ${request.url.split('?', 1)[0]}`
-  const near = suggest(asked, routes)
-  return `There is no ${asked}. ${near === undefined ? '' : `Did you mean ${near}? `}/openapi.json names all there is.`
+function hint({ method, url }: FastifyRequest, routes: readonly RouteOptions[]): string {
+  const [path = ''] = url.split('?', 1)
+  const near = suggest(
+    path,
+    routes.map((route) => route.url),
+  )
+  const there = routes.filter((route) => route.url === near)
+  const meant = there.find((route) => route.method === method) ?? there[0]
+  const question = meant === undefined ? '' : `Did you mean ${meant.method} ${meant.url}? `
+  return `There is no ${method} ${path}. ${question}/openapi.json names all there is.`
 }
 
 const garbageStatus: Readonly<Record<string, string>> = {

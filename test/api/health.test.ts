@@ -142,7 +142,10 @@ describe('what the service is', () => {
 describe('routes that are not there', () => {
   test.each([
     ['/v1/rule', 'Did you mean GET /v1/rules?'],
-    ['/v1/events', '/openapi.json names all there is.'],
+    ['/v1/events', 'Did you mean POST /v1/events?'],
+    ['/nothing', 'There is no GET /nothing. /openapi.json names all there is.'],
+    ['/rule', 'There is no GET /rule. /openapi.json names all there is.'],
+    ['/healtz?x=1', 'There is no GET /healtz. Did you mean GET /healthz?'],
     ['/v1/schemas', 'There is no GET /v1/schemas.'],
     ['/%E0%A4%A', ''],
   ])('%s is a problem with a hint', async (path, hint) => {
