@@ -2,7 +2,7 @@
 export interface Problem {
   readonly severity: 'error' | 'warning'
   readonly file: string
-  /** 1-based; 1:1 where the whole file is meant. */
+  /** 1-based; 1:1 where the whole file is meant, 0:0 where it is no file but a variable. */
   readonly line: number
   readonly column: number
   /** Where in the document, e.g. `purge_page.retry.limit`; empty for the whole. */
@@ -16,7 +16,8 @@ export interface Problem {
 export function formatProblem(problem: Problem): string {
   const { file, line, column, severity, path, message, remedy } = problem
   const where = path === '' ? '' : `${path}: `
-  return `${file}:${line}:${column} ${severity === 'warning' ? 'warning: ' : ''}${where}${message}; ${remedy}`
+  const place = line === 0 ? file : `${file}:${line}:${column}`
+  return `${place} ${severity === 'warning' ? 'warning: ' : ''}${where}${message}; ${remedy}`
 }
 
 /** In the order in which a person meets them: within a file from top to bottom. */

@@ -94,7 +94,7 @@ async function readDocument(file: string, locate: (path: string) => string): Pro
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     const unreadable = problemOf(file, [], `expected a readable file, found an error (${reason})`, 'correct --config')
-    return { ...noFile, others: [unreadable] }
+    return { ...noFile, others: [{ ...unreadable, line: 1, column: 1 }] }
   }
   const { document, problems } = parseDocument(file, text)
   if (document === undefined || document.value === null) return { ...noFile, others: problems }

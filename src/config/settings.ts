@@ -57,5 +57,5 @@ export function problemOf(
   remedy: string,
   severity: Problem['severity'] = 'error',
 ): Problem {
-  return { severity, file: source, line: 1, column: 1, path: formatPath(path), message, remedy }
+  return { severity, file: source, line: 0, column: 0, path: formatPath(path), message, remedy }
 }

@@ -152,7 +152,7 @@ describe('config', () => {
     const env = { CHANGEPROP_LISTEN_PORT: 'x' }
     const { code, stdout, stderr } = await (await terminalWith()).run(['config'], { env })
     expect([code, stdout]).toEqual([1, ''])
-    expect(stderr).toContain('CHANGEPROP_LISTEN_PORT:1:1 listen.port: expected a whole number')
+    expect(stderr).toContain('CHANGEPROP_LISTEN_PORT listen.port: expected a whole number')
   })
 })
 

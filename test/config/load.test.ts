@@ -79,7 +79,7 @@ describe('a value', () => {
     )
     expect(config).toBeUndefined()
     expect(lines).toEqual([
-      'CHANGEPROP_STOP_TIMEOUT:1:1 stop_timeout: expected a duration such as 500ms, 2s, 5m, 1h or 7d, found "soon"; write for instance 30s',
+      'CHANGEPROP_STOP_TIMEOUT stop_timeout: expected a duration such as 500ms, 2s, 5m, 1h or 7d, found "soon"; write for instance 30s',
     ])
     expect(misuse).toMatchObject([
       { file: '--port', message: 'expected a whole number from 0 to 65535, found "http"' },
@@ -198,7 +198,7 @@ describe('the size of dead letters', () => {
 
   test('is told of the variable that it comes from', async () => {
     const { lines } = await load(undefined, { CHANGEPROP_STORE_EMBEDDED_RETENTION_DEAD: '11GiB' })
-    expect(lines).toEqual([expect.stringMatching(/^CHANGEPROP_STORE_EMBEDDED_RETENTION_DEAD:1:1 .*found 11GiB and/)])
+    expect(lines).toEqual([expect.stringMatching(/^CHANGEPROP_STORE_EMBEDDED_RETENTION_DEAD .*found 11GiB and/)])
   })
 
   test('is not compared with one that is wrong itself', async () => {
