@@ -7,6 +7,7 @@ import { isObject } from '../base/schema-words.ts'
 import {
   betterRate,
   formatDuration,
+  formatSize,
   longestTimeoutMs,
   longestWaitMs,
   parseDuration,
@@ -364,7 +365,7 @@ class Values {
     this.#object(name, [
       {
         path: this.#path(name),
-        message: `expected a size from ${least} to ${most} bytes, found ${value}`,
+        message: `expected a size from ${formatSize(least)} to ${formatSize(most)}, found ${value}`,
         remedy: 'correct the value',
       },
     ])

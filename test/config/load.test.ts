@@ -243,6 +243,12 @@ describe('a folder of schemas', () => {
   })
 })
 
+test('a size beyond all bounds is told in sizes that can be written', async () => {
+  const { lines } = await load('store: { embedded: { retention: { dead: 1KiB } } }')
+  const expected = 'expected a size from 1MiB to 1048576GiB, found 1KiB; correct the value'
+  expect(lines).toEqual([`c.yaml:1:41 store.embedded.retention.dead: ${expected}`])
+})
+
 test('a stop that waits for over a year is refused', async () => {
   const { config, lines } = await load('stop_timeout: 25d')
   expect(config).toBeUndefined()
