@@ -2,6 +2,7 @@
 import { readFileSync, realpathSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { suggest } from '../base/suggestion.ts'
 import { parseDuration, parseRate } from '../base/units.ts'
 import { CommandFailure, type Io } from './io.ts'
 
@@ -154,7 +155,35 @@ function commands(io: Io, exit: (code: number) => void): Command {
       exit(await (await import('./schema.ts')).printSchema(which, format, io)),
     )
 
+  addHelp(program)
+  addHelp(dead)
   return program
+}
+
+/** In place of commander's own, which does not say that it knows no such command. */
+function addHelp(program: Command): void {
+  program
+    .helpCommand(false)
+    .command('help')
+    .description('display help for command')
+    .argument('[command...]')
+    .action((names: string[]) => {
+      let command = program
+      for (const name of names) {
+        const inner = command.commands.find((one) => one.name() === name)
+        if (inner === undefined) refuse(name, command)
+        command = inner
+      }
+      command.help()
+    })
+}
+
+function refuse(name: string, command: Command): never {
+  const meant = suggest(
+    name,
+    command.commands.map((one) => one.name()),
+  )
+  command.error(`error: unknown command '${name}'${meant === undefined ? '' : `\n(Did you mean ${meant}?)`}`)
 }
 
 type ServeOptions = Parameters<typeof import('./serve.ts').serve>[0]

@@ -16,6 +16,18 @@ test.each(all)('%s --help shows an example, and is no failure', async (command) 
   expect(stdout).toMatch(/Example:\n {2}\$ .*changeprop /)
 })
 
+test.each([
+  ['help', 'Usage: changeprop [options]'],
+  ['help serve', 'Usage: changeprop serve'],
+  ['help dead', 'Usage: changeprop dead'],
+  ['help dead list', 'Usage: changeprop dead list'],
+  ['dead help list', 'Usage: changeprop dead list'],
+])('%s shows the help, and is no failure', async (line, usage) => {
+  const { code, stdout, stderr } = await (await terminalWith()).run(line.split(' '))
+  expect([code, stderr]).toEqual([0, ''])
+  expect(stdout).toContain(usage)
+})
+
 describe('a command line that is wrong', () => {
   test.each([
     ['', 'Usage: changeprop'],
@@ -36,6 +48,10 @@ describe('a command line that is wrong', () => {
     ['why x --url localhost:8192', '--url: expected an http or https URL'],
     ['dead', 'Usage: changeprop dead'],
     ['dead lst', 'Did you mean list?'],
+    ['help nope', "error: unknown command 'nope'\n"],
+    ['help serv', "error: unknown command 'serv'\n(Did you mean serve?)\n"],
+    ['help dead lst', "error: unknown command 'lst'\n(Did you mean list?)\n"],
+    ['dead help nope', "error: unknown command 'nope'\n"],
     ['dead show', "missing required argument 'id'"],
     ['dead replay', 'expected ids, or --rule RULE, or --all; found none of them'],
     ['dead replay --all --rule x', 'found more than one of them'],
