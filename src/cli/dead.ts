@@ -60,11 +60,11 @@ export async function showDead({ url, ids, format }: ShowOptions, io: Io): Promi
 export async function settleDead(verb: 'replay' | 'discard', options: SettleOptions, io: Io): Promise<number> {
   const wanted = selectionOf(options)
   return withService(options.url, io, async (service) => {
-    const { selection, count, unknown } = await find(wanted, service)
+    const { selection, count, noun = 'dead letter', unknown } = await find(wanted, service, verb)
     for (const line of unknown) io.stderr.write(line)
     if (count === 0 && unknown.length > 0) return 1
     const pace = verb === 'replay' ? `, at most ${options.rate}` : ''
-    io.stderr.write(`${verb} ${counted(count, 'dead letter')}${pace}\n`)
+    io.stderr.write(`${verb} ${counted(count, noun)}${pace}\n`)
     if (io.stdin.isTTY === true && options.yes !== true && !(await agreed(io))) {
       io.stderr.write('nothing was changed\n')
       return 1
@@ -74,7 +74,7 @@ export async function settleDead(verb: 'replay' | 'discard', options: SettleOpti
       verb === 'replay' ? { ...selection, rate: options.rate } : selection,
     )
     if (!isCount(answer)) throw unexpected(options.url)
-    io.stdout.write(`${verb === 'replay' ? 'replaying' : 'discarded'} ${counted(answer.count, 'dead letter')}\n`)
+    io.stdout.write(`${verb === 'replay' ? 'replaying' : 'discarded'} ${counted(answer.count, noun)}\n`)
     return unknown.length === 0 ? 0 : 1
   })
 }
@@ -93,11 +93,13 @@ function selectionOf({ ids, rule, all }: SettleOptions): Selection {
 interface Found {
   readonly selection: Selection
   readonly count: number
+  /** What they are, where they are not just dead letters. */
+  readonly noun?: string
   /** Lines that say what of the selection is not there. */
   readonly unknown: readonly string[]
 }
 
-async function find(selection: Selection, service: Service): Promise<Found> {
+async function find(selection: Selection, service: Service, verb: 'replay' | 'discard'): Promise<Found> {
   if ('ids' in selection) {
     const ids: string[] = []
     for await (const { id } of named(service, selection.ids)) ids.push(id)
@@ -108,6 +110,10 @@ async function find(selection: Selection, service: Service): Promise<Found> {
   const answer = await service.get('/v1/rules')
   const rule = isRules(answer) ? answer.rules.find(({ name }) => name === selection.rule) : undefined
   if (rule?.gone === false) return { selection, count: rule.dead + (rule.waiting.parked ?? 0), unknown: [] }
+  if (verb === 'discard' && rule !== undefined) {
+    const waiting = Object.values(rule.waiting).reduce((sum, count) => sum + count, 0)
+    return { selection, count: rule.dead + waiting, noun: 'dead or waiting event', unknown: [] }
+  }
   // Of what waits for a rule that is gone nothing says whether it is parked, so they are counted one by one.
   const count = await countPages(service, selection)
   const isUnknown = rule === undefined && count === 0

@@ -3,7 +3,14 @@ import type { Send } from '../http/send.ts'
 import type { Sessions } from '../mediawiki/session.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import type { RequestOutcome, RuleSet } from '../rule/rule.ts'
-import { type DeadLetter, type LaneBacklog, noProgress, type Store, type WaitReason } from '../store/store.ts'
+import {
+  type DeadLetter,
+  type LaneBacklog,
+  noProgress,
+  type Store,
+  type StoredDelivery,
+  type WaitReason,
+} from '../store/store.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { Router } from './router.ts'
 import type { RuleWork } from './rule-work.ts'
@@ -196,6 +203,30 @@ export class Engine {
   /** Ends a dead letter or a parked delivery for good. */
   discard(letter: DeadLetter): Promise<void> {
     return this.#settleLetter(letter, { state: 'done', reason: 'discarded', progress: letter.progress })
+  }
+
+  /** Ends what waits for a rule that is gone, as far as it is ours. Resolves with how many it was, when that is durable. */
+  async discardGone(rule: string): Promise<number> {
+    const work = this.#works.find(rule)
+    if (work === undefined || work.rule !== undefined || this.#works.rules === undefined) return 0
+    let count = 0
+    for (const queue of [...work.lanes.values()]) {
+      for (let page = await queue.takeAll(); page.length > 0; page = await queue.takeAll()) {
+        // One of that name came back: it is to meet it.
+        if (work.rule !== undefined) return count
+        await Promise.all(page.map((delivery) => this.#discardWaiting(work, delivery)))
+        count += page.length
+      }
+    }
+    return count
+  }
+
+  #discardWaiting(work: RuleWork, delivery: StoredDelivery): Promise<void> {
+    const { reason, progress } = delivery
+    work.count(reason, -1)
+    return new Promise((resolve) => {
+      this.#settler.settle(work, delivery, { state: 'done', reason: 'discarded', progress }, () => resolve())
+    })
   }
 
   #settleLetter(letter: DeadLetter, verdict: Verdict): Promise<void> {

@@ -178,6 +178,15 @@ export class LaneQueue {
     )
   }
 
+  /** Some of its rows, due or not, to be ended; none when there are no more. Of a rule that is gone: nothing starts meanwhile. */
+  async takeAll(): Promise<readonly StoredDelivery[]> {
+    const inHand: StoredDelivery[] = []
+    for (let one = this.#stored.shift(); one !== undefined; one = this.#stored.shift()) inHand.push(one)
+    if (inHand.length > 0) return inHand
+    const { deliveries } = await this.#store.take(this.lane, Number.MAX_SAFE_INTEGER, largestPage)
+    return deliveries.filter(({ record }) => this.#store.isOurs(record))
+  }
+
   close(): void {
     this.#cancelTimer?.()
     this.#leaveHealth()

@@ -34,9 +34,15 @@ export class Letters {
     })
   }
 
-  /** Ends them for good. Resolves with their number when that is durable. */
+  /**
+   * Ends them for good; of a rule that is gone also what waits for one of that name. Resolves with their number when that is
+   * durable.
+   */
   async discard(selection: Selection): Promise<{ count: number }> {
-    return this.#inTurn(() => this.#each(selection, (letter) => this.#engine.discard(letter)))
+    return this.#inTurn(async () => {
+      const { count } = await this.#each(selection, (letter) => this.#engine.discard(letter))
+      return { count: 'rule' in selection ? count + (await this.#engine.discardGone(selection.rule)) : count }
+    })
   }
 
   #inTurn(operate: () => Promise<{ count: number }>): Promise<{ count: number }> {

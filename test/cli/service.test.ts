@@ -394,6 +394,24 @@ describe('dead', () => {
     expect(asked.filter(({ method }) => method === 'POST')).toEqual([])
   })
 
+  test('discard of a rule that is gone is of what waits for it, too', async () => {
+    const { url, asked } = await serviceThatSays({
+      '/v1/rules': { rules: [{ name: 'old', gone: true, dead: 1, waiting: { rule_gone: 3 } }] },
+      '/v1/dead/discard': { count: 4 },
+    })
+    const { code, stdout, stderr } = await (await terminalWith()).run([
+      'dead',
+      'discard',
+      '--rule',
+      'old',
+      '--url',
+      url,
+    ])
+    const what = '4 dead or waiting events\n'
+    expect([code, stderr, stdout]).toEqual([0, `discard ${what}`, `discarded ${what}`])
+    expect(asked.at(-1)?.body).toEqual({ rule: 'old' })
+  })
+
   test('discard of a rule without dead letters is no failure', async () => {
     const { url } = await serviceThatSays({
       '/v1/rules': { rules: [{ name: 'purge', gone: false, dead: 0, waiting: {} }] },

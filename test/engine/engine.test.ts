@@ -464,6 +464,34 @@ rule: { topic: page, exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }
     expect(await ended(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'ok' })
   })
 
+  test('what waits for a rule that is gone is discarded with it, due or not', async () => {
+    const there = await target(() => respond(500))
+    const kept = `kept: { topic: other, exec: { uri: '${there.url}/' } }`
+    const world = await openWorld(`
+${kept}
+rule:
+  topic: page
+  order: { key: '{{message.title}}' }
+  retry: { delay: 1h, jitter: none }
+  exec: { uri: '${there.url}/' }
+`)
+    const ids: string[] = []
+    for (const title of ['A', 'A', 'B']) ids.push(await world.post('page', { title }))
+    ids.push(await world.post('page', { title: 'C', delay_until: Math.ceil(Date.now() / 1_000) + 3_600 }))
+    await becomes(
+      () => world.rule('rule'),
+      ({ waiting }) => waiting.retry === 2 && waiting.key === 1 && waiting.due === 1,
+    )
+    expect((await world.ask('POST', '/v1/dead/discard', { rule: 'rule' })).body).toEqual({ count: 0 })
+    await world.rewrite(kept)
+    expect((await world.ask('POST', '/v1/dead/discard', { rule: 'rule' })).body).toEqual({ count: 4 })
+    for (const id of ids) {
+      expect(await deliveryOf(world, id, 'rule')).toMatchObject({ state: 'done', reason: 'discarded' })
+    }
+    expect((await world.ask('GET', '/v1/rules')).body).toMatchObject({ rules: [{ name: 'kept' }] })
+    expect(there.requests).toHaveLength(2)
+  })
+
   test('that are wrong at the start make nobody say that they are gone: what waits, waits for them to be mended', async () => {
     const there = await target(respond(500))
     const rule = `rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 50, delay: 10s, jitter: none } }`
