@@ -337,7 +337,6 @@ describe('dead', () => {
 
   test.each([
     [['--rule', 'left'], { rule: 'left' }],
-    [['--rule', 'gone'], { rule: 'gone' }],
     [['--all'], { all: true }],
     [['a/x', 'b/x', 'a/x'], { ids: ['a/x', 'b/x'] }],
   ])('discard %j counts and sends what was meant', async (flags, body) => {
