@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { buffer } from 'node:stream/consumers'
 import { placesIn } from '../base/document.ts'
 import type { Problem } from '../base/problem.ts'
+import { describeValue } from '../base/schema-words.ts'
 import { metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
 import { splitEvents, splitLimits } from '../event/split.ts'
 import { checkCommonFields, isJsonObject } from '../stream/common-fields.ts'
@@ -51,7 +52,7 @@ export async function readEvents(source: string, io: Io): Promise<ReadEvents> {
     if (flaw !== undefined || !isJsonObject(message)) {
       const what = 'expected an event that can be read, found'
       const found =
-        flaw === undefined ? `${what} ${JSON.stringify(message)}` : `${what} one that cannot: ${inSentence(flaw)}`
+        flaw === undefined ? `${what} ${describeValue(message, false)}` : `${what} one that cannot: ${inSentence(flaw)}`
       problems.push(problemAt(offsets[index] ?? 0, found, { path }))
       continue
     }

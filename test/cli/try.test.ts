@@ -299,6 +299,7 @@ describe('try finds problems (exit code 1)', () => {
     ['an empty list', '[]', `1:1 ${none}`],
     ['text', '"x"', '1:1 expected an event as JSON, or an array of events, found another value in stdin; correct it'],
     ['an event that is no object', '[5]', '1:2 event 0: expected an event that can be read, found 5; correct it'],
+    ['a list in a list', '[[1]]', '1:2 event 0: expected an event that can be read, found a list; correct it'],
     [
       'an event that is nested too deep',
       `[{"é":1},\n  ${'['.repeat(99)}${']'.repeat(99)}]`,
