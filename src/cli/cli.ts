@@ -241,12 +241,9 @@ if (script !== undefined && realpathSync(script) === realpathSync(fileURLToPath(
     if (error.code !== 'EPIPE') throw error
     process.exit(0)
   })
-  process.exit(
-    await run(process.argv.slice(2), {
-      stdout: process.stdout,
-      stderr: process.stderr,
-      stdin: process.stdin,
-      env: process.env,
-    }),
-  )
+  const { stdout, stderr, stdin, env } = process
+  const code = await run(process.argv.slice(2), { stdout, stderr, stdin, env })
+  // A pipe takes what was written when its reader does.
+  for (const output of [stdout, stderr]) await new Promise((resolve) => output.write('', resolve))
+  process.exit(code)
 }

@@ -166,3 +166,20 @@ test('the built command prints its help, and ends with 2 where it is used wrongl
     expect([code, out + err]).toEqual([expected, expect.stringContaining(part)])
   }
 })
+
+test('what a command says arrives whole at a reader that takes its time', async () => {
+  const count = 5_000
+  const event = { $schema: '/t/1.0.0', meta: { stream: 't' } }
+  const { folder } = await terminalWith({
+    'rules/a.yaml': "other: { topic: other, exec: { uri: 'http://127.0.0.1:9/' } }",
+    'events.json': JSON.stringify(new Array(count).fill(event)),
+  })
+  await symlink(built, join(folder, 'changeprop'))
+  const argv = [join(folder, 'changeprop'), 'try', '--event', 'events.json']
+  const child = spawn(process.execPath, argv, { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'] })
+  // A pipe holds 64 KiB: the rest waits for whoever reads.
+  await once(child.stdout, 'readable')
+  await new Promise((resolve) => setImmediate(resolve))
+  const [out, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])
+  expect([code, out.trim().split('\n').length]).toEqual([0, count])
+})
