@@ -91,7 +91,7 @@ function callOf(delivery: Delivery, index: number, directory: Directory): Call {
     if (target === undefined) {
       throw new CallError(
         'host_not_allowed',
-        `no wiki or target of the configuration covers ${request.origin}${request.path}`,
+        `no wiki or target of the configuration covers ${request.origin}${withoutSecretQuery(request.path)}`,
       )
     }
     const root = wikiOf()
