@@ -14,7 +14,6 @@ async function setup(partitions: number) {
   const admin = client.admin()
   await admin.connect()
   await admin.createTopics({ topics: [{ topic, numPartitions: partitions }, { topic: `${prefix}turns` }] })
-  await admin.disconnect()
   const producer = client.producer()
   await producer.connect()
   const reader = new Reader({
@@ -23,12 +22,14 @@ async function setup(partitions: number) {
     skipped: () => undefined,
   })
   onTestFinished(async () => {
-    await Promise.all([producer.disconnect(), reader.close()])
+    await Promise.all([admin.disconnect(), producer.disconnect(), reader.close()])
   })
   const received = Array.from({ length: partitions }, (): string[] => [])
   return {
     client,
+    admin,
     producer,
+    reader,
     topic,
     /** By partition: values. */
     received,
@@ -83,4 +84,31 @@ test('what a transaction has written is waited for, and read once it is committe
   await until('they are read', () => (received[0]?.length ?? 0) > 0)
   await turns(2)
   expect(received).toEqual([['one', 'two', 'three']])
+})
+
+test('where all records were removed the end is reached at once, and none is found', async () => {
+  const { admin, producer, reader, topic } = await setup(1)
+  await producer.send({ topic, messages: ['one', 'two'].map((value) => ({ value })) })
+  // kafkajs asks whoever leads the topic only where it has been told.
+  await admin.fetchTopicMetadata({ topics: [topic] })
+  await admin.deleteTopicRecords({ topic, partitions: [{ partition: 0, offset: '-1' }] })
+  const values: string[] = []
+  await reader.readToEnd(topic, 0, 0, (messages) => values.push(...messages.map(({ value }) => String(value))))
+  await reader.one(topic, 0, 1, (value) => values.push(String(value)))
+
+  expect(values).toEqual([])
+})
+
+test('a partition whose records were removed goes on at what is there, beside others of its topic', async () => {
+  const { admin, producer, topic, received, read } = await setup(3)
+  const send = (value: string) =>
+    producer.send({ topic, messages: [...received.keys()].map((partition) => ({ partition, value })) })
+  await send('one')
+  await send('two')
+  await admin.fetchTopicMetadata({ topics: [topic] })
+  await admin.deleteTopicRecords({ topic, partitions: [{ partition: 0, offset: '1' }] })
+  read()
+  await until('all that is left is read', () => received.every((values) => values.at(-1) === 'two'))
+
+  expect(received).toEqual([['two'], ['one', 'two'], ['one', 'two']])
 })

@@ -88,11 +88,12 @@ export class Reader {
     const end = await this.end(topic, partition)
     if (from >= end) return
     await new Promise<void>((resolve) => {
-      this.read(topic, partition, from, (messages) => {
+      this.read(topic, partition, from, (messages, endNow) => {
         const wanted = messages.filter(({ offset }) => Number(offset) < end)
         if (wanted.length > 0) received(wanted, end)
         const { offset = from } = this.#readings.get(nameOf(topic, partition)) ?? {}
-        if (offset < end) return
+        // What lay at the end may be gone meanwhile.
+        if (offset < Math.min(end, endNow)) return
         this.stop(topic, partition)
         resolve()
       })
@@ -235,9 +236,7 @@ export class Reader {
   /** The answer does not say of which partition: each is compared with what there is. */
   async #backInRange(readings: readonly Reading[]): Promise<void> {
     const of = (fromBeginning: boolean) =>
-      this.#cluster.fetchTopicsOffset(
-        readings.map(({ topic, partition }) => ({ topic, partitions: [{ partition }], fromBeginning })),
-      )
+      this.#cluster.fetchTopicsOffset(byTopic(readings).map((topic) => ({ ...topic, fromBeginning })))
     const bounds = new Map<string, { first: number; end: number }>()
     for (const { topic, partitions } of await of(true)) {
       for (const { partition, offset } of partitions) {
@@ -251,11 +250,14 @@ export class Reader {
       }
     }
     for (const reading of readings) {
-      const { topic, partition, offset } = reading
+      const { topic, partition, offset, received } = reading
       const bound = bounds.get(nameOf(topic, partition))
       if (bound === undefined || (offset >= bound.first && offset <= bound.end)) continue
+      // It was taken from us, or begun anew, while we asked.
+      if (this.#readings.get(nameOf(topic, partition)) !== reading) continue
       reading.offset = offset < bound.first ? bound.first : bound.end
       this.#parts.skipped(topic, partition, offset, reading.offset)
+      received([], bound.end)
     }
   }
 
