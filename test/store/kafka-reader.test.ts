@@ -16,9 +16,12 @@ async function setup(partitions: number) {
   await admin.createTopics({ topics: [{ topic, numPartitions: partitions }, { topic: `${prefix}turns` }] })
   const producer = client.producer()
   await producer.connect()
+  const troubles = new Set<string>()
   const reader = new Reader({
     kafka: createClient(kafka.client, () => undefined),
-    trouble: () => undefined,
+    trouble(why) {
+      if (why !== undefined) troubles.add(why)
+    },
     skipped: () => undefined,
   })
   onTestFinished(async () => {
@@ -30,6 +33,7 @@ async function setup(partitions: number) {
     admin,
     producer,
     reader,
+    troubles,
     topic,
     /** By partition: values. */
     received,
@@ -111,4 +115,42 @@ test('a partition whose records were removed goes on at what is there, beside ot
   await until('all that is left is read', () => received.every((values) => values.at(-1) === 'two'))
 
   expect(received).toEqual([['two'], ['one', 'two'], ['one', 'two']])
+})
+
+test('what cannot be taken is given again, and the partitions beside it go on', async () => {
+  const { producer, reader, troubles, topic, received } = await setup(2)
+  let refusals = 0
+  for (const [partition, values] of received.entries()) {
+    reader.read(topic, partition, 0, (messages) => {
+      if (partition === 0 && messages.length > 0 && refusals < 2) {
+        refusals += 1
+        throw new Error('not this one')
+      }
+      values.push(...messages.map(({ value }) => String(value)))
+    })
+  }
+  const send = (value: string) => producer.send({ topic, messages: [0, 1].map((partition) => ({ partition, value })) })
+  await send('one')
+  await until('it was refused', () => refusals > 0)
+  await send('two')
+  await until('both are read', () => received.every((values) => values.at(-1) === 'two'))
+
+  expect(received).toEqual([
+    ['one', 'two'],
+    ['one', 'two'],
+  ])
+  expect([...troubles]).toEqual([`Kafka cannot be read: ${topic}/0 at offset 0: not this one`])
+})
+
+test('who cannot take what is read to the end, or a single record, is told so, and what is read next is read', async () => {
+  const { producer, reader, topic } = await setup(1)
+  await producer.send({ topic, messages: [{ value: 'one' }] })
+  const refuse = () => {
+    throw new Error('not this one')
+  }
+  await expect(reader.readToEnd(topic, 0, 0, refuse)).rejects.toThrow('not this one')
+  await expect(reader.one(topic, 0, 0, refuse)).rejects.toThrow('not this one')
+  const values: string[] = []
+  await reader.one(topic, 0, 0, (value) => values.push(String(value)))
+  expect(values).toEqual(['one'])
 })

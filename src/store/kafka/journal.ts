@@ -83,8 +83,9 @@ export class Journal {
       await this.#reader.readToEnd(this.#topic, partition, Number(offset), (messages) => {
         for (const { value } of messages) {
           for (const line of value?.toString().split('\n') ?? []) {
-            const told = JSON.parse(line) as Told
-            if ('state' in told && told.state === 'done') addTo(ended, told.event.origin.join('/'), told.rule)
+            const told = parseLine(line)
+            if (told !== undefined && 'state' in told && told.state === 'done')
+              addTo(ended, told.event.origin.join('/'), told.rule)
           }
         }
       })
@@ -109,7 +110,31 @@ function linesWith(value: FetchedMessage['value'], id: string): Told[] {
     .toString()
     .split('\n')
     .filter((line) => line.includes(id))
-    .map((line) => JSON.parse(line) as Told)
+    .flatMap((line) => parseLine(line) ?? [])
+}
+
+/** Undefined for what is not ours: anybody who may can write to a topic. */
+function parseLine(line: string): Told | undefined {
+  let told: unknown
+  try {
+    told = JSON.parse(line)
+  } catch {
+    return undefined
+  }
+  return isTold(told) ? told : undefined
+}
+
+/** As far as one has to look to tell it from what formatJournal did not write. */
+function isTold(told: unknown): told is Told {
+  if (!isObject(told) || typeof told.rule !== 'string' || !isObject(told.event)) return false
+  const { id, accepted, origin } = told.event
+  if (typeof id !== 'string' || typeof accepted !== 'number' || !Array.isArray(origin)) return false
+  if ('state' in told) return typeof told.state === 'string' && Array.isArray(told.attempts)
+  return isObject(told.covers) && typeof told.covers.count === 'number' && Array.isArray(told.covers.ids)
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null
 }
 
 interface Story {

@@ -9,7 +9,10 @@ import {
 } from './client.ts'
 import { sentence, typeOf } from './writer.ts'
 
-/** Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their bytes are views of the whole answer: what is kept has to be copied. */
+/**
+ * Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their
+ * bytes are views of the whole answer: what is kept has to be copied. Where it throws, it is given them again later.
+ */
 export type Received = (messages: readonly FetchedMessage[], end: number) => void
 
 export interface ReaderParts {
@@ -26,6 +29,9 @@ const bytesPerPartition = 524_288
 const bytesPerFetch = 4_194_304
 const shortestPauseMs = 100
 const longestPauseMs = 2_000
+/** A partition that cannot be read stands still for so long, while others go on; each time twice as long. */
+const shortestRestMs = 500
+const longestRestMs = 30_000
 /**
  * A partition that has more but gives nothing so often found no room in the answers, or its next batch was larger than its
  * part of them: it is asked for alone, where its next batch is given whatever its size. If it gives nothing then either, it
@@ -42,6 +48,12 @@ interface Reading {
   offset: number
   isPaused: boolean
   empty: number
+  /** Told why it cannot be read, it ends; others are tried again. */
+  readonly failed: ((error: unknown) => void) | undefined
+  /** Why it could not be read when it was asked for last. */
+  why: string | undefined
+  restMs: number
+  rest: NodeJS.Timeout | undefined
 }
 
 /**
@@ -66,18 +78,39 @@ export class Reader {
   }
 
   read(topic: string, partition: number, from: number, received: Received): void {
+    this.#begin(topic, partition, from, received, undefined)
+  }
+
+  #begin(topic: string, partition: number, from: number, received: Received, failed: Reading['failed']): void {
+    this.stop(topic, partition)
     this.#readings.set(nameOf(topic, partition), {
-      topic,
-      partition,
-      received,
-      offset: from,
-      isPaused: false,
-      empty: 0,
+      ...{ topic, partition, received, failed, offset: from, isPaused: false, empty: 0 },
+      ...{ why: undefined, restMs: shortestRestMs, rest: undefined },
     })
     this.#start()
   }
 
-  /** Resolves when all that is there now has been read. For a partition that is not read otherwise; one after another. */
+  /** Reads until `received` has what it wants; rejects where the partition cannot be read, or it throws. */
+  #readUntil(
+    topic: string,
+    partition: number,
+    from: number,
+    received: (...given: Parameters<Received>) => boolean,
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const until: Received = (messages, end) => {
+        if (!received(messages, end)) return
+        this.stop(topic, partition)
+        resolve()
+      }
+      this.#begin(topic, partition, from, until, reject)
+    })
+  }
+
+  /**
+   * Resolves when all that is there now has been read; rejects where the partition cannot be read, or `received` throws. For
+   * a partition that is not read otherwise; one after another.
+   */
   readToEnd(topic: string, partition: number, from: number, received: Received): Promise<void> {
     const read = () => this.#readToEnd(topic, partition, from, received)
     this.#turn = this.#turn.then(read, read)
@@ -87,16 +120,12 @@ export class Reader {
   async #readToEnd(topic: string, partition: number, from: number, received: Received): Promise<void> {
     const end = await this.end(topic, partition)
     if (from >= end) return
-    await new Promise<void>((resolve) => {
-      this.read(topic, partition, from, (messages, endNow) => {
-        const wanted = messages.filter(({ offset }) => Number(offset) < end)
-        if (wanted.length > 0) received(wanted, end)
-        const { offset = from } = this.#readings.get(nameOf(topic, partition)) ?? {}
-        // What lay at the end may be gone meanwhile.
-        if (offset < Math.min(end, endNow)) return
-        this.stop(topic, partition)
-        resolve()
-      })
+    await this.#readUntil(topic, partition, from, (messages, endNow) => {
+      const wanted = messages.filter(({ offset }) => Number(offset) < end)
+      if (wanted.length > 0) received(wanted, end)
+      const { offset = from } = this.#readings.get(nameOf(topic, partition)) ?? {}
+      // What lay at the end may be gone meanwhile.
+      return offset >= Math.min(end, endNow)
     })
   }
 
@@ -104,12 +133,9 @@ export class Reader {
   async one(topic: string, partition: number, offset: number, found: (value: Buffer) => void): Promise<void> {
     const read = async () => {
       if (offset >= (await this.end(topic, partition))) return
-      await new Promise<void>((resolve) => {
-        this.read(topic, partition, offset, ([first]) => {
-          this.stop(topic, partition)
-          if (first !== undefined && first.value !== null && Number(first.offset) === offset) found(first.value)
-          resolve()
-        })
+      await this.#readUntil(topic, partition, offset, ([first]) => {
+        if (first !== undefined && first.value !== null && Number(first.offset) === offset) found(first.value)
+        return true
       })
     }
     this.#turn = this.#turn.then(read, read)
@@ -133,7 +159,12 @@ export class Reader {
   }
 
   stop(topic: string, partition: number): void {
-    this.#readings.delete(nameOf(topic, partition))
+    const name = nameOf(topic, partition)
+    const reading = this.#readings.get(name)
+    if (reading === undefined) return
+    clearTimeout(reading.rest)
+    this.#readings.delete(name)
+    if (reading.why !== undefined) this.#tell()
   }
 
   pause(topic: string, partition: number): void {
@@ -151,6 +182,7 @@ export class Reader {
   async close(): Promise<void> {
     this.#isClosed = true
     clearTimeout(this.#retry)
+    for (const { rest } of this.#readings.values()) clearTimeout(rest)
     this.#readings.clear()
     await this.#cluster.disconnect()
   }
@@ -176,10 +208,10 @@ export class Reader {
         const asked = (await this.#leaders()).get(nodeId)
         if (asked === undefined) break
         const broker = await this.#cluster.findBroker({ nodeId })
-        const starved = asked.find(({ empty }) => empty >= emptyAnswers)
-        await this.#fetch(broker, starved === undefined ? asked : [starved])
+        const alone = asked.find(({ empty, why }) => empty >= emptyAnswers || why !== undefined)
+        await this.#fetch(broker, alone === undefined ? asked : [alone])
         this.#pauseMs = shortestPauseMs
-        this.#parts.trouble(undefined)
+        this.#tell()
       }
       this.#asking.delete(nodeId)
     } catch (error) {
@@ -211,10 +243,10 @@ export class Reader {
           }
           reading.empty = 0
           const from = reading.offset
-          reading.offset = Number(last.offset) + 1
           const messages = committedMessages(topicName, String(from), fetched)
           const first = messages.findIndex(({ offset }) => Number(offset) >= from)
-          reading.received(first < 0 ? [] : messages.slice(first), Number(fetched.highWatermark))
+          const given = first < 0 ? [] : messages.slice(first)
+          this.#give(reading, Number(last.offset) + 1, given, Number(fetched.highWatermark))
         }
       }
     } catch (error) {
@@ -225,12 +257,49 @@ export class Reader {
 
   /** What belongs to an open transaction is behind the stable offset: it may still come. */
   #sawNothing(reading: Reading, { lastStableOffset, highWatermark }: FetchedPartition, isAlone: boolean): void {
+    reading.why = undefined
     if (reading.offset >= Number(lastStableOffset)) return
     reading.empty += 1
     if (!isAlone || reading.empty < emptyAnswers) return
     reading.empty = 0
-    reading.offset += 1
-    reading.received([], Number(highWatermark))
+    this.#give(reading, reading.offset + 1, [], Number(highWatermark))
+  }
+
+  #give(reading: Reading, next: number, messages: readonly FetchedMessage[], end: number): void {
+    const { offset } = reading
+    reading.offset = next
+    try {
+      reading.received(messages, end)
+      reading.why = undefined
+      reading.restMs = shortestRestMs
+    } catch (error) {
+      reading.offset = offset
+      this.#standStill(reading, error)
+    }
+  }
+
+  /** Others go on meanwhile. It is asked for again later, and alone. */
+  #standStill(reading: Reading, error: unknown): void {
+    const { topic, partition, offset, restMs, failed } = reading
+    if (this.#readings.get(nameOf(topic, partition)) !== reading) return
+    if (failed !== undefined) {
+      this.stop(topic, partition)
+      failed(error)
+      return
+    }
+    reading.why = `${topic}/${partition} at offset ${offset}: ${sentence(error)}`
+    reading.restMs = Math.min(longestRestMs, restMs * 2)
+    reading.rest = setTimeout(() => {
+      reading.rest = undefined
+      this.#start()
+    }, restMs)
+  }
+
+  /** Unless nothing can be read at all, which was told. */
+  #tell(): void {
+    if (this.#retry !== undefined) return
+    const why = [...this.#readings.values()].find(({ why }) => why !== undefined)?.why
+    this.#parts.trouble(why === undefined ? undefined : `Kafka cannot be read: ${why}`)
   }
 
   /** The answer does not say of which partition: each is compared with what there is. */
@@ -250,21 +319,21 @@ export class Reader {
       }
     }
     for (const reading of readings) {
-      const { topic, partition, offset, received } = reading
+      const { topic, partition, offset } = reading
       const bound = bounds.get(nameOf(topic, partition))
       if (bound === undefined || (offset >= bound.first && offset <= bound.end)) continue
       // It was taken from us, or begun anew, while we asked.
       if (this.#readings.get(nameOf(topic, partition)) !== reading) continue
-      reading.offset = offset < bound.first ? bound.first : bound.end
-      this.#parts.skipped(topic, partition, offset, reading.offset)
-      received([], bound.end)
+      const next = offset < bound.first ? bound.first : bound.end
+      this.#parts.skipped(topic, partition, offset, next)
+      this.#give(reading, next, [], bound.end)
     }
   }
 
   async #leaders(): Promise<ReadonlyMap<string, readonly Reading[]>> {
     const topics = new Map<string, Reading[]>()
     for (const reading of this.#readings.values()) {
-      if (reading.isPaused) continue
+      if (reading.isPaused || reading.rest !== undefined) continue
       const readings = topics.get(reading.topic) ?? []
       readings.push(reading)
       topics.set(reading.topic, readings)
