@@ -34,6 +34,7 @@ async function setup(partitions: number) {
     producer,
     reader,
     troubles,
+    prefix,
     topic,
     /** By partition: values. */
     received,
@@ -153,4 +154,37 @@ test('who cannot take what is read to the end, or a single record, is told so, a
   const values: string[] = []
   await reader.one(topic, 0, 0, (value) => values.push(String(value)))
   expect(values).toEqual(['one'])
+})
+
+test('a topic that is deleted stops no other, and goes on at its offset when it is there again', async () => {
+  const { client, admin, reader, troubles, prefix, topic, received, read } = await setup(2)
+  /** By a new one each time: a producer that has written to a topic fails for all once that is gone. */
+  const send = async (topic: string, value: string, partitions: readonly number[]) => {
+    const producer = client.producer()
+    await producer.connect()
+    await producer.send({ topic, messages: partitions.map((partition) => ({ partition, value })) })
+    await producer.disconnect()
+  }
+  const other: string[] = []
+  const readOther = (topic: string) =>
+    reader.read(topic, 0, 0, (messages) => other.push(...messages.map(({ value }) => String(value))))
+  await send(topic, 'one', [0, 1])
+  read()
+  readOther(`${prefix}turns`)
+  await until('both are read', () => received.every((values) => values.at(-1) === 'one'))
+  await admin.deleteTopics({ topics: [topic] })
+  await until('it is missed', () => [...troubles].some((why) => why.includes(`${topic}/0`)))
+  await send(`${prefix}turns`, 'beside', [0])
+  await until('what was read beside it is read', () => other.at(-1) === 'beside')
+  await admin.createTopics({ topics: [{ topic: `${prefix}later` }] })
+  await send(`${prefix}later`, 'later', [0])
+  readOther(`${prefix}later`)
+  await until('a topic that came later is read', () => other.at(-1) === 'later')
+  expect(await reader.end(`${prefix}later`, 0)).toBe(1)
+  await expect(reader.end(topic, 0)).rejects.toThrow()
+
+  await admin.createTopics({ topics: [{ topic, numPartitions: 2 }] })
+  await send(topic, 'one', [0, 1])
+  await send(topic, 'two', [0, 1])
+  await until('it is read again', () => received.every((values) => values.at(-1) === 'two'), 40_000)
 })

@@ -47,15 +47,18 @@ export interface Cluster {
   connect(): Promise<void>
   disconnect(): Promise<void>
   isConnected(): boolean
+  /** What it asks about. It never takes one out, and tells of none any more once one of them is gone. */
+  readonly targetTopics: Set<string>
   addMultipleTargetTopics(topics: readonly string[]): Promise<void>
   refreshMetadata(): Promise<void>
   findBroker(node: { readonly nodeId: string }): Promise<Broker>
   /** Partitions by node id. Throws for a topic without metadata. */
   findLeaderForPartitions(topic: string, partitions: readonly number[]): Readonly<Record<string, readonly number[]>>
   findTopicPartitionMetadata(topic: string): readonly { readonly partitionId: number }[]
+  /** Null where no broker answers. */
   metadata(of: { readonly topics: readonly string[] }): Promise<{
     readonly topicMetadata: readonly { readonly topic: string; readonly partitionMetadata: readonly unknown[] }[]
-  }>
+  } | null>
   fetchTopicsOffset(
     topics: readonly {
       readonly topic: string

@@ -39,6 +39,8 @@ const longestRestMs = 30_000
  */
 const emptyAnswers = 3
 const readCommitted = 1
+/** Of a topic that kafkajs asks about: it tells of no other then. */
+const goneTypes = ['UNKNOWN_TOPIC_OR_PARTITION', 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
 
 interface Reading {
   readonly topic: string
@@ -144,18 +146,19 @@ export class Reader {
 
   /** Of the next record to be written. */
   async end(topic: string, partition: number): Promise<number> {
-    await this.#connect([topic])
-    const [found] = await this.#cluster.fetchTopicsOffset([
-      { topic, partitions: [{ partition }], fromBeginning: false },
-    ])
+    const [found] = await this.#withoutGone(async () => {
+      await this.#connect([topic])
+      return this.#cluster.fetchTopicsOffset([{ topic, partitions: [{ partition }], fromBeginning: false }])
+    })
     return Number(found?.partitions[0]?.offset ?? 0)
   }
 
   /** All topics there are, with the number of their partitions. */
   async topics(): Promise<ReadonlyMap<string, number>> {
     await this.#connect([])
-    const { topicMetadata } = await this.#cluster.metadata({ topics: [] })
-    return new Map(topicMetadata.map(({ topic, partitionMetadata }) => [topic, partitionMetadata.length]))
+    const found = await this.#cluster.metadata({ topics: [] })
+    if (found === null) throw new Error('no broker tells what topics there are')
+    return new Map(found.topicMetadata.map(({ topic, partitionMetadata }) => [topic, partitionMetadata.length]))
   }
 
   stop(topic: string, partition: number): void {
@@ -330,7 +333,11 @@ export class Reader {
     }
   }
 
-  async #leaders(): Promise<ReadonlyMap<string, readonly Reading[]>> {
+  #leaders(): Promise<ReadonlyMap<string, readonly Reading[]>> {
+    return this.#withoutGone(() => this.#leadersNow())
+  }
+
+  async #leadersNow(): Promise<ReadonlyMap<string, readonly Reading[]>> {
     const topics = new Map<string, Reading[]>()
     for (const reading of this.#readings.values()) {
       if (reading.isPaused || reading.rest !== undefined) continue
@@ -351,8 +358,37 @@ export class Reader {
         led.push(...readings.filter(({ partition }) => partitions.includes(partition)))
         leaders.set(nodeId, led)
       }
+      const known = Object.values(byLeader).flat()
+      for (const reading of readings) {
+        if (known.includes(reading.partition)) continue
+        // It is asked about anew when it is added anew.
+        this.#cluster.targetTopics.delete(topic)
+        this.#standStill(reading, new Error('the topic has no such partition'))
+      }
     }
     return leaders
+  }
+
+  /** Where a topic is gone, `act` is tried once more without it. */
+  async #withoutGone<T>(act: () => Promise<T>): Promise<T> {
+    try {
+      return await act()
+    } catch (error) {
+      if (!goneTypes.includes(typeOf(error))) throw error
+      await this.#leaveOutGone()
+      return act()
+    }
+  }
+
+  async #leaveOutGone(): Promise<void> {
+    const topics = await this.topics()
+    for (const topic of [...this.#cluster.targetTopics]) {
+      if (!topics.has(topic)) this.#cluster.targetTopics.delete(topic)
+    }
+    for (const reading of [...this.#readings.values()]) {
+      if (topics.has(reading.topic) || reading.rest !== undefined) continue
+      this.#standStill(reading, new Error('the topic is not there, or may not be read'))
+    }
   }
 
   async #connect(topics: readonly string[]): Promise<void> {
@@ -375,7 +411,7 @@ export class Reader {
       if (!this.#cluster.isConnected()) this.#connected = undefined
       this.#connected ??= this.#cluster.connect()
       this.#connected
-        .then(() => this.#cluster.refreshMetadata())
+        .then(() => this.#withoutGone(() => this.#cluster.refreshMetadata()))
         .then(again, () => {
           this.#connected = undefined
           again()
