@@ -1,4 +1,4 @@
-import { Kafka } from 'kafkajs'
+import { CompressionCodecs, CompressionTypes, Kafka } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { createClient } from '../../src/store/kafka/client.ts'
 import { Reader } from '../../src/store/kafka/reader.ts'
@@ -17,9 +17,11 @@ async function setup(partitions: number) {
   const producer = client.producer()
   await producer.connect()
   const troubles = new Set<string>()
+  let trouble: string | undefined
   const reader = new Reader({
     kafka: createClient(kafka.client, () => undefined),
     trouble(why) {
+      trouble = why
       if (why !== undefined) troubles.add(why)
     },
     skipped: () => undefined,
@@ -34,6 +36,7 @@ async function setup(partitions: number) {
     producer,
     reader,
     troubles,
+    trouble: () => trouble,
     prefix,
     topic,
     /** By partition: values. */
@@ -187,4 +190,47 @@ test('a topic that is deleted stops no other, and goes on at its offset when it 
   await send(topic, 'one', [0, 1])
   await send(topic, 'two', [0, 1])
   await until('it is read again', () => received.every((values) => values.at(-1) === 'two'), 40_000)
+})
+
+test('of a partition with a batch that cannot be decoded all before it is read, and others go on', async () => {
+  const { producer, reader, trouble, topic, received, read } = await setup(3)
+  const gzip = CompressionCodecs[CompressionTypes.GZIP]
+  let isKnown = false
+  CompressionCodecs[CompressionTypes.GZIP] = () => ({
+    ...gzip(),
+    decompress(buffer: Buffer) {
+      if (!isKnown) throw new Error('nobody knows how')
+      return gzip().decompress(buffer)
+    },
+  })
+  onTestFinished(() => {
+    CompressionCodecs[CompressionTypes.GZIP] = gzip
+  })
+  const send = (value: string, partitions: readonly number[], compression = CompressionTypes.None) =>
+    producer.send({ topic, compression, messages: partitions.map((partition) => ({ partition, value })) })
+  await send('one', [0, 1, 2])
+  await send('two', [0, 1, 2])
+  await send('packed', [1], CompressionTypes.GZIP)
+  await send('three', [0, 1, 2])
+  read()
+  await until('others are read', () => [0, 2].every((partition) => received[partition]?.at(-1) === 'three'))
+  await until('it is told', () => trouble() !== undefined)
+  await send('four', [0, 2])
+  await until('others go on', () => [0, 2].every((partition) => received[partition]?.at(-1) === 'four'))
+  expect(received[1]).toEqual(['one', 'two'])
+  expect(trouble()).toBe(`Kafka cannot be read: ${topic}/1 at offset 2: nobody knows how`)
+  reader.stop(topic, 1)
+  expect(trouble()).toBeUndefined()
+  await expect(reader.readToEnd(topic, 1, 0, () => undefined)).rejects.toThrow('nobody knows how')
+
+  reader.read(topic, 1, 2, (messages) => received[1]?.push(...messages.map(({ value }) => String(value))))
+  await until('it is told again', () => trouble() !== undefined)
+  isKnown = true
+  await until('it is read', () => received[1]?.at(-1) === 'three')
+  await until('all is well', () => trouble() === undefined)
+  expect(received).toEqual([
+    ['one', 'two', 'three', 'four'],
+    ['one', 'two', 'packed', 'three'],
+    ['one', 'two', 'three', 'four'],
+  ])
 })

@@ -39,6 +39,14 @@ const longestRestMs = 30_000
  */
 const emptyAnswers = 3
 const readCommitted = 1
+const partitionTypes = ['TOPIC_AUTHORIZATION_FAILED', 'CORRUPT_MESSAGE', 'UNSUPPORTED_COMPRESSION_TYPE']
+/** Of kafkajs. What decompresses has its own. */
+const decodingErrors = [
+  'KafkaJSNotImplemented',
+  'KafkaJSUnsupportedMagicByteInMessageSet',
+  'KafkaJSInvalidVarIntError',
+  'KafkaJSInvalidLongError',
+]
 /** Of a topic that kafkajs asks about: it tells of no other then. */
 const goneTypes = ['UNKNOWN_TOPIC_OR_PARTITION', 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
 
@@ -212,7 +220,7 @@ export class Reader {
         if (asked === undefined) break
         const broker = await this.#cluster.findBroker({ nodeId })
         const alone = asked.find(({ empty, why }) => empty >= emptyAnswers || why !== undefined)
-        await this.#fetch(broker, alone === undefined ? asked : [alone])
+        await this.#fetch(broker, alone === undefined ? asked : [alone], bytesPerPartition, maxWaitMs)
         this.#pauseMs = shortestPauseMs
         this.#tell()
       }
@@ -223,38 +231,68 @@ export class Reader {
     }
   }
 
-  async #fetch(broker: Broker, readings: readonly Reading[]): Promise<void> {
-    const asked = readings.map((reading) => ({ reading, offset: reading.offset }))
+  /** `bytes` and `waitMs`: for each partition, and for something new. */
+  async #fetch(broker: Broker, readings: readonly Reading[], bytes: number, waitMs: number): Promise<void> {
     try {
-      const { responses } = await broker.fetch({
-        isolationLevel: readCommitted,
-        maxWaitTime: maxWaitMs,
-        minBytes: 1,
-        maxBytes: bytesPerFetch,
-        topics: byTopic(readings),
-      })
-      for (const { topicName, partitions } of responses) {
-        for (const fetched of partitions) {
-          const reading = this.#readings.get(nameOf(topicName, fetched.partition))
-          const before = asked.find((one) => one.reading === reading)
-          // It was taken from us, or begun anew, while the answer was on its way.
-          if (reading === undefined || before === undefined || reading.offset !== before.offset) continue
-          const last = fetched.messages.at(-1)
-          if (last === undefined) {
-            this.#sawNothing(reading, fetched, readings.length === 1)
-            continue
-          }
-          reading.empty = 0
-          const from = reading.offset
-          const messages = committedMessages(topicName, String(from), fetched)
-          const first = messages.findIndex(({ offset }) => Number(offset) >= from)
-          const given = first < 0 ? [] : messages.slice(first)
-          this.#give(reading, Number(last.offset) + 1, given, Number(fetched.highWatermark))
-        }
-      }
+      await this.#fetchAll(broker, readings, bytes, waitMs)
     } catch (error) {
-      if (typeOf(error) !== 'OFFSET_OUT_OF_RANGE') throw error
-      await this.#backInRange(readings)
+      if (typeOf(error) === 'OFFSET_OUT_OF_RANGE') {
+        await this.#backInRange(readings)
+        return
+      }
+      if (!isOfPartition(error)) throw error
+      const [first] = readings
+      // The answer does not say of which partition.
+      if (readings.length > 1) {
+        for (const reading of readings) if (this.#isWanted(reading)) await this.#fetch(broker, [reading], bytes, 0)
+      } else if (first !== undefined) {
+        if (bytes > 1) await this.#fetchByBatch(broker, first)
+        else this.#standStill(first, error)
+      }
+    }
+  }
+
+  /** What comes before that which cannot be decoded: an answer always has one batch, however few bytes it may have. */
+  async #fetchByBatch(broker: Broker, reading: Reading): Promise<void> {
+    let before: number
+    do {
+      before = reading.offset
+      await this.#fetch(broker, [reading], 1, 0)
+    } while (reading.offset > before && this.#isWanted(reading))
+  }
+
+  #isWanted(reading: Reading): boolean {
+    const { topic, partition, isPaused, rest } = reading
+    return !isPaused && rest === undefined && this.#readings.get(nameOf(topic, partition)) === reading
+  }
+
+  async #fetchAll(broker: Broker, readings: readonly Reading[], bytes: number, waitMs: number): Promise<void> {
+    const asked = readings.map((reading) => ({ reading, offset: reading.offset }))
+    const { responses } = await broker.fetch({
+      isolationLevel: readCommitted,
+      maxWaitTime: waitMs,
+      minBytes: 1,
+      maxBytes: bytesPerFetch,
+      topics: byTopic(readings, bytes),
+    })
+    for (const { topicName, partitions } of responses) {
+      for (const fetched of partitions) {
+        const reading = this.#readings.get(nameOf(topicName, fetched.partition))
+        const before = asked.find((one) => one.reading === reading)
+        // It was taken from us, or begun anew, while the answer was on its way.
+        if (reading === undefined || before === undefined || reading.offset !== before.offset) continue
+        const last = fetched.messages.at(-1)
+        if (last === undefined) {
+          this.#sawNothing(reading, fetched, readings.length === 1)
+          continue
+        }
+        reading.empty = 0
+        const from = reading.offset
+        const messages = committedMessages(topicName, String(from), fetched)
+        const first = messages.findIndex(({ offset }) => Number(offset) >= from)
+        const given = first < 0 ? [] : messages.slice(first)
+        this.#give(reading, Number(last.offset) + 1, given, Number(fetched.highWatermark))
+      }
     }
   }
 
@@ -308,7 +346,7 @@ export class Reader {
   /** The answer does not say of which partition: each is compared with what there is. */
   async #backInRange(readings: readonly Reading[]): Promise<void> {
     const of = (fromBeginning: boolean) =>
-      this.#cluster.fetchTopicsOffset(byTopic(readings).map((topic) => ({ ...topic, fromBeginning })))
+      this.#cluster.fetchTopicsOffset(byTopic(readings, 0).map((topic) => ({ ...topic, fromBeginning })))
     const bounds = new Map<string, { first: number; end: number }>()
     for (const { topic, partitions } of await of(true)) {
       for (const { partition, offset } of partitions) {
@@ -421,11 +459,17 @@ export class Reader {
   }
 }
 
-function byTopic(readings: readonly Reading[]): Parameters<Broker['fetch']>[0]['topics'] {
+/** It is not for us, or cannot be decoded: that of another may be. Anything else is about the broker, or who leads what. */
+function isOfPartition(error: unknown): boolean {
+  const name = error instanceof Error ? error.name : ''
+  return partitionTypes.includes(typeOf(error)) || decodingErrors.includes(name) || !name.startsWith('KafkaJS')
+}
+
+function byTopic(readings: readonly Reading[], maxBytes: number): Parameters<Broker['fetch']>[0]['topics'] {
   const topics = new Map<string, { partition: number; fetchOffset: string; maxBytes: number }[]>()
   for (const { topic, partition, offset } of readings) {
     const partitions = topics.get(topic) ?? []
-    partitions.push({ partition, fetchOffset: String(offset), maxBytes: bytesPerPartition })
+    partitions.push({ partition, fetchOffset: String(offset), maxBytes })
     topics.set(topic, partitions)
   }
   return [...topics].map(([topic, partitions]) => ({ topic, partitions }))
