@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
 import { createRequire } from 'node:module'
 import { Kafka, type KafkaConfig, logLevel } from 'kafkajs'
+import { registerCodecs } from './codecs.ts'
 
 const require = createRequire(import.meta.url)
 
@@ -146,6 +147,7 @@ let isPatched = false
 function patch(): void {
   if (isPatched) return
   isPatched = true
+  registerCodecs()
   const { prototype }: { prototype: Queue } = require('kafkajs/src/network/requestQueue')
   const original = prototype.scheduleCheckPendingRequests
   prototype.scheduleCheckPendingRequests = function scheduleCheckPendingRequests() {
