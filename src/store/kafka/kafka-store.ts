@@ -38,7 +38,7 @@ import type { ShardInputs, ShardOutputs, ShardThread } from './shard-protocol.ts
 import { Streams } from './streams.ts'
 import { Topics } from './topics.ts'
 import { WorkTopic } from './work-topic.ts'
-import { sentence, Writer } from './writer.ts'
+import { atMost, sentence, Writer } from './writer.ts'
 
 export interface KafkaStoreOptions {
   /** How to reach the brokers. */
@@ -63,6 +63,8 @@ const commitEveryMs = 50
 const topicsEveryMs = 2_000
 const forgetEveryMs = 5_000
 const connectPauseMs = 1_000
+const leaveMs = 5_000
+const silentLeaveMs = 1_000
 
 /** What there is once the store is open. */
 interface Parts {
@@ -217,9 +219,15 @@ class KafkaStore implements Store {
     streams.close()
     await work.flushed()
     await writer.close()
-    await streams.commit().catch((error: unknown) => this.#options.tell('warn', `the last commit: ${sentence(error)}`))
-    await membership.leave()
-    await Promise.allSettled([streamReader.close(), workReader.close(), archive.close()])
+    const takeLeave = async () => {
+      await streams
+        .commit()
+        .catch((error: unknown) => this.#options.tell('warn', `the last commit: ${sentence(error)}`))
+      await membership.leave()
+      await Promise.allSettled([streamReader.close(), workReader.close(), archive.close()])
+    }
+    // Without an answer kafkajs would go on asking for most of a minute; who has not left is missed after his session.
+    await atMost(writer.trouble === undefined ? leaveMs : silentLeaveMs, takeLeave())
     await thread.end(closed())
     await rm(folder, { recursive: true, force: true })
   }

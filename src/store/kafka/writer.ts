@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Kafka, Producer, ProducerBatch } from 'kafkajs'
 import { ServiceError } from '../../base/errors.ts'
 
@@ -36,9 +37,13 @@ interface Item {
   begun: number
   /** So many of them are not written yet. */
   left: number
+  /** Written already, where others of them are not. */
+  readonly written: Set<Outgoing>
   readonly unwritten: Unwritten[]
   /** Given up then, unlike what must not be lost; in ms. */
   readonly deadline: number
+  /** Nobody waits for it any more: what is still on its way may be written, but is not sent again. */
+  isAnswered: boolean
   readonly done: (unwritten: readonly Unwritten[]) => void
 }
 
@@ -68,6 +73,9 @@ const overheadPerRecord = 128
 const itemsWaitingAtMost = 50_000
 const bytesWaitingAtMost = 67_108_864
 const refuseAfterMs = 10_000
+/** kafkajs itself waits for minutes, through tries of its own. */
+const silentAfterMs = 5_000
+const farewellMs = 1_000
 const shortestPauseMs = 100
 const longestPauseMs = 5_000
 
@@ -84,13 +92,19 @@ const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED', 
 export class Writer {
   readonly #parts: WriterParts
   #producer: Producer
-  readonly #items: Item[] = []
+  #items: Item[] = []
+  /** Those that are given up at their deadline, the earliest first; on their way or not. */
+  readonly #hurried = new Set<Item>()
   #records = 0
   #bytes = 0
   #isOnItsWay = false
   #isStopped = false
   #trouble: string | undefined
   #timer: NodeJS.Timeout | undefined
+  #deadlines: NodeJS.Timeout | undefined
+  #isAsking = false
+  /** The producer must be replaced. */
+  #isSpoiled = false
   #whenIdle: (() => void) | undefined
 
   constructor(parts: WriterParts) {
@@ -129,36 +143,77 @@ export class Writer {
     await this.tryWrite([])
   }
 
-  /** Resolves when all is written, or cannot be. */
+  /** Resolves when all is written, or cannot be: soon after Kafka has ceased to answer. */
   async close(): Promise<void> {
     if ((this.#items.length > 0 || this.#isOnItsWay) && this.#trouble === undefined) {
       await new Promise<void>((resolve) => {
         this.#whenIdle = resolve
       })
     }
-    await this.cut()
-  }
-
-  /** As if the process had died. */
-  async cut(): Promise<void> {
     this.#isStopped = true
     clearTimeout(this.#timer)
-    for (const item of this.#items.splice(0)) abandon(item)
-    await this.#producer.disconnect()
+    for (const item of this.#items.splice(0)) if (item.begun === 0) this.#answer(item, closed())
+    await atMost(farewellMs, this.#producer.disconnect())
+    clearTimeout(this.#deadlines)
+    for (const item of [...this.#hurried]) this.#answer(item, unavailable(this.#trouble ?? silence(farewellMs)))
   }
 
   #enqueue(records: readonly Outgoing[], deadline: number, done: Item['done']): void {
-    const item: Item = { records, begun: 0, left: records.length, unwritten: [], deadline, done }
+    const item: Item = {
+      ...{ records, begun: 0, left: records.length, written: new Set(), unwritten: [] },
+      ...{ deadline, isAnswered: false, done },
+    }
     if (this.#isStopped) {
-      abandon(item)
+      this.#answer(item, closed())
       return
     }
     this.#items.push(item)
     this.#records += records.length
     for (const record of records) this.#bytes += sizeOf(record)
+    // What has no records waits for those before it, and is not to be told too early that they are through.
+    if (mayFail(item) && records.length > 0) {
+      this.#hurried.add(item)
+      this.#deadlines ??= setTimeout(() => this.#giveUpLate(), deadline - Date.now())
+    }
     if (this.#isOnItsWay) return
     if (this.#records >= 256) this.#startSoon()
     else this.#timer ??= setTimeout(() => this.#start(), lingerMs)
+  }
+
+  /** Does not wait for kafkajs: what it still has under way may take minutes. */
+  #giveUpLate(): void {
+    const now = Date.now()
+    for (const item of this.#hurried) {
+      if (item.deadline > now) {
+        this.#deadlines = setTimeout(() => this.#giveUpLate(), item.deadline - now)
+        break
+      }
+      this.#forget(item.records.slice(item.begun))
+      this.#answer(item, unavailable(this.#trouble ?? silence(refuseAfterMs)))
+    }
+    if (this.#hurried.size === 0) this.#deadlines = undefined
+    this.#items = this.#items.filter(({ isAnswered }) => !isAnswered)
+  }
+
+  /** Once only. `error`: why what is not written yet never will be, as far as is known; what must not be lost has no answer then. */
+  #answer(item: Item, error?: Unwritten['error']): void {
+    if (item.isAnswered) return
+    this.#hurried.delete(item)
+    const { records, written, unwritten } = item
+    if (!mayFail(item) && (unwritten.length > 0 || error !== undefined)) return
+    item.isAnswered = true
+    if (error === undefined) {
+      item.done(unwritten)
+      return
+    }
+    const known = new Set([...written, ...unwritten.map(({ record }) => record)])
+    const left = records.filter((record) => !known.has(record))
+    item.done([...unwritten, ...left.map((record) => ({ record, error }))])
+  }
+
+  #forget(records: readonly Outgoing[]): void {
+    this.#records -= records.length
+    for (const record of records) this.#bytes -= sizeOf(record)
   }
 
   #startSoon(): void {
@@ -172,6 +227,7 @@ export class Writer {
     if (this.#isOnItsWay || this.#isStopped) return
     if (this.#items.length === 0) {
       this.#whenIdle?.()
+      if (this.#trouble !== undefined) void this.#askUntilAnswered()
       return
     }
     this.#isOnItsWay = true
@@ -186,10 +242,10 @@ export class Writer {
     const slices = this.#takeNext()
     if (slices.some(({ records }) => records.length > 0)) await this.#insist(slices)
     for (const { item, records } of slices) {
-      this.#records -= records.length
-      for (const record of records) this.#bytes -= sizeOf(record)
+      this.#forget(records)
       item.left -= records.length
-      if (item.left === 0 && (item.unwritten.length === 0 || mayFail(item))) item.done(item.unwritten)
+      if (item.left === 0) this.#answer(item)
+      else for (const record of records) item.written.add(record)
     }
   }
 
@@ -202,7 +258,7 @@ export class Writer {
     for (let item = this.#items[0]; item !== undefined; item = this.#items[0]) {
       const { records, begun } = item
       for (let record = records[item.begun]; record !== undefined; record = records[item.begun]) {
-        const name = `${record.topic}/${record.partition}`
+        const name = placeOf(record)
         const size = sizeOf(record)
         const sum = (perPartition.get(name) ?? 0) + size
         perPartition.set(name, sum)
@@ -227,15 +283,20 @@ export class Writer {
   async #insist(slices: readonly Slice[]): Promise<void> {
     let left = slices
     for (let pauseMs = shortestPauseMs; !this.#isStopped; pauseMs = Math.min(longestPauseMs, pauseMs * 2)) {
+      left = left.filter(({ item }) => !item.isAnswered)
+      if (left.length === 0) return
       const began = performance.now()
       const { written, error } = await this.#send(left.flatMap(({ records }) => records))
-      left = partsOf(left, ({ topic, partition }) => !written.has(`${topic}/${partition}`))
+      const sent = left
+      left = partsOf(sent, (record) => !written.has(placeOf(record)))
       const [only, ...others] = left
       if (only === undefined) {
         this.#parts.committed(performance.now() - began)
         this.#tell(undefined)
         return
       }
+      for (const { item, records } of partsOf(sent, (record) => written.has(placeOf(record))))
+        for (const record of records) item.written.add(record)
       const topic = only.records[0]?.topic ?? ''
       if (tooLarge.includes(typeOf(error))) this.#parts.tooLarge(topic)
       if (isHopeless(error)) {
@@ -251,17 +312,11 @@ export class Writer {
         }
       }
       this.#tell(`Kafka does not take what is written: ${explain(error, topic)}`)
-      const now = Date.now()
-      giveUp(
-        left.filter(({ item }) => item.deadline < now),
-        unavailable(error),
-      )
-      left = left.filter(({ item }) => item.deadline >= now)
-      if (left.length === 0) return
-      await new Promise((resolve) => setTimeout(resolve, pauseMs))
-      if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') await this.#reconnect()
+      await pause(pauseMs)
+      if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') this.#isSpoiled = true
+      if (this.#isSpoiled && !this.#isStopped) await this.#reconnect()
     }
-    giveUp(left, closed())
+    giveUp(left, unavailable(this.#trouble ?? silence(farewellMs)))
   }
 
   /** The partitions of which the answer says that their records are written. */
@@ -269,6 +324,10 @@ export class Writer {
     records: readonly Outgoing[],
   ): Promise<{ readonly written: ReadonlySet<string>; readonly error?: unknown }> {
     const written = new Set<string>()
+    const silent = setTimeout(
+      () => this.#tell(`${silence(silentAfterMs)}: nothing is written until it does`),
+      silentAfterMs,
+    )
     try {
       const answer = await this.#producer.sendBatch({ acks: -1, timeout: 10_000, ...batchOf(records) })
       let error: unknown
@@ -279,6 +338,8 @@ export class Writer {
       return { written, error: error ?? new Error('a broker did not answer for some of the partitions') }
     } catch (error) {
       return { written, error }
+    } finally {
+      clearTimeout(silent)
     }
   }
 
@@ -286,7 +347,22 @@ export class Writer {
   async #reconnect(): Promise<void> {
     const old = this.#producer
     this.#producer = createProducer(this.#parts.kafka)
-    await Promise.allSettled([old.disconnect(), this.#producer.connect()])
+    const [connected] = await Promise.allSettled([this.#producer.connect(), old.disconnect()])
+    // One that never connected refuses all that it is given.
+    this.#isSpoiled = connected.status === 'rejected'
+  }
+
+  /** What could show that Kafka answers again was given up, and nothing more comes as long as it seems not to. */
+  async #askUntilAnswered(): Promise<void> {
+    if (this.#isAsking) return
+    this.#isAsking = true
+    while (this.#trouble !== undefined && !this.#isOnItsWay && !this.#isStopped) {
+      const isAnswered = await answers(this.#parts.kafka)
+      if (this.#isOnItsWay || this.#isStopped) break
+      if (isAnswered) this.#tell(undefined)
+      else await pause(longestPauseMs, undefined, { ref: false })
+    }
+    this.#isAsking = false
   }
 
   #tell(trouble: string | undefined): void {
@@ -367,8 +443,8 @@ function giveUp(slices: readonly Slice[], error: Unwritten['error']): void {
   for (const { item, records } of slices) item.unwritten.push(...records.map((record) => ({ record, error })))
 }
 
-function abandon(item: Item): void {
-  if (mayFail(item)) item.done(item.records.map((record) => ({ record, error: closed() })))
+function placeOf({ topic, partition }: Outgoing): string {
+  return `${topic}/${partition}`
 }
 
 /** As a broker would say it. */
@@ -390,10 +466,36 @@ function explain(error: unknown, topic: string): string {
   return sentence(error)
 }
 
-function unavailable(error: unknown): ServiceError {
-  return new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${sentence(error)}`, { cause: error })
+function silence(ms: number): string {
+  return `Kafka has not answered for ${ms / 1_000} s`
+}
+
+function unavailable(why: string): ServiceError {
+  return new ServiceError('STORE_UNAVAILABLE', `${why}; whether this was written is not known`)
 }
 
 function closed(): ServiceError {
   return new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored')
+}
+
+/** Whether any broker does, however long it takes to find out. */
+async function answers(kafka: Kafka): Promise<boolean> {
+  const admin = kafka.admin({ retry: { retries: 3, initialRetryTime: 100, maxRetryTime: 1_000 } })
+  try {
+    await admin.connect()
+    await admin.describeCluster()
+    return true
+  } catch {
+    return false
+  } finally {
+    await admin.disconnect().catch(() => undefined)
+  }
+}
+
+/** Resolves with it, or after so many ms: kafkajs says farewell to nobody who does not answer. */
+export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
+  const end = new AbortController()
+  await Promise.race([work, pause(ms, undefined, { signal: end.signal }).catch(() => undefined)]).finally(() =>
+    end.abort(),
+  )
 }

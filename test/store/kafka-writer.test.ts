@@ -1,0 +1,221 @@
+import { Kafka, type ProducerBatch, type RecordMetadata } from 'kafkajs'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { createClient } from '../../src/store/kafka/client.ts'
+import { type Outgoing, Writer } from '../../src/store/kafka/writer.ts'
+import { readAll } from '../e2e/kafka-service.ts'
+import { sharedKafka } from '../support/kafka.ts'
+import { until } from '../support/until.ts'
+
+/** A writer, and what it has told. */
+function openWriter(kafka: Kafka) {
+  const troubles: (string | undefined)[] = []
+  const writer = new Writer({
+    kafka,
+    trouble: (why) => troubles.push(why),
+    largestBatch: () => 786_432,
+    tooLarge: () => undefined,
+    committed: () => undefined,
+  })
+  onTestFinished(() => writer.close())
+  return { writer, troubles }
+}
+
+function recordOf(topic: string, text: string, partition = 0): Outgoing {
+  return { topic, partition, key: null, value: Buffer.from(text) }
+}
+
+/** What a promise has come to, if anything. */
+function outcomeOf<Result>(promise: Promise<Result>): { result?: Result } {
+  const outcome: { result?: Result } = {}
+  void promise.then((result) => {
+    outcome.result = result
+  })
+  return outcome
+}
+
+describe('a broker that does not answer', () => {
+  const kafka = sharedKafka()
+
+  async function setup() {
+    const topic = `${kafka.prefix()}written`
+    const admin = new Kafka(kafka.client).admin()
+    await admin.connect()
+    await admin.createTopics({ topics: [{ topic, numPartitions: 1 }] })
+    await admin.disconnect()
+    const { writer, troubles } = openWriter(createClient(kafka.client, () => undefined))
+    const pid = kafka.pid(1) ?? 0
+    const thaw = () => process.kill(pid, 'SIGCONT')
+    await writer.connect()
+    expect(await writer.tryWrite([recordOf(topic, 'before')])).toEqual([])
+    return {
+      ...{ writer, troubles, topic, thaw },
+      freeze() {
+        process.kill(pid, 'SIGSTOP')
+        onTestFinished(() => void thaw())
+      },
+      unanswered: (text: string) => [
+        { record: recordOf(topic, text), error: expect.objectContaining({ code: 'STORE_UNAVAILABLE' }) },
+      ],
+    }
+  }
+
+  test('is told soon, and what may fail is given up; what must not be lost is written once it answers', async () => {
+    const { writer, troubles, topic, freeze, thaw, unanswered } = await setup()
+    freeze()
+    const done: string[] = []
+    writer.write([recordOf(topic, 'kept 1')], () => done.push('kept 1'))
+    const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    writer.write([recordOf(topic, 'kept 2')], () => done.push('kept 2'))
+    const waiting = outcomeOf(writer.tryWrite([recordOf(topic, 'waiting')]))
+    const many = outcomeOf(writer.tryWrite(Array.from({ length: 60_000 }, () => recordOf(topic, 'many'))))
+    const through = outcomeOf(writer.written())
+    expect(writer.isBusy).toBe(true)
+
+    await until('the trouble is told', () => troubles.at(-1)?.startsWith('Kafka has not answered for 5 s'), 9_000)
+    await until('they are given up', () => onItsWay.result && waiting.result && many.result, 15_000)
+    expect(onItsWay.result).toEqual(unanswered('on its way'))
+    expect(waiting.result).toEqual(unanswered('waiting'))
+    expect(many.result).toHaveLength(60_000)
+    expect(writer.isBusy).toBe(false)
+    expect(done).toEqual([])
+    expect(through.result).toBeUndefined()
+
+    thaw()
+    await until('what must not be lost is written', () => done.length === 2, 60_000)
+    await writer.written()
+    expect(done).toEqual(['kept 1', 'kept 2'])
+    expect(troubles.at(-1)).toBeUndefined()
+    const values = (await readAll(kafka, topic)).filter((value, index, all) => all.indexOf(value) === index)
+    expect(values.filter((value) => value !== 'on its way')).toEqual(['before', 'kept 1', 'kept 2'])
+    expect(await writer.tryWrite([recordOf(topic, 'after')])).toEqual([])
+  }, 120_000)
+
+  test('does not keep a writer from closing, and nobody waits for ever', async () => {
+    const { writer, topic, freeze, unanswered } = await setup()
+    freeze()
+    const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    const waiting = outcomeOf(writer.tryWrite([recordOf(topic, 'waiting')]))
+    writer.write([recordOf(topic, 'kept')], () => undefined)
+
+    const closing = outcomeOf(writer.close().then(() => true))
+    await until('it is closed', () => closing.result, 12_000)
+    expect(onItsWay.result).toEqual(unanswered('on its way'))
+    expect(waiting.result).toHaveLength(1)
+  }, 60_000)
+
+  test('is asked until it does, where all that was to be written has been given up', async () => {
+    const { writer, troubles, topic, unanswered } = await setup()
+    await kafka.kill(1)
+    onTestFinished(async () => {
+      if (kafka.pid(1) === undefined) await kafka.start(1)
+    })
+    expect(await writer.tryWrite([recordOf(topic, 'lost')])).toEqual(unanswered('lost'))
+    await writer.written()
+    expect(troubles.at(-1)).toBeDefined()
+
+    await kafka.start(1)
+    await until('all is well', () => troubles.at(-1) === undefined, 60_000)
+    expect(await writer.tryWrite([recordOf(topic, 'after')])).toEqual([])
+  }, 120_000)
+})
+
+describe('kafkajs', () => {
+  type Answer = (batch: readonly string[]) => readonly RecordMetadata[]
+
+  /** Stands in for kafkajs where no broker does to order what it must do. Each producer has its answers, each connects or not. */
+  function setup(producers: readonly { readonly answers: readonly Answer[]; readonly connects?: boolean }[]) {
+    const sent: string[][] = []
+    let made = 0
+    const producer = () => {
+      const number = made++
+      const { answers = [], connects = true } = producers[number] ?? {}
+      const left = [...answers]
+      let isConnected = false
+      return {
+        async connect() {
+          if (!connects) throw new Error('no broker is there')
+          isConnected = true
+        },
+        async disconnect() {
+          isConnected = false
+        },
+        async sendBatch({ topicMessages = [] }: ProducerBatch): Promise<readonly RecordMetadata[]> {
+          if (!isConnected) throw new Error('The producer is disconnected')
+          const batch = topicMessages.flatMap(({ topic, messages }) =>
+            messages.map(({ partition, value }) => `${number}: ${topic}/${partition} ${value}`),
+          )
+          sent.push(batch)
+          return (left.shift() ?? all)(batch)
+        },
+      }
+    }
+    return { ...openWriter({ producer } as unknown as Kafka), sent }
+  }
+
+  const all: Answer = (batch) =>
+    [...new Set(batch.map((line) => line.split(' ')[1] ?? ''))].map((place) => {
+      const [topicName = '', partition] = place.split('/')
+      return { topicName, partition: Number(partition), errorCode: 0 }
+    })
+  const without =
+    (partition: number): Answer =>
+    (batch) =>
+      all(batch).filter((one) => one.partition !== partition)
+  const unknownTopic: Answer = () => {
+    throw Object.assign(new Error('This server does not host this topic-partition'), {
+      type: 'UNKNOWN_TOPIC_OR_PARTITION',
+    })
+  }
+
+  test('may leave a partition out of an answer: what was for it is sent again, and is done only then', async () => {
+    const seen: string[][] = []
+    const done: string[] = []
+    const answer: Answer = (batch) => {
+      seen.push([...done])
+      return all(batch)
+    }
+    const { writer, sent } = setup([{ answers: [without(1), answer] }])
+    await writer.connect()
+    writer.write([recordOf('t', 'a', 0)], () => done.push('a'))
+    writer.write([recordOf('t', 'b', 1)], () => done.push('b'))
+    writer.write([recordOf('t', 'c', 0), recordOf('t', 'd', 1)], () => done.push('c, d'))
+    expect(await writer.tryWrite([recordOf('t', 'e', 1)])).toEqual([])
+
+    expect(sent).toEqual([
+      ['0: t/0 a', '0: t/1 b', '0: t/0 c', '0: t/1 d', '0: t/1 e'],
+      ['0: t/1 b', '0: t/1 d', '0: t/1 e'],
+    ])
+    expect(seen.flat()).not.toContain('b')
+    expect(seen.flat()).not.toContain('c, d')
+    expect(done).toEqual(['a', 'b', 'c, d'])
+  })
+
+  test('may leave a partition out of every answer: given up is only what was for it', async () => {
+    const { writer } = setup([{ answers: Array.from({ length: 30 }, () => without(1)) }])
+    await writer.connect()
+    const unwritten = await writer.tryWrite([recordOf('t', 'a', 0), recordOf('t', 'b', 1)])
+
+    expect(unwritten).toEqual([
+      { record: recordOf('t', 'b', 1), error: expect.objectContaining({ code: 'STORE_UNAVAILABLE' }) },
+    ])
+  })
+
+  test('is spoiled by a topic that was deleted: another producer goes on', async () => {
+    const { writer, sent, troubles } = setup([{ answers: [unknownTopic] }, { answers: [] }])
+    await writer.connect()
+    expect(await writer.tryWrite([recordOf('t', 'a')])).toEqual([])
+
+    expect(sent).toEqual([['0: t/0 a'], ['1: t/0 a']])
+    expect(troubles).toEqual([expect.stringContaining('does not host'), undefined])
+  })
+
+  test('is spoiled also where the other producer does not connect at once', async () => {
+    const { writer, sent } = setup([{ answers: [unknownTopic] }, { answers: [], connects: false }, { answers: [] }])
+    await writer.connect()
+    expect(await writer.tryWrite([recordOf('t', 'a')])).toEqual([])
+
+    expect(sent).toEqual([['0: t/0 a'], ['2: t/0 a']])
+  })
+})
