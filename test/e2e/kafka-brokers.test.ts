@@ -3,7 +3,8 @@ import { needsKafka, startKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
 import { createFeed } from './feed.ts'
-import { accepts, openKafkaService, readAll } from './kafka-service.ts'
+import { accepts, isWell, openKafkaService, readAll } from './kafka-service.ts'
+import { anEvent } from './posted-event.ts'
 import { createRandom } from './random.ts'
 
 const rounds = Math.ceil(Number(process.env.ROUNDS ?? 2) / 2)
@@ -78,5 +79,62 @@ call:
       expect(repeats).toBeLessThanOrEqual(unacknowledged + rounds * 2 * 2 * concurrency + rounds * 2 * 400)
     },
     120_000 + rounds * 90_000,
+  )
+})
+
+describe('a broker that stands still', () => {
+  needsKafka()
+
+  async function setup(name: string) {
+    const kafka = await startKafka({ brokers: 1 })
+    onTestFinished(() => kafka.close())
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const rules = `call: { topic: ${stream}, exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules })
+    await isWell(service)
+    expect((await service.post(anEvent(stream))).status).toBe(201)
+    await until('it is called', () => target.started === 1)
+    const pid = kafka.pid(1) ?? 0
+    onTestFinished(() => {
+      process.kill(pid, 'SIGCONT')
+    })
+    return { service, target, pid }
+  }
+
+  test('is told of, what is posted is answered, and all goes on once it is awake', async () => {
+    const { service, target, pid } = await setup('still')
+    process.kill(pid, 'SIGSTOP')
+    const posted = service.post(anEvent(stream))
+    await until('it is not ready', async () => (await service.get('/readyz')).status === 503, 15_000)
+    expect((await posted).status).toBe(503)
+    expect((await service.post(anEvent(stream))).status).toBe(503)
+
+    process.kill(pid, 'SIGCONT')
+    const event = anEvent(stream)
+    await until('it takes events', async () => (await service.post(event)).status === 201, 60_000)
+    await until('they are called', () => target.calls.get(event.meta.id)?.succeeded, 60_000)
+  }, 180_000)
+
+  test.each([
+    ['nothing', false],
+    ['an event', true],
+  ])(
+    'does not keep a service from stopping that has %s to write',
+    async (_, isPosted) => {
+      const { service, pid } = await setup(`stop-${isPosted}`)
+      process.kill(pid, 'SIGSTOP')
+      const posted = isPosted ? service.post(anEvent(stream)) : undefined
+      if (isPosted) await until('it has come', async () => (await service.get('/readyz')).status === 503)
+      let code: unknown
+      void service.stop().then((ended) => {
+        code = ended
+      })
+      await until('it has ended', () => code !== undefined, 25_000)
+
+      expect(code).toBe(0)
+      expect((await posted)?.status).toBe(isPosted ? 503 : undefined)
+    },
+    120_000,
   )
 })

@@ -24,6 +24,11 @@ function recordOf(topic: string, text: string, partition = 0): Outgoing {
   return { topic, partition, key: null, value: Buffer.from(text) }
 }
 
+/** Resolves when what was handed in is on its way: the timer of the writer is shorter. */
+function begun(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 100))
+}
+
 /** What a promise has come to, if anything. */
 function outcomeOf<Result>(promise: Promise<Result>): { result?: Result } {
   const outcome: { result?: Result } = {}
@@ -65,7 +70,7 @@ describe('a broker that does not answer', () => {
     const done: string[] = []
     writer.write([recordOf(topic, 'kept 1')], () => done.push('kept 1'))
     const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
-    await new Promise((resolve) => setTimeout(resolve, 500))
+    await begun()
     writer.write([recordOf(topic, 'kept 2')], () => done.push('kept 2'))
     const waiting = outcomeOf(writer.tryWrite([recordOf(topic, 'waiting')]))
     const many = outcomeOf(writer.tryWrite(Array.from({ length: 60_000 }, () => recordOf(topic, 'many'))))
@@ -95,7 +100,7 @@ describe('a broker that does not answer', () => {
     const { writer, topic, freeze, unanswered } = await setup()
     freeze()
     const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
-    await new Promise((resolve) => setTimeout(resolve, 500))
+    await begun()
     const waiting = outcomeOf(writer.tryWrite([recordOf(topic, 'waiting')]))
     writer.write([recordOf(topic, 'kept')], () => undefined)
 
