@@ -72,9 +72,9 @@ describe('a broker that does not answer', () => {
     const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
     await begun()
     writer.write([recordOf(topic, 'kept 2')], () => done.push('kept 2'))
+    const through = outcomeOf(writer.written())
     const waiting = outcomeOf(writer.tryWrite([recordOf(topic, 'waiting')]))
     const many = outcomeOf(writer.tryWrite(Array.from({ length: 60_000 }, () => recordOf(topic, 'many'))))
-    const through = outcomeOf(writer.written())
     expect(writer.isBusy).toBe(true)
 
     await until('the trouble is told', () => troubles.at(-1)?.startsWith('Kafka has not answered for 5 s'), 9_000)
@@ -127,7 +127,7 @@ describe('a broker that does not answer', () => {
 })
 
 describe('kafkajs', () => {
-  type Answer = (batch: readonly string[]) => readonly RecordMetadata[]
+  type Answer = (batch: readonly string[]) => readonly RecordMetadata[] | Promise<readonly RecordMetadata[]>
 
   /** Stands in for kafkajs where no broker does to order what it must do. Each producer has its answers, each connects or not. */
   function setup(producers: readonly { readonly answers: readonly Answer[]; readonly connects?: boolean }[]) {
@@ -156,10 +156,11 @@ describe('kafkajs', () => {
         },
       }
     }
-    return { ...openWriter({ producer } as unknown as Kafka), sent }
+    const admin = () => ({ connect: async () => {}, describeCluster: async () => {}, disconnect: async () => {} })
+    return { ...openWriter({ producer, admin } as unknown as Kafka), sent }
   }
 
-  const all: Answer = (batch) =>
+  const all = (batch: readonly string[]): readonly RecordMetadata[] =>
     [...new Set(batch.map((line) => line.split(' ')[1] ?? ''))].map((place) => {
       const [topicName = '', partition] = place.split('/')
       return { topicName, partition: Number(partition), errorCode: 0 }
@@ -205,6 +206,29 @@ describe('kafkajs', () => {
     expect(unwritten).toEqual([
       { record: recordOf('t', 'b', 1), error: expect.objectContaining({ code: 'STORE_UNAVAILABLE' }) },
     ])
+  })
+
+  test('may fail after what it had to send was given up: that is not sent again, and what must not be lost is', async () => {
+    let fail: (error: Error) => void = () => undefined
+    const hangs: Answer = () =>
+      new Promise((_, reject) => {
+        fail = reject
+      })
+    const { writer, sent, troubles } = setup([{ answers: [hangs] }])
+    await writer.connect()
+    let isDone = false
+    writer.write([recordOf('t', 'kept')], () => {
+      isDone = true
+    })
+    expect(await writer.tryWrite([recordOf('t', 'given up')])).toHaveLength(1)
+    expect(isDone).toBe(false)
+
+    fail(new Error('Request Produce timed out'))
+    await writer.written()
+    expect(isDone).toBe(true)
+    expect(sent).toEqual([['0: t/0 kept', '0: t/0 given up'], ['0: t/0 kept']])
+    expect(troubles.at(-1)).toBeUndefined()
+    expect(writer.isBusy).toBe(false)
   })
 
   test('is spoiled by a topic that was deleted: another producer goes on', async () => {
