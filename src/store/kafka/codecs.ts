@@ -2,8 +2,8 @@ import { decompress as unpackZstd } from 'fzstd'
 import { CompressionCodecs, CompressionTypes } from 'kafkajs'
 
 /*
- * What other producers, or a topic's compression.type, have compressed: kafkajs knows gzip only. We compress nothing. None of
- * the checksums is compared: Kafka has one of the whole batch.
+ * What other producers, or a topic's compression.type, have compressed: kafkajs knows gzip only. We compress nothing. No
+ * checksum is compared: that of the whole batch was, by the broker that took it.
  */
 
 export function registerCodecs(): void {

@@ -299,6 +299,7 @@ export class Reader {
   /** What belongs to an open transaction is behind the stable offset: it may still come. */
   #sawNothing(reading: Reading, { lastStableOffset, highWatermark }: FetchedPartition, isAlone: boolean): void {
     reading.why = undefined
+    reading.restMs = shortestRestMs
     if (reading.offset >= Number(lastStableOffset)) return
     reading.empty += 1
     if (!isAlone || reading.empty < emptyAnswers) return
