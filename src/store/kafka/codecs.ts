@@ -1,5 +1,5 @@
 import { decompress as unpackZstd } from 'fzstd'
-import { CompressionCodecs, CompressionTypes } from 'kafkajs'
+import kafkajs from 'kafkajs'
 
 /*
  * What other producers, or a topic's compression.type, have compressed: kafkajs knows gzip only. We compress nothing. No
@@ -7,6 +7,8 @@ import { CompressionCodecs, CompressionTypes } from 'kafkajs'
  */
 
 export function registerCodecs(): void {
+  // Node finds no such names in a module of kafkajs's kind.
+  const { CompressionCodecs, CompressionTypes } = kafkajs
   CompressionCodecs[CompressionTypes.Snappy] = () => codecOf('snappy', unpackSnappy)
   CompressionCodecs[CompressionTypes.LZ4] = () => codecOf('lz4', unpackLz4)
   CompressionCodecs[CompressionTypes.ZSTD] = () => codecOf('zstd', unpackZstd)
