@@ -41,12 +41,12 @@ export function askGates(rule: Rule, context: TemplateContext, directory: Direct
   const isExpired = (at: number) => expiry(rule, record, at) !== undefined
   if (expire !== undefined) ask('expire', () => (isExpired(now) ? expired : passes))
   if (sample !== undefined) ask('sample', () => (sample(context) ? passes : { verdict: 'done', reason: 'sampled' }))
-  if (dedup !== undefined) ask('dedup', () => keyed(keyOf({ dedup })?.key?.text))
-  else if (order !== undefined) ask('order', () => keyed(keyOf({ order })?.key?.text))
+  if (dedup !== undefined) ask('dedup', () => keyed(shown(keyOf({ dedup })?.key?.text)))
+  else if (order !== undefined) ask('order', () => keyed(shown(keyOf({ order })?.key?.text)))
   if (supersede !== undefined) {
     ask('supersede', () => {
       const root = keyOf({ supersede })?.root
-      return root === undefined ? keyed(undefined) : { ...keyed(root.signature), time: iso(root.time) }
+      return root === undefined ? keyed(undefined) : { ...keyed(shown(root.signature)), time: iso(root.time) }
     })
   }
   let due = now
@@ -81,8 +81,12 @@ const passes: Answer = { verdict: 'passes' }
 
 function keyed(text: string | undefined): Answer {
   if (text === undefined || text === '') return { ...passes, note: 'no key' }
-  // Unit separators part a wiki from what is its.
-  return { verdict: 'depends', key: text.split('\u001f').filter(Boolean).join(' ') }
+  return { verdict: 'depends', key: text }
+}
+
+/** A key of a standing, for people: its wiki, if any, and what the template yields. */
+function shown(text: string | undefined): string | undefined {
+  return text?.split('\u001f').slice(1).filter(Boolean).join(' ')
 }
 
 function orDead(judge: () => Answer | undefined): Answer | undefined {

@@ -201,11 +201,11 @@ export class Dispatcher {
     const until = this.#judge(work, delivery, { isNew: stored.revision === '' })
     if (until === undefined) return undefined
     const { clock, settler } = this.#parts
-    if (stored.isSuperseded) {
+    const isElsewhere = !isDeepStrictEqual(delivery.standing, standing)
+    if (stored.isSuperseded && !isElsewhere) {
       settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason: 'superseded' })
       return undefined
     }
-    const isElsewhere = !isDeepStrictEqual(delivery.standing, standing)
     if (until <= clock.now() && !isElsewhere) return delivery
     // Its key is another than it was, by the rule or the configuration: it finds its place anew.
     const waits =
@@ -233,7 +233,7 @@ export class Dispatcher {
       delivery.note = delivery.standing?.key === undefined && (rule.dedup ?? rule.order) !== undefined ? 'no key' : ''
       const due = rule.dueAt(context, () => eventTime(record))
       if (!Number.isNaN(due)) return due
-      delivery.note = [delivery.note, 'delay: the instant cannot be read'].filter(Boolean).join('; ')
+      delivery.note = joined(delivery.note, 'delay: the instant cannot be read')
       return 0
     } catch (error) {
       if (!(error instanceof TemplateError)) throw error
@@ -470,15 +470,20 @@ function tellHealth(health: TargetHealth, { target }: Call, reply: Reply, { outc
 function noted(delivery: Delivery, result: AttemptResult): AttemptResult {
   const [first, ...others] = result.entries
   if (delivery.note === '' || first === undefined) return result
-  const note = first.note === '' ? delivery.note : `${delivery.note}; ${first.note}`
-  return { ...result, entries: [{ ...first, note }, ...others] }
+  return { ...result, entries: [{ ...first, note: joined(delivery.note, first.note) }, ...others] }
+}
+
+function joined(...notes: readonly string[]): string {
+  return notes.filter(Boolean).join('; ')
 }
 
 /** One that fails again and again, and so many wait for it: it makes way. */
 function tooManyWait({ followers }: Delivery, verdict: Verdict): Verdict {
   if (verdict.state !== 'waiting' || verdict.reason !== 'retry' || followers <= followersAtMost) return verdict
-  const { progress, attempts, answer } = verdict
-  return { progress, attempts, answer, state: 'dead', reason: 'exhausted' } as Verdict
+  const { progress, attempts = [], answer } = verdict
+  const why = `more than ${followersAtMost.toLocaleString('en')} deliveries of its key wait for it`
+  const told = attempts.slice(-1).map((last) => ({ ...last, note: joined(last.note, why) }))
+  return { progress, attempts: [...attempts.slice(0, -1), ...told], answer, state: 'dead', reason: 'exhausted' }
 }
 
 function sofar({ progress }: Delivery): Pick<Verdict, 'progress'> {

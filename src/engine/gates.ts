@@ -46,26 +46,26 @@ export function standingOf(
   if (dedup === undefined && order === undefined && supersede === undefined) return undefined
   const { message = {} } = context.record
   let wiki: string | undefined
-  const within = (acrossWikis: boolean, text: string) => {
-    if (acrossWikis) return bounded(text)
+  const within = (acrossWikis: boolean, id: string, text: string) => {
+    if (acrossWikis) return bounded(`${id}\u001f${text}`)
     wiki ??= wikiName(message, directory)
-    return bounded(`${wiki}\u001f${text}`)
+    return bounded(`${id}\u001f${wiki}\u001f${text}`)
   }
   const standing: { -readonly [Part in keyof Standing]: Standing[Part] } = {}
   if (dedup !== undefined) {
     const text = dedup.key(context)
     if (text !== '') {
-      standing.key = { text: within(dedup.acrossWikis, text), turn: 'newest', windowMs: dedup.windowMs }
+      standing.key = { text: within(dedup.acrossWikis, dedup.id, text), turn: 'newest', windowMs: dedup.windowMs }
     }
   } else if (order !== undefined) {
     const text = order.key(context)
-    if (text !== '') standing.key = { text: within(false, text), turn: 'oldest', windowMs: 0 }
+    if (text !== '') standing.key = { text: within(false, order.id, text), turn: 'oldest', windowMs: 0 }
   }
   if (supersede !== undefined) {
     const signature = supersede.signature(context)
     const time = signature === '' ? Number.NaN : supersede.time(context)
     if (!Number.isNaN(time))
-      standing.root = { signature: within(supersede.acrossWikis, signature), time: Math.floor(time) }
+      standing.root = { signature: within(supersede.acrossWikis, supersede.id, signature), time: Math.floor(time) }
   }
   return standing.key === undefined && standing.root === undefined ? undefined : standing
 }

@@ -41,7 +41,7 @@ export interface Settled {
 
 /** What has been decided about it. `until`: not before this time, in ms. `progress`: none where it never began. */
 export type Verdict = {
-  readonly progress?: Progress
+  readonly progress?: Progress | undefined
   /** Calls made since the last settlement. */
   readonly attempts?: readonly AttemptEntry[]
   readonly answer?: LastAnswer | undefined

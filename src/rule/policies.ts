@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import type { Path } from '../base/document.ts'
 import { betterRate, durationPattern, formatDuration, parseRate } from '../base/units.ts'
 import type { Json } from '../event/event.ts'
@@ -138,8 +139,12 @@ class PolicyCompiler {
   #dedup(isImplied: boolean): Dedup | undefined {
     const { dedup } = this.#text
     if (dedup === false || (dedup === undefined && !isImplied)) return undefined
-    if (dedup === undefined) return { key: this.#impliedKey('{{message.sha1}}'), windowMs: 0, acrossWikis: false }
+    if (dedup === undefined) {
+      const key = '{{message.sha1}}'
+      return { id: idOf(key), key: this.#impliedKey(key), windowMs: 0, acrossWikis: false }
+    }
     return {
+      id: idOf(dedup.key),
       key: this.#key(dedup.key, ['dedup', 'key']),
       windowMs: dedup.window === undefined ? 0 : this.#duration(dedup.window, ['dedup', 'window']),
       acrossWikis: dedup.across_wikis ?? false,
@@ -150,12 +155,13 @@ class PolicyCompiler {
     const { supersede } = this.#text
     if (supersede === false || (supersede === undefined && !isImplied)) return undefined
     if (supersede === undefined) {
-      const signature = this.#impliedKey('{{message.root_event.signature}}')
-      const time = this.#impliedKey('{{message.root_event.dt}}')
-      return { signature, time: (context) => instantOf(time(context)), acrossWikis: false }
+      const texts = ['{{message.root_event.signature}}', '{{message.root_event.dt}}'] as const
+      const [signature, time] = [this.#impliedKey(texts[0]), this.#impliedKey(texts[1])]
+      return { id: idOf(...texts), signature, time: (context) => instantOf(time(context)), acrossWikis: false }
     }
     const time = this.#key(supersede.time, ['supersede', 'time'])
     return {
+      id: idOf(supersede.signature, supersede.time),
       signature: this.#key(supersede.signature, ['supersede', 'signature']),
       time: (context) => instantOf(time(context)),
       acrossWikis: supersede.across_wikis ?? false,
@@ -164,7 +170,7 @@ class PolicyCompiler {
 
   #order(): Order | undefined {
     const { order } = this.#text
-    return order === undefined ? undefined : { key: this.#key(order.key, ['order', 'key']) }
+    return order === undefined ? undefined : { id: idOf(order.key), key: this.#key(order.key, ['order', 'key']) }
   }
 
   #delay(): { readonly constantMs: number; readonly dueAt: Rule['dueAt'] } {
@@ -322,6 +328,11 @@ function readsJobs({ answers, exec, cases }: Partial<RuleText>): boolean {
   const requests = cases === undefined ? [exec ?? []].flat() : cases.flatMap((one) => [one.exec ?? []].flat())
   const [only] = requests
   return requests.length === 1 && only !== undefined && only.uri.endsWith(jobPath)
+}
+
+function idOf(...templates: readonly string[]): string {
+  const text = templates.map((template) => template.trim()).join('\u001f')
+  return hash('sha256', text, 'base64url').slice(0, 8)
 }
 
 /** A key that lost a part would join strangers: where one part is absent, there is no key. */

@@ -51,6 +51,7 @@ const together = [
   '| `throttle.key`, an event without it | All events without a key share the limits of one key |',
   '| `supersede`, `retry` | Asked before each attempt: when a later root event was accepted that is neither dead nor discarded, the retry is not made (`superseded`) |',
   '| `expire`, `delay`, `retry` | An age is that of the event, not of its delivery: what waits for its time or for a retry until it is too old is done (`expired`), not called and no dead letter. A constant `delay` that is not shorter is refused |',
+  '| `dedup`, `order`, `supersede`, a reload | Who changes the template of a key has new keys: nothing that went before under the old one covers, holds up or supersedes what comes. What waits gets its new key when its turn comes |',
   '| `sample`, `dedup` | What is left out (`sampled`) covers nothing. Where one event of a key may be left out and another not, the newest may never be called: give both the same key |',
   '',
 ]

@@ -117,7 +117,11 @@ export interface Throttle {
   readonly perKey: Limits
 }
 
+/** Tells keys of one template from those of another that yields the same: they never were one key. A few characters. */
+type TemplateId = string
+
 export interface Dedup {
+  readonly id: TemplateId
   readonly key: KeyTemplate
   /** Fresh starts of one key are so far apart; 0 for none. */
   readonly windowMs: number
@@ -125,6 +129,8 @@ export interface Dedup {
 }
 
 export interface Supersede {
+  /** Of signature and time. */
+  readonly id: TemplateId
   readonly signature: KeyTemplate
   /** In ms; NaN where the event has none, or none that can be read. */
   time(context: TemplateContext): number
@@ -132,6 +138,7 @@ export interface Supersede {
 }
 
 export interface Order {
+  readonly id: TemplateId
   readonly key: KeyTemplate
 }
 

@@ -29,7 +29,7 @@ export const meanings: {
   dead: {
     refused: 'the target refused it for good',
     exhausted:
-      'its attempts failed as often as retry allows, or more than 1,000 deliveries of its key waited for it (order)',
+      'its attempts failed as often as retry allows, or, as the last one says, more than 1,000 deliveries of its key wait for it (order)',
     too_old: 'its first attempt is longer ago than retry.max_age',
     interrupted:
       'no answer came to a call that must not be repeated (retry: never): it timed out, its connection was lost, or the service ended; it may have been carried out',

@@ -148,7 +148,7 @@ describe('why', () => {
   purge (revision aaaaaaaaaaaa, case 1)
     TIME (9m ago)  call 1: answer 503 after 20ms, failed
     TIME (6m ago)  call 2 (request 2): no answer after 3s, failed: timeout: no answer came
-    dead (exhausted) since TIME (5m ago): its attempts failed as often as retry allows, or more than 1,000 deliveries of its key waited for it (order)
+    dead (exhausted) since TIME (5m ago): its attempts failed as often as retry allows, or, as the last one says, more than 1,000 deliveries of its key wait for it (order)
     Next: nothing by itself.
       to see it all:   changeprop dead show ${event.id}/purge
       to try it again: changeprop dead replay ${event.id}/purge
@@ -196,7 +196,7 @@ describe('why', () => {
     [
       'dead',
       'exhausted',
-      'its attempts failed as often as retry allows, or more than 1,000 deliveries of its key waited for it (order)',
+      'its attempts failed as often as retry allows, or, as the last one says, more than 1,000 deliveries of its key wait for it (order)',
     ],
     ['done', 'ignored', 'the answer says that there was nothing to do, or leaves open whether it was done'],
     ['dead', 'too_old', 'its first attempt is longer ago than retry.max_age'],

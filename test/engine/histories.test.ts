@@ -51,7 +51,7 @@ function aStep(): fc.Arbitrary<Step> {
     stream: fc.constantFrom('', '', '', '', '', 'all', ...ruleNames),
     fields: fc.record({
       key: fc.constantFrom('x', 'x', 'x', 'x', 'x', 'y', 'y', ['x'], undefined),
-      other: fc.constantFrom('p', 'q'),
+      other: fc.constantFrom('x', 'y'),
       time: fc.integer({ min: 1, max: 3 }),
     }),
     count: fc.integer({ min: 1, max: 3 }),
@@ -144,6 +144,23 @@ const known = [
   plan('settled', [{ ...post(1), fields: { ...fields, key: ['x'] } }, replay]),
   // A row is on its way to be called when its target turns out to want a probe first; then a newer event comes.
   plan('plain', [post(1, 'all'), reply('busy'), wind(7_000), post(1, 'all'), reply('ok')]),
+  // What fails while its target asks for time is tried again, though its rule allows no retry.
+  plan('plain', [
+    ...[{ ...at, kind: 'reload', rule: 'turns', revision: 1 } as const, post(1, 'all'), reply('busy'), reply('failed')],
+    ...[
+      { ...at, kind: 'answer', pick: 4, how: 'failed' } as const,
+      wind(7_000),
+      { ...at, kind: 'answer', pick: 1, how: 'ok' } as const,
+      replay,
+    ],
+  ]),
+  // What the old key's template yielded is another key, though the value is the same.
+  plan('newest', [
+    { ...at, kind: 'reload', rule: 'newest', revision: 3 },
+    { ...post(1), fields: { ...fields, other: 'y' } },
+    { ...post(1, 'all'), fields: { ...fields, key: 'y', other: 'y' } },
+    reply('ok'),
+  ]),
   // What is in memory, or runs, outlives its rule.
   plan('plain', [post(4), { ...at, kind: 'reload', rule: '', revision: 'gone' }, { ...at, kind: 'end', how: 'kill' }]),
 ]

@@ -30,6 +30,10 @@ export class CallWatch {
   readonly faults: string[] = []
   /** By process and origin: not before this time. */
   readonly #pausedUntil = new Map<string, number>()
+  /** As above; it asked for time, and has not answered a probe well since. */
+  readonly #inTrouble = new Set<string>()
+  /** Failures of a target that was known to be in trouble: they spend no attempt. */
+  readonly #free = new Set<Call>()
 
   began(call: Call, history: History): void {
     const { rule, revision, request, event, at } = call
@@ -67,7 +71,7 @@ export class CallWatch {
     const revisions = history.revisionsSince(rule, event)
     const isMine = (one: Call) => one.rule === rule && one.event === event
     const mine = calls.slice(reopened).filter(isMine)
-    const spent = mine.filter(({ answered }) => answered === 'failed' || answered === 'reset')
+    const spent = mine.filter((one) => (one.answered === 'failed' || one.answered === 'reset') && !this.#free.has(one))
     const limit = Math.max(...revisions.map((one) => one?.retryLimit ?? 0))
     check(rule === 'once' || spent.length <= limit || history.kills > 0, 'was tried often enough')
     if (rule === 'fresh' && operations.length === 0 && history.kills < suspectKills) {
@@ -154,6 +158,10 @@ export class CallWatch {
   answered(call: Call, how: How, now: number): void {
     const pauseMs = how === 'limited' ? 7_000 : how === 'busy' ? 3_000 : 0
     const name = pausing(call)
+    const isPaused = now < (this.#pausedUntil.get(name) ?? 0)
+    if (pauseMs > 0) this.#inTrouble.add(name)
+    else if ((how === 'ok' || how === 'refused') && !isPaused) this.#inTrouble.delete(name)
+    else if (this.#inTrouble.has(name)) this.#free.add(call)
     this.#pausedUntil.set(name, Math.max(this.#pausedUntil.get(name) ?? 0, pauseMs === 0 ? 0 : now + pauseMs))
   }
 }

@@ -639,7 +639,9 @@ describe('together', () => {
     )
     const events = Array.from({ length: 1_002 }, (_, n) => anEvent('page', { title: 'A', n }))
     await world.postAll(events)
-    expect(await ended(world, events[0]?.meta.id ?? '')).toMatchObject({ state: 'dead', reason: 'exhausted' })
+    const given = await ended(world, events[0]?.meta.id ?? '')
+    expect(given).toMatchObject({ state: 'dead', reason: 'exhausted' })
+    expect(given?.attempts.at(-1)?.note).toBe('more than 1,000 deliveries of its key wait for it')
     expect(await ended(world, events[1]?.meta.id ?? '')).toMatchObject({ state: 'done', reason: 'ok' })
   })
 

@@ -722,6 +722,28 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
     expect(told).toEqual([true, true, false])
   })
 
+  test(of('counts a root event that got another signature or time under that alone'), async () => {
+    const { work, arrive } = await setup()
+    const earlier = [await arrive(rooted(1_000)), await arrive(rooted(1_000, 'another template'))]
+    let later: Known = await arrive(rooted(2_000))
+    /** As its rule says now. */
+    const toldOnce = async (standing: Standing, part: Partial<Settlement> = {}) => {
+      const taken = await work.take()
+      for (const one of taken) if (one.record.id !== later.record.id) await work.arrive(one)
+      later = { ...later, standing }
+      await work.arrive(later, part)
+      const again = await work.take()
+      for (const one of again) await work.arrive(one)
+      return earlier.map(({ record }) => again.find((one) => one.record.id === record.id)?.isSuperseded)
+    }
+
+    expect(await toldOnce(rooted(2_000))).toEqual([true, false])
+    expect(await toldOnce(rooted(2_000, 'another template'))).toEqual([false, true])
+    expect(await toldOnce(rooted(500, 'another template'))).toEqual([false, false])
+    expect(await toldOnce(rooted(2_000))).toEqual([true, false])
+    expect(await toldOnce(rooted(2_000, 'another template'), dead)).toEqual([false, false])
+  })
+
   test(of('does not count a later root event whose call a kill cut off and that may not be repeated'), async () => {
     const { work, clock, arrive } = await setup()
     await arrive(rooted(2_000))

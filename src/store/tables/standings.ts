@@ -87,7 +87,9 @@ export class Standings {
     )
     for (const rule of words.ids('rule')) if (some.get(rule) !== undefined) this.#concerned.add(rule)
     const live = 'rule = ? AND key = ? AND state < 2'
-    this.#before = database.prepare('SELECT state, reason, key, turn FROM deliveries WHERE pos = ? AND rule = ?')
+    this.#before = database.prepare(
+      'SELECT state, reason, key, turn, window, signature, time FROM deliveries WHERE pos = ? AND rule = ?',
+    )
     this.#columns = database.prepare('SELECT key, turn, signature, time FROM deliveries WHERE pos = ? AND rule = ?')
     this.#hash = database.prepare('SELECT h FROM events WHERE pos = ?')
     this.#start = database.prepare('SELECT pos, at, ok_pos, ok_h, ok_at FROM starts WHERE rule = ? AND key = ?')
@@ -180,16 +182,28 @@ export class Standings {
     if (standing !== undefined) this.#concerned.add(rule)
     const columns = [key?.text ?? null, key === undefined ? null : turns[key.turn], key?.windowMs ?? null]
     this.#stand.run(...columns, root?.signature ?? null, root?.time ?? null, amended.coveredBy, pos, rule)
-    if (root !== undefined) {
-      const counted = before === undefined ? 0 : this.#counts(int(before.state), int(before.reason))
-      const change = this.#counts(amended.state, amended.reason) - counted
-      if (change !== 0) this.#countRoot.run(rule, root.signature, root.time, change, at + rootsKeptMs)
-    }
+    this.#recount(rule, before, amended, root, at + rootsKeptMs)
     if (before?.turn === turns.oldest && typeof before.key === 'string') {
       const isLive = amended.state === waiting || amended.state === running
       if (!isLive || before.key !== key?.text) return this.#releaseNext(rule, before.key, pos, at)
     }
     return key?.turn === 'newest' && decided.ran ? this.#called(decided, amended, key) : nothing
+  }
+
+  /** Of the root that it had before, if any, and of the one that it has now. */
+  #recount(
+    rule: number,
+    before: Row | undefined,
+    { state, reason }: Amended,
+    root: Standing['root'],
+    expires: number,
+  ): void {
+    const had = before === undefined ? undefined : readStanding(before)?.root
+    const counted = had !== undefined && this.#counts(int(before?.state), int(before?.reason)) ? had : undefined
+    const counts = this.#counts(state, reason) ? root : undefined
+    if (counted?.signature === counts?.signature && counted?.time === counts?.time) return
+    if (counted !== undefined) this.#countRoot.run(rule, counted.signature, counted.time, -1, expires)
+    if (counts !== undefined) this.#countRoot.run(rule, counts.signature, counts.time, 1, expires)
   }
 
   /** A call of the key has been made: it saw all that older deliveries could have told. */
@@ -241,8 +255,8 @@ export class Standings {
     return { state: done, reason: this.#reasons.duplicate, until: null, coveredBy: pos }
   }
 
-  #counts(state: number, reason: number): 0 | 1 {
-    return state === dead || (state === done && reason === this.#reasons.discarded) ? 0 : 1
+  #counts(state: number, reason: number): boolean {
+    return state !== dead && !(state === done && reason === this.#reasons.discarded)
   }
 
   #releaseNext(rule: number, key: string, pos: number, at: number): Moved {
