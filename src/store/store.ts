@@ -367,9 +367,9 @@ export interface Store {
   routed(record: StreamRecord, inMemory: number): void
 
   /**
-   * Hands in a decision; `durable` is called with it once it is on disk, in the order in which they were handed in. Never
-   * lost for want of disk space: it is kept and written first when there is room again. The first settlement of a delivery
-   * makes its row.
+   * Hands in a decision; `durable` is called with it once it is on disk, for those of one delivery in the order in which
+   * they were handed in. Never lost for want of disk space: it is kept and written first when there is room again. The first
+   * settlement of a delivery makes its row.
    */
   settle(settlement: Settlement, durable?: Durable): void
   /** Due deliveries of a lane, earliest first: at most `limit`, and not more than a few MiB. */

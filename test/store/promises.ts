@@ -1,8 +1,9 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { ServiceError } from '../../src/base/errors.ts'
 import type { StreamRecord } from '../../src/event/event.ts'
-import type { LastAnswer, Store } from '../../src/store/store.ts'
+import type { LastAnswer, Settlement, Store } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
+import { until } from '../support/until.ts'
 import {
   anAttempt,
   anEvent,
@@ -546,22 +547,28 @@ export function promisesOfAStore(
     expect(entry?.attempts.map(({ at }) => at)).toEqual(Array.from({ length: 50 }, (_, index) => index + 10))
   })
 
-  test(of('says in the order in which they were handed in that decisions are durable'), async () => {
-    const { store } = await setup()
-    const records = await appendAndRoute(store, 300)
-    const told: string[] = []
+  test(
+    of('says of each delivery in the order in which they were handed in that its decisions are durable'),
+    async () => {
+      const { store, clock } = await setup()
+      const records = await appendAndRoute(store, 300)
+      const decisions = [
+        { state: 'running', reason: '', releasesCursor: true },
+        { state: 'waiting', reason: 'retry', until: clock.now() + 60_000 },
+        { state: 'done', reason: 'ok' },
+      ] as const
+      const told = new Map<string, string[]>(records.map(({ id }) => [id, []]))
 
-    await new Promise<void>((resolve) => {
-      for (const record of records) {
-        store.settle(aSettlement(record, { releasesCursor: true }), ({ record: { id } }) => {
-          told.push(id)
-          if (told.length === records.length) resolve()
-        })
+      for (const part of decisions) for (const record of records) store.settle(aSettlement(record, part), tell)
+      function tell({ record: { id }, state }: Settlement) {
+        told.get(id)?.push(state)
       }
-    })
 
-    expect(told).toEqual(records.map((record) => record.id))
-  })
+      const inOrder = decisions.map(({ state }) => state)
+      await until('all are durable', () => [...told.values()].every(({ length }) => length === inOrder.length))
+      expect([...told.values()]).toEqual(records.map(() => inOrder))
+    },
+  )
 
   test(of('makes durable on close what was handed in, and takes nothing more'), async () => {
     const { store, open } = await setup()

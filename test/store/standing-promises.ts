@@ -134,6 +134,18 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
       expect(await work.reopen()).toEqual({})
     })
 
+    test(of(`knows the newest of those that were accepted in one millisecond${when}`), async () => {
+      const { work, clock, arrive } = await setup()
+      await arrive(newest())
+      const { record } = await arrive(newest())
+      await work.arrive(await work.takeOne(), { reason: 'due', until: clock.now() + minuteMs })
+
+      await restart(work)
+      clock.wind(minuteMs)
+
+      expect((await work.takeOne()).record.id).toBe(record.id)
+    })
+
     test(of(`hands out an older one that is due while the newest is not, and covers no newer${when}`), async () => {
       const { work, clock, arrive, states } = await setup()
       const due = clock.now() + minuteMs

@@ -62,6 +62,7 @@ const shardsThread = new URL('./shards', import.meta.url)
 const commitEveryMs = 50
 const topicsEveryMs = 2_000
 const forgetEveryMs = 5_000
+const tellEveryMs = 500
 const connectPauseMs = 1_000
 const leaveMs = 5_000
 const silentLeaveMs = 1_000
@@ -282,7 +283,8 @@ class KafkaStore implements Store {
   running(): void {}
 
   async find(id: string, within?: Within): Promise<readonly EventEntry[]> {
-    const { kafka, journal, archive, streams } = this.#ready
+    const { kafka, journal, archive, streams, work } = this.#ready
+    await work.waitingTold()
     const found = await journal.find(id)
     if (found.length === 0 && within !== undefined) {
       const records = await searchStream({ kafka, reader: archive, topics: this.#topics }, id, within)
@@ -382,6 +384,7 @@ class KafkaStore implements Store {
         this.#every(commitEveryMs, () => streams.commit())
         this.#every(topicsEveryMs, async () => streams.refresh())
         this.#every(forgetEveryMs, () => work.forget())
+        this.#every(tellEveryMs, () => work.tellOld())
       },
       (error: unknown) => {
         if (this.#isClosed) return

@@ -58,6 +58,8 @@ export interface Change {
 
 /** By index of what was handed over: what the engine has to count, where it does not know of it yet. */
 export interface Arrived extends Change {
+  /** Of some the topic has no more than what was handed over, and the journal nothing. */
+  readonly hasUntold: boolean
   readonly rows: readonly { readonly index: number; readonly change: LaneBacklog }[]
 }
 
@@ -94,10 +96,12 @@ export interface ShardInputs {
   /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
   restored: { readonly partition: number; readonly now: number }
   /** The next of what was handed over, and its last owner had not taken up. */
-  takeUp: { readonly partition: number }
+  takeUp: { readonly partition: number; readonly now: number }
   settle: { readonly partition: number; readonly settles: readonly ShardSettle[] }
   /** What others have handed over. */
-  arrive: { readonly partition: number; readonly records: Packed }
+  arrive: { readonly partition: number; readonly records: Packed; readonly now: number }
+  /** What is untold since that time, or longer. */
+  tell: { readonly partition: number; readonly since: number }
   /** The newest that is known of these keys, for a changelog in which somebody else has written. */
   reassert: { readonly partition: number; readonly keys: Packed }
   /** Rows of events of one partition of a stream. */
@@ -127,6 +131,7 @@ export interface ShardOutputs {
   takeUp: Arrived & { readonly more: boolean }
   settle: Change
   arrive: Arrived
+  tell: Pick<Arrived, 'records' | 'told' | 'hasUntold'>
   reassert: Packed
   rowsOf: readonly { readonly offset: number; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }

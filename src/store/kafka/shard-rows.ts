@@ -39,6 +39,11 @@ const tables = `
   ${['INSERT', 'UPDATE', 'DELETE'].map((event) => notes('roots', event, 'changed_roots', ['rule', 'signature', 'time'])).join('')}
 `
 
+/** Of those of the same millisecond. */
+export function firstPlaceWith(pos: number): number {
+  return pos - (pos % placesPerMs)
+}
+
 /** A trigger that notes which row of a table has changed. */
 function notes(table: string, event: string, changed: string, columns: readonly string[]): string {
   const row = event === 'DELETE' ? 'old' : 'new'
@@ -60,7 +65,6 @@ export interface StoredRow {
   readonly settle: ShardSettle
   readonly event: RowEvent
   readonly metaId: string | undefined
-  readonly payload: Uint8Array
   /** The place of the delivery whose call covers it. */
   readonly coveredBy: number | undefined
 }
@@ -185,7 +189,7 @@ export class ShardRows {
   place(accepted: number): number {
     let pos = Math.max(0, accepted - placesSince) * placesPerMs
     for (;;) {
-      const end = pos - (pos % placesPerMs) + placesPerMs
+      const end = firstPlaceWith(pos) + placesPerMs
       const last = this.#lastPlace(pos, end)
       if (last === undefined) return pos
       pos = last + 1
@@ -223,6 +227,10 @@ export class ShardRows {
     )
   }
 
+  payload(pos: number): Uint8Array {
+    return blob(this.prepare('SELECT payload FROM events WHERE pos = ?').get(pos)?.payload)
+  }
+
   payloadBytes(pos: number): number {
     return int(this.prepare('SELECT length(payload) AS length FROM events WHERE pos = ?').get(pos)?.length)
   }
@@ -235,11 +243,10 @@ export class ShardRows {
   /** A row as it was settled. */
   read(pos: number, rule: number): StoredRow {
     const row = this.prepare(`
-      SELECT deliveries.*, stream, accepted, payload, id, topic, part, off, meta
+      SELECT deliveries.*, stream, accepted, id, topic, part, off, meta
       FROM deliveries JOIN events USING (pos) JOIN origins USING (pos) WHERE deliveries.pos = ? AND deliveries.rule = ?
     `).get(pos, rule)
     if (row === undefined) throw new Error(`there is no delivery at ${pos}`)
-    const payload = blob(row.payload)
     const event = this.#eventOf(row)
     const state = int(row.state)
     const answer = state === dead || state === parked ? this.#answerOf(pos, rule) : undefined
@@ -269,7 +276,6 @@ export class ShardRows {
       settle,
       event,
       metaId: metaOfRow(row),
-      payload,
       coveredBy: typeof row.covered_by === 'number' ? row.covered_by : undefined,
     }
   }
@@ -293,7 +299,9 @@ export class ShardRows {
       }))
   }
 
+  /** Within a transaction it is a part of that. */
   transaction<Result>(change: () => Result): Result {
+    if (this.database.isTransaction) return change()
     this.database.exec('BEGIN')
     try {
       const result = change()
@@ -313,7 +321,7 @@ export class ShardRows {
   }
 
   /** As the changelog has it. */
-  format(pos: number, rule: number, { settle, event, payload }: StoredRow): Buffer {
+  format(pos: number, rule: number, { settle, event }: StoredRow): Buffer {
     const stops = this.prepare('SELECT stops FROM suspects WHERE pos = ? AND rule = ?').get(pos, rule)?.stops
     const row: WorkRow = {
       id: event.id,
@@ -335,7 +343,7 @@ export class ShardRows {
       ...(typeof stops === 'number' ? { stops } : {}),
       pos,
     }
-    return formatRow(row, payload)
+    return formatRow(row, this.payload(pos))
   }
 }
 

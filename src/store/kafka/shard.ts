@@ -30,7 +30,7 @@ import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
 import { type Fact, formatFact, formatKey, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
 import type { Arrived, Change, DeadCounts, ShardLetter, ShardRow, ShardSettle, Told } from './shard-protocol.ts'
-import { ShardRows, type Starter } from './shard-rows.ts'
+import { firstPlaceWith, ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
 const takenUpAtOnce = 1_000
@@ -48,6 +48,7 @@ const interrupted: LastAnswer = {
     'the process ended, or lost this part of the work, while the call was under way; whether it was carried out is not known, and it is not repeated',
 }
 
+const none: ReadonlySet<number> = new Set()
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
 /** What a partition has once its changelog is read. */
@@ -72,6 +73,11 @@ export class Shard {
    * over once more.
    */
   readonly #ended = new Set<string>()
+  /**
+   * What was handed over and waits for its turn, by place: for a second the topic has no more of it than that, and the
+   * journal nothing. Most is called by then, and costs no record.
+   */
+  readonly #untold = new Map<number, { readonly rule: number; readonly since: number }>()
   readonly #words: Words
   readonly #numbers: Numbers
   #work: Work | undefined
@@ -135,37 +141,45 @@ export class Shard {
   }
 
   /** The next of what was handed over, and its last owner had not taken up. */
-  takeUp(): Arrived & { readonly more: boolean } {
+  takeUp(now: number): Arrived & { readonly more: boolean } {
     const page = [...take(this.#unheard, takenUpAtOnce)]
     for (const [name] of page) this.#unheard.delete(name)
-    return { ...this.arrive(pack(page.map(([, one]) => one))), more: this.#unheard.size > 0 }
+    return { ...this.arrive(pack(page.map(([, one]) => one)), now), more: this.#unheard.size > 0 }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
   settle(settles: readonly ShardSettle[]): Change {
+    return this.#rows.transaction(() => this.#settle(settles, undefined))
+  }
+
+  /** `arrived`: when they were handed over, in ms, where they were. */
+  #settle(settles: readonly ShardSettle[], arrived: number | undefined): Change {
     const { commits, letters } = this.#ready
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
       return bytes !== undefined && this.#isKnown(event.id, lane.rule) ? [{ index, ...elsewhere }] : []
     })
     const isRepeated = new Set(repeated.map(({ index }) => index))
     const indexes = [...settles.keys()].filter((index) => !isRepeated.has(index))
-    const group = this.#rows.transaction(() =>
-      this.#packed(repeated.length === 0 ? settles : settles.filter((_, index) => !isRepeated.has(index))),
-    )
+    const group = this.#packed(repeated.length === 0 ? settles : settles.filter((_, index) => !isRepeated.has(index)))
     const effects = commits.apply({ ...emptyGroup, ...group, names: this.#numbers.takeFresh() })
     const changed = letters.changes()
+    const untold = arrived === undefined ? none : this.#keepUntold(settles, group.settles, effects, arrived)
     return {
       consequences: [
         ...repeated,
         ...effects.map((effect) => ({ ...this.#inWords(effect), index: indexes[effect.index] ?? effect.index })),
       ],
-      ...this.#takeChanges(),
+      ...this.#takeChanges(untold),
       dead: changed === undefined ? undefined : this.#deadCounts(letters.counts()),
     }
   }
 
   /** Deliveries that were handed over. One that is known already is not taken twice, and said again. */
-  arrive(records: Packed): Arrived {
+  arrive(records: Packed, now: number): Arrived {
+    return this.#rows.transaction(() => this.#arrive(records, now))
+  }
+
+  #arrive(records: Packed, now: number): Arrived {
     const settles: ShardSettle[] = []
     const indexes: number[] = []
     const known: KeyValue[] = []
@@ -191,7 +205,7 @@ export class Shard {
       settles.push(isKnown ? { ...settle, bytes: undefined } : settle)
       indexes.push(index)
     }
-    const change = this.settle(settles)
+    const change = this.#settle(settles, now)
     const again = unpack(this.reassert(pack(known)))
     const consequences = change.consequences.map((one) => ({ ...one, index: indexes[one.index] ?? one.index }))
     const byIndex = new Map(consequences.map((one) => [one.index, one]))
@@ -199,6 +213,7 @@ export class Shard {
       ...change,
       records: again.length === 0 ? change.records : pack([...unpack(change.records), ...again]),
       consequences: [...consequences, ...repeated],
+      hasUntold: this.#untold.size > 0,
       rows: settles.flatMap((settle, at) => {
         const index = indexes[at] ?? at
         return rowsOf(settle, byIndex.get(index), unparked.has(index)).map((change) => ({ index, change }))
@@ -206,12 +221,28 @@ export class Shard {
     }
   }
 
+  /** What is untold since that time, or longer. */
+  tell(since: number): Pick<Arrived, 'records' | 'told' | 'hasUntold'> {
+    return this.#rows.transaction(() => {
+      const change = this.#rows.prepare('INSERT OR IGNORE INTO changed(pos, rule) VALUES (?, ?)')
+      for (const [pos, one] of this.#untold) {
+        if (one.since > since) break
+        change.run(pos, one.rule)
+      }
+      return { ...this.#takeChanges(none), hasUntold: this.#untold.size > 0 }
+    })
+  }
+
   /** What holds of these keys. */
   reassert(keys: Packed): Packed {
     return pack(
       unpack(keys).flatMap(({ key }) => {
         const parsed = parseKey(key)
-        return parsed === undefined || parsed.kind === 'owner' ? [] : [{ key, value: this.#valueOf(parsed) }]
+        if (parsed === undefined || parsed.kind === 'owner') return []
+        const pos =
+          parsed.kind === 'delivery' ? this.#rows.find(parsed.id, this.#numbers.of('rule', parsed.rule)) : undefined
+        const older = pos === undefined ? [] : this.#untoldBefore(pos).map(([at, rule]) => this.#recordOf(at, rule))
+        return [...older, { key, value: this.#valueOf(parsed) }]
       }),
     )
   }
@@ -277,7 +308,8 @@ export class Shard {
       last = int(row.pos)
       const entry = this.#entryOf(last, int(row.rule))
       if (wanted !== undefined && !wanted.has(entry.id)) continue
-      const { settle, event, payload } = this.#rows.read(last, int(row.rule))
+      const { settle, event } = this.#rows.read(last, int(row.rule))
+      const payload = this.#rows.payload(last)
       bytes += payload.length
       const { lane, progress, answer, standing } = settle
       letters.push({ ...entry, partition: this.#partition, event, bytes: payload, lane, progress, answer, standing })
@@ -292,7 +324,7 @@ export class Shard {
     this.#rows.database.exec(
       'DELETE FROM starters WHERE pos NOT IN (SELECT pos FROM starts UNION SELECT ok_pos FROM starts WHERE ok_pos IS NOT NULL)',
     )
-    return this.#takeChanges().records
+    return this.#takeChanges(none).records
   }
 
   /** Rows that wait and were not handed out, as what went. */
@@ -435,8 +467,41 @@ export class Shard {
     this.#rows.database.exec('DELETE FROM changed; DELETE FROM changed_starts; DELETE FROM changed_roots')
   }
 
-  /** What the changelog and the journal have to be told. What is done leaves no row. */
-  #takeChanges(): { readonly records: Packed; readonly told: readonly Told[] } {
+  /** Says which they are, of those that were handed over. */
+  #keepUntold(
+    settles: readonly ShardSettle[],
+    packed: Float64Array,
+    effects: readonly Effect[],
+    since: number,
+  ): ReadonlySet<number> {
+    const amended = new Set(effects.filter((effect) => effect.amended !== undefined).map(({ index }) => index))
+    const kept = new Set<number>()
+    for (const [index, { bytes, state, reason, attempts }] of settles.entries()) {
+      const isPlain = bytes !== undefined && state === 'waiting' && reason === 'slot' && attempts.length === 0
+      if (!isPlain || amended.has(index)) continue
+      const pos = packed[index * settleWidth] ?? 0
+      this.#untold.set(pos, { rule: packed[index * settleWidth + 1] ?? 0, since })
+      kept.add(pos)
+    }
+    return kept
+  }
+
+  /**
+   * Who takes over gives those without a place one behind those that have one, within a millisecond: so whoever is told of has
+   * all before it told of.
+   */
+  #untoldBefore(pos: number): [pos: number, rule: number][] {
+    if (this.#untold.size === 0) return []
+    const before: [number, number][] = []
+    for (let at = firstPlaceWith(pos); at < pos; at += 1) {
+      const one = this.#untold.get(at)
+      if (one !== undefined) before.push([at, one.rule])
+    }
+    return before
+  }
+
+  /** What the changelog and the journal have to be told, but for what they are not to be told yet. What is done leaves no row. */
+  #takeChanges(untold: ReadonlySet<number>): { readonly records: Packed; readonly told: readonly Told[] } {
     const records: KeyValue[] = []
     const told: Told[] = []
     this.#rows.transaction(() => {
@@ -447,10 +512,8 @@ export class Shard {
       const covering = new Map<number, { rule: number; ids: string[] }>()
       const rows: KeyValue[] = []
       const done: [pos: number, rule: number][] = []
-      const changed = this.#rows.prepare('SELECT pos, rule FROM changed ORDER BY pos').all()
-      for (const one of changed) {
-        const pos = int(one.pos)
-        const rule = int(one.rule)
+      const tell = (pos: number, rule: number) => {
+        this.#untold.delete(pos)
         const row = this.#rows.read(pos, rule)
         const { settle, event, metaId, coveredBy } = row
         const { state, reason, revision, at, until, attempts } = settle
@@ -479,7 +542,10 @@ export class Shard {
         }
         const key = formatKey({ kind: 'delivery', id: event.id, rule: name })
         rows.push({ key, value: isDone ? null : this.#rows.format(pos, rule, row) })
+        if (!isDone) for (const [older, of] of this.#untoldBefore(pos)) tell(older, of)
       }
+      for (const { pos, rule } of this.#rows.prepare('SELECT pos, rule FROM changed ORDER BY pos').all())
+        if (!untold.has(int(pos))) tell(int(pos), int(rule))
       for (const [pos, { rule, ids }] of covering) {
         const starter = this.#rows.starterAt(pos)
         if (starter === undefined) continue
@@ -538,6 +604,12 @@ export class Shard {
     }
     const numbers = [row.pos, row.at, row.ok_pos, row.ok_h, row.ok_at, row.expires]
     return formatFact({ numbers: numbers.map((value) => (typeof value === 'number' ? value : null)), starters })
+  }
+
+  #recordOf(pos: number, rule: number): KeyValue {
+    const row = this.#rows.read(pos, rule)
+    const key = formatKey({ kind: 'delivery', id: row.event.id, rule: row.settle.lane.rule })
+    return { key, value: this.#rows.format(pos, rule, row) }
   }
 
   #entryOf(pos: number, rule: number): DeliveryEntry {

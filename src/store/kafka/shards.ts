@@ -74,9 +74,10 @@ const answers: ShardAnswers = {
     opened.add(partition)
     return restored
   },
-  takeUp: ({ partition }) => of(partition).takeUp(),
+  takeUp: ({ partition, now }) => of(partition).takeUp(now),
   settle: ({ partition, settles }) => of(partition).settle(settles),
-  arrive: ({ partition, records }) => of(partition).arrive(records),
+  arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
+  tell: ({ partition, since }) => of(partition).tell(since),
   reassert: ({ partition, keys }) => of(partition).reassert(keys),
   rowsOf: ({ partition, topic, part, from }) => of(partition).rowsOf(topic, part, from),
   take: ({ lane, now, limit }) => take(lane, now, limit),

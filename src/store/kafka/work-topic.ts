@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../base/clock.ts'
-import { Fifo } from '../../base/fifo.ts'
 import type { StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Settlement, StoreListener } from '../store.ts'
 import type { FetchedMessage } from './client.ts'
@@ -43,15 +42,14 @@ const settlesAtOnce = 500
 const claimAgainAfterMs = 5_000
 /** Answers of brokers that the thread has not taken up, of one partition. */
 const askedAtMost = 4
+const untoldForMs = 1_000
 /** Which write of its owner a claim is of. */
 const writeHeader = 'write'
 
-/** A settlement whose turn to be called durable has not come. */
+/** A settlement that is not durable yet. */
 interface Ticket {
   readonly settlement: Settlement
   readonly durable: Durable | undefined
-  consequences: Consequences | undefined
-  isKept: boolean
   /** It is in the log, where it was handed over. */
   isWritten: boolean
   /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
@@ -67,6 +65,8 @@ interface Part extends Owned {
   held: FetchedMessage[] | undefined
   /** What the thread was asked to take up, and has not yet. */
   asked: number
+  /** The topic has no more of some rows than what was handed over. */
+  hasUntold: boolean
   /** While it is read from its beginning: who owned it last. */
   lastOwner: string | undefined
   /** Keys of which somebody wrote who did not own it any more. */
@@ -100,7 +100,6 @@ export class WorkTopic {
   readonly #owned = new Map<number, Part>()
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
-  readonly #tickets = new Fifo<Ticket>()
   /** Of deliveries that have no row: told together, one write after another. */
   #untold: { readonly told: Told; readonly ticket: Ticket }[] = []
   #isTelling = false
@@ -135,12 +134,9 @@ export class WorkTopic {
     const ticket: Ticket = {
       settlement,
       durable,
-      consequences: undefined,
-      isKept: false,
       isWritten: false,
       isFirst: false,
     }
-    this.#tickets.push(ticket)
     if (!releasesCursor) record.holds += 1
     if (record.owned.isLost) {
       setImmediate(() => this.#keep(ticket, elsewhere))
@@ -235,6 +231,30 @@ export class WorkTopic {
   async told(): Promise<void> {
     this.#tellAll(() => undefined)
     await this.#parts.writer.written()
+  }
+
+  /** Resolves when the journal tells of all that waits here, too. */
+  async waitingTold(): Promise<void> {
+    if (await this.#tellRows(Number.POSITIVE_INFINITY)) await this.#parts.writer.written()
+  }
+
+  /** What has waited for a second is told of. */
+  async tellOld(): Promise<void> {
+    await this.#tellRows(this.#parts.clock.now() - untoldForMs)
+  }
+
+  /** Says whether there was anything to tell. */
+  async #tellRows(since: number): Promise<boolean> {
+    let hasTold = false
+    for (const part of this.#owned.values()) {
+      if (!part.isReady || !part.hasUntold) continue
+      const change = await this.#parts.thread.ask('tell', { partition: part.partition, since })
+      if (part.isLost) continue
+      part.hasUntold = change.hasUntold
+      hasTold ||= change.told.length > 0
+      this.#write(part, { ...change, dead: undefined }, () => undefined)
+    }
+    return hasTold
   }
 
   /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
@@ -341,16 +361,10 @@ export class WorkTopic {
     })
   }
 
-  /** Decisions are called durable in the order in which they were handed in. */
-  #keep(ticket: Ticket, consequences: Consequences | undefined): void {
-    ticket.consequences = consequences
-    ticket.isKept = true
-    for (let first = this.#tickets.peek(); first?.isKept === true; first = this.#tickets.peek()) {
-      this.#tickets.shift()
-      const { settlement, durable, isFirst } = first
-      if (!isFirst) this.#release(settlement.record)
-      durable?.(settlement, first.consequences)
-    }
+  /** It is durable. What one partition keeps waiting holds up no other. */
+  #keep({ settlement, durable, isFirst }: Ticket, consequences: Consequences | undefined): void {
+    if (!isFirst) this.#release(settlement.record)
+    durable?.(settlement, consequences)
   }
 
   #release(record: StreamRecord): void {
@@ -387,6 +401,7 @@ export class WorkTopic {
       isReady: false,
       held: undefined,
       asked: 0,
+      hasUntold: false,
       lastOwner: undefined,
       usurped: [],
       settles: [],
@@ -443,8 +458,9 @@ export class WorkTopic {
     this.#write(part, restored, () => undefined)
     for (const lane of restored.backlog) listener.rows(lane)
     for (let more = true; more; ) {
-      const arrived = await thread.ask('takeUp', { partition })
+      const arrived = await thread.ask('takeUp', { partition, now: this.#parts.clock.now() })
       if (part.isLost) return
+      part.hasUntold = arrived.hasUntold
       this.#write(part, arrived, () => undefined)
       for (const { change } of arrived.rows) listener.rows(change)
       more = arrived.more
@@ -508,7 +524,8 @@ export class WorkTopic {
     }
     this.#reassert(part)
     if (arrivals.length === 0) return
-    this.#asking(part, this.#parts.thread.ask('arrive', { partition: part.partition, records: pack(arrivals) }))
+    const asked = { partition: part.partition, records: pack(arrivals), now: this.#parts.clock.now() }
+    this.#asking(part, this.#parts.thread.ask('arrive', asked))
       .then((arrived) => {
         if (!part.isLost) this.#arrived(part, arrivals, arrived)
       })
@@ -517,6 +534,7 @@ export class WorkTopic {
 
   #arrived(part: Part, arrivals: readonly { readonly key: Buffer }[], arrived: Arrived): void {
     this.#write(part, arrived, () => undefined)
+    part.hasUntold ||= arrived.hasUntold
     const byIndex = new Map(arrived.consequences.map((one) => [one.index, one]))
     const own = new Set<number>()
     for (const [index, { key }] of arrivals.entries()) {

@@ -133,8 +133,9 @@ export class Commits {
     }
   }
 
-  /** All of `change`, or nothing. */
+  /** All of `change`, or nothing. Within a transaction it is a part of that. */
   transaction<Result>(change: () => Result): Result {
+    if (this.#database.isTransaction) return change()
     this.#begin.run()
     try {
       const result = change()

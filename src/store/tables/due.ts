@@ -51,7 +51,7 @@ export class DueRows {
     this.#standings = standings
     this.#keys = database.prepare(`
       SELECT until, pos, rule FROM deliveries
-      WHERE state = 0 AND lane = ? AND (until, pos) > (?, ?) ORDER BY until, pos LIMIT ${keysAtOnce}
+      WHERE state = 0 AND lane = ? AND (until, pos) > (?, ?) ORDER BY until, pos LIMIT ?
     `)
     this.#row = database.prepare(`
       SELECT reason, revision, failures, first_at, finished, refused, more, key, turn, window, signature, time,
@@ -77,7 +77,8 @@ export class DueRows {
     const rows: TakenRow[] = []
     let bytes = 0
     for (;;) {
-      const keys = this.#keys.all(lane, place.until, place.pos)
+      const wanted = Math.min(keysAtOnce, limit - rows.length + 1)
+      const keys = this.#keys.all(lane, place.until, place.pos, wanted)
       for (const key of keys) {
         const until = int(key.until)
         const pos = int(key.pos)
@@ -97,7 +98,7 @@ export class DueRows {
         place.until = until
         place.pos = pos
       }
-      if (keys.length < keysAtOnce) return { rows, nextUntil: Number.POSITIVE_INFINITY }
+      if (keys.length < wanted) return { rows, nextUntil: Number.POSITIVE_INFINITY }
     }
   }
 
