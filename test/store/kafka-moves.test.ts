@@ -1,6 +1,6 @@
 import { Kafka, type Producer } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
-import type { Store } from '../../src/store/store.ts'
+import type { Settlement, Standing, Store } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
 import { sharedKafka } from '../support/kafka.ts'
 import { becomes, until } from '../support/until.ts'
@@ -159,6 +159,74 @@ test('a partition that is added to a stream is read from its first record on', a
   onTestFinished(() => store.close())
   expect((await take(store, 1)).map(({ record: { message } }) => message?.meta)).toMatchObject([{ id: 'early' }])
 })
+
+/** Events with root events, each with a key of its own, so that they lie in all partitions. */
+async function openRooted() {
+  const clock = new WoundClock()
+  const world = await openKafkaWorld(kafka, { partitions: 4 })
+  let { store } = await world.open(clock)
+  onTestFinished(() => store.close())
+  const waits = () => ({ state: 'waiting', reason: 'slot', until: clock.now() }) as const
+  return {
+    group: world.group,
+    clock,
+    async arrive(count: number, root: NonNullable<Standing['root']>) {
+      const records = await appendAndRoute(store, count)
+      const key = (text: string) => ({ text, turn: 'oldest', windowMs: 0 }) as const
+      const standings = records.map(({ id }): Standing => ({ key: key(id), root }))
+      await Promise.all(records.map((one, at) => settleFirst(store, one, { ...waits(), standing: standings[at] })))
+    },
+    /** How many are told to be superseded when they are taken; then they wait again, or come to what `of` says. */
+    async superseded(of: (standing: Standing) => Partial<Settlement> = () => ({})) {
+      const { deliveries } = await store.take(lane, clock.now(), 100)
+      await Promise.all(
+        deliveries.map(({ record, standing }) =>
+          settle(store, record, { ...waits(), standing, ...(standing === undefined ? {} : of(standing)) }),
+        ),
+      )
+      return deliveries.filter(({ isSuperseded }) => isSuperseded).map(({ standing }) => standing?.root?.signature)
+    },
+    async killAndOpen() {
+      await world.kill()
+      await store.close()
+      store = (await world.open(clock)).store
+    },
+  }
+}
+
+test('a later root event is known in all partitions, also after a kill, until it is dead', async () => {
+  const { arrive, superseded, killAndOpen } = await openRooted()
+  await arrive(20, { signature: 'template', time: 1_000 })
+  await arrive(1, { signature: 'template', time: 2_000 })
+  await until('all of them are superseded', async () => (await superseded()).length === 20)
+
+  await killAndOpen()
+  await until('all of them are superseded again', async () => (await superseded()).length === 20)
+
+  await superseded(({ root }) => (root?.time === 2_000 ? { state: 'dead', reason: 'refused' } : {}))
+  await until('none is', async () => (await superseded()).length === 0)
+}, 60_000)
+
+test('what is told of root events counts from the owner of their partition alone', async () => {
+  const { group, clock, arrive, superseded } = await openRooted()
+  const producer = new Kafka(kafka.client).producer()
+  await producer.connect()
+  onTestFinished(() => producer.disconnect())
+  const stale = {
+    key: JSON.stringify(['root', lane.rule, 'template', 2_000]),
+    value: JSON.stringify({ numbers: [1, clock.now() + 60_000] }),
+    headers: { owner: 'who had it before' },
+  }
+  const messages = [0, 1, 2, 3].map((partition) => ({ ...stale, partition }))
+  await producer.send({ topic: `${group}.roots`, messages })
+
+  await arrive(1, { signature: 'template', time: 1_000 })
+  await arrive(20, { signature: 'another', time: 1_000 })
+  await arrive(20, { signature: 'another', time: 2_000 })
+  const all = Array(20).fill('another')
+  await until('what was told later is heard', async () => String(await superseded()) === String(all))
+  expect(await superseded()).toEqual(all)
+}, 60_000)
 
 test('a position is committed again and again, though nothing moves: Kafka forgets what is old', async () => {
   const clock = new WoundClock()

@@ -33,6 +33,7 @@ import { KafkaRecord } from './kafka-record.ts'
 import { type LettersOf, readLetters } from './letters.ts'
 import { Membership } from './membership.ts'
 import { Reader } from './reader.ts'
+import { RootsTopic } from './roots-topic.ts'
 import { searchStream } from './search.ts'
 import type { ShardInputs, ShardOutputs, ShardThread } from './shard-protocol.ts'
 import { Streams } from './streams.ts'
@@ -82,6 +83,7 @@ interface Parts {
   readonly membership: Membership
   readonly streams: Streams
   readonly work: WorkTopic
+  readonly roots: RootsTopic
   readonly folder: string
 }
 
@@ -170,6 +172,10 @@ class KafkaStore implements Store {
       later: (ms, work) => this.#later(ms, work),
       broken: (error) => this.#break(error),
     })
+    const roots = new RootsTopic({
+      ...{ topic: topics.roots, partitions, folder, thread, reader: workReader },
+      broken: (error) => this.#break(error),
+    })
     const streams = new Streams({
       ...{
         kafka,
@@ -202,6 +208,7 @@ class KafkaStore implements Store {
         membership,
         streams,
         work,
+        roots,
         folder,
       },
     }
@@ -367,7 +374,7 @@ class KafkaStore implements Store {
 
   /** Connects, however long that takes, sees to the topics, and joins the group. */
   #connect(): void {
-    const { kafka, writer, membership, streams, work } = this.#ready
+    const { kafka, writer, membership, streams, work, roots } = this.#ready
     const connect = async () => {
       await writer.connect()
       await this.#topics.create(kafka)
@@ -379,6 +386,7 @@ class KafkaStore implements Store {
       () => {
         if (this.#isClosed) return
         this.#trouble('start', undefined)
+        roots.start()
         membership.join()
         streams.start()
         this.#every(commitEveryMs, () => streams.commit())

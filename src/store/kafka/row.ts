@@ -1,4 +1,5 @@
 import type { AttemptEntry, DeliveryState, LastAnswer, Progress, Standing } from '../store.ts'
+import type { FetchedMessage } from './client.ts'
 
 /*
  * Records of the work topic. Each partition is a changelog that compaction thins out: the newest record of a key is what
@@ -106,6 +107,18 @@ export function parseFact(value: Buffer): Fact | undefined {
   const fact = parseJson(value.toString())
   // Written by formatFact: the key says what it is, and the topic is ours.
   return typeof fact === 'object' && fact !== null && 'numbers' in fact ? (fact as Fact) : undefined
+}
+
+export function ownerOf({ headers }: FetchedMessage): string | undefined {
+  const owner = headers[ownerHeader]
+  return Buffer.isBuffer(owner) ? owner.toString() : undefined
+}
+
+const claimKey = formatKey({ kind: 'owner' })
+
+/** From here on its owner is another. */
+export function isClaim({ key }: FetchedMessage): boolean {
+  return key?.equals(claimKey) === true
 }
 
 function parseJson(text: string): unknown {

@@ -52,6 +52,8 @@ export interface Change {
   readonly consequences: readonly (Consequences & { readonly index: number })[]
   /** What the changelog has to say of it. */
   readonly records: Packed
+  /** Of those, what all processes have to know of root events. */
+  readonly roots: Packed
   readonly told: readonly Told[]
   readonly dead: DeadCounts | undefined
 }
@@ -121,6 +123,8 @@ export interface ShardInputs {
     readonly after: number
   }
   forget: { readonly partition: number; readonly now: number }
+  /** What the owner of that partition, whoever it is, tells of root events. */
+  heardRoots: { readonly partition: number; readonly folder: string; readonly records: Packed }
   drop: { readonly partition: number }
 }
 
@@ -131,13 +135,14 @@ export interface ShardOutputs {
   takeUp: Arrived & { readonly more: boolean }
   settle: Change
   arrive: Arrived
-  tell: Pick<Arrived, 'records' | 'told' | 'hasUntold'>
+  tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'>
   reassert: Packed
   rowsOf: readonly { readonly offset: number; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }
   deliveries: { readonly items: readonly DeliveryEntry[]; readonly cursor: string | undefined }
   letters: { readonly letters: readonly ShardLetter[]; readonly after: number | undefined }
-  forget: Packed
+  forget: Pick<Change, 'records' | 'roots'>
+  heardRoots: undefined
   /** Rows that waited and were not handed out. */
   drop: readonly LaneBacklog[]
 }

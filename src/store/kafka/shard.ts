@@ -28,8 +28,18 @@ import { Standings } from '../tables/standings.ts'
 import { Suspects } from '../tables/suspects.ts'
 import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
+import type { Roots } from './roots.ts'
 import { type Fact, formatFact, formatKey, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
-import type { Arrived, Change, DeadCounts, ShardLetter, ShardRow, ShardSettle, Told } from './shard-protocol.ts'
+import type {
+  Arrived,
+  Change,
+  DeadCounts,
+  ShardLetter,
+  ShardOutputs,
+  ShardRow,
+  ShardSettle,
+  Told,
+} from './shard-protocol.ts'
 import { firstPlaceWith, ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
@@ -80,12 +90,14 @@ export class Shard {
   readonly #untold = new Map<number, { readonly rule: number; readonly since: number }>()
   readonly #words: Words
   readonly #numbers: Numbers
+  readonly #roots: Roots
   #work: Work | undefined
   /** `database`: empty, with the tables of the embedded store. */
-  constructor(partition: number, database: Database, words: Words, numbers: Numbers) {
+  constructor(partition: number, database: Database, words: Words, numbers: Numbers, roots: Roots) {
     this.#partition = partition
     this.#words = words
     this.#numbers = numbers
+    this.#roots = roots
     this.#rows = new ShardRows(database, words, numbers)
   }
 
@@ -118,7 +130,9 @@ export class Shard {
     const ids = new MetaIds(database)
     const letters = new Letters(database)
     const suspects = new Suspects(database)
-    const standings = this.#rows.transaction(() => new Standings(database, this.#words))
+    const standings = this.#rows.transaction(
+      () => new Standings(database, this.#words, (...root) => this.#roots.hasLater(this.#partition, ...root)),
+    )
     const due = new DueRows(database, this.#words, suspects, standings)
     const commits = new Commits(database, 0, { words: this.#words, ids, letters, suspects, due, standings })
     this.#work = { commits, due, letters, standings }
@@ -137,7 +151,16 @@ export class Shard {
           }
     })
     const { records, told } = this.settle(settles)
-    return { consequences: [], records, told, dead: this.#deadCounts(letters.counts()), backlog: this.#backlog() }
+    const own = database.prepare('SELECT rule, signature, time, alive, expires FROM roots').all()
+    const roots = pack(this.#roots.differences(this.#partition, own))
+    return {
+      consequences: [],
+      records,
+      roots,
+      told,
+      dead: this.#deadCounts(letters.counts()),
+      backlog: this.#backlog(),
+    }
   }
 
   /** The next of what was handed over, and its last owner had not taken up. */
@@ -222,7 +245,7 @@ export class Shard {
   }
 
   /** What is untold since that time, or longer. */
-  tell(since: number): Pick<Arrived, 'records' | 'told' | 'hasUntold'> {
+  tell(since: number): ShardOutputs['tell'] {
     return this.#rows.transaction(() => {
       const change = this.#rows.prepare('INSERT OR IGNORE INTO changed(pos, rule) VALUES (?, ?)')
       for (const [pos, one] of this.#untold) {
@@ -318,13 +341,14 @@ export class Shard {
   }
 
   /** What need not be remembered any longer. */
-  forget(now: number): Packed {
+  forget(now: number): ShardOutputs['forget'] {
     const { standings } = this.#ready
     this.#rows.transaction(() => standings.forgetExpired(now))
     this.#rows.database.exec(
       'DELETE FROM starters WHERE pos NOT IN (SELECT pos FROM starts UNION SELECT ok_pos FROM starts WHERE ok_pos IS NOT NULL)',
     )
-    return this.#takeChanges(none).records
+    const { records, roots } = this.#takeChanges(none)
+    return { records, roots }
   }
 
   /** Rows that wait and were not handed out, as what went. */
@@ -501,8 +525,9 @@ export class Shard {
   }
 
   /** What the changelog and the journal have to be told, but for what they are not to be told yet. What is done leaves no row. */
-  #takeChanges(untold: ReadonlySet<number>): { readonly records: Packed; readonly told: readonly Told[] } {
+  #takeChanges(untold: ReadonlySet<number>): Pick<Change, 'records' | 'roots' | 'told'> {
     const records: KeyValue[] = []
+    const roots: KeyValue[] = []
     const told: Told[] = []
     this.#rows.transaction(() => {
       for (const { rule, key } of this.#rows.prepare('SELECT rule, key FROM changed_starts').all()) {
@@ -557,11 +582,11 @@ export class Shard {
       for (const root of this.#rows.prepare('SELECT rule, signature, time FROM changed_roots').all()) {
         const rule = this.#words.of('rule', int(root.rule))
         const fact: WorkKey = { kind: 'root', rule, signature: text(root.signature), time: int(root.time) }
-        records.push({ key: formatKey(fact), value: this.#valueOf(fact) })
+        roots.push({ key: formatKey(fact), value: this.#valueOf(fact) })
       }
       this.#forgetChanges()
     })
-    return { records: pack(records), told }
+    return { records: pack([...records, ...roots]), roots: pack(roots), told }
   }
 
   #remember(ended: string): void {

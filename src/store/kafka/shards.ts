@@ -6,6 +6,7 @@ import { Numbers } from '../tables/numbers.ts'
 import { migrate } from '../tables/schema.ts'
 import { Words } from '../tables/words.ts'
 import { serveThread } from '../thread.ts'
+import { Roots } from './roots.ts'
 import { Shard } from './shard.ts'
 import type { ShardAnswers, ShardInputs, ShardOutputs } from './shard-protocol.ts'
 
@@ -14,30 +15,39 @@ import type { ShardAnswers, ShardInputs, ShardOutputs } from './shard-protocol.t
 /** Nothing of it has to be there again: the brokers have it. */
 const scratch = 'PRAGMA synchronous = OFF; PRAGMA cache_size = -4000'
 
-interface Vocabulary {
+interface Shared {
   readonly words: Words
   readonly numbers: Numbers
+  readonly roots: Roots
 }
 
 const shards = new Map<number, { readonly shard: Shard; readonly file: string }>()
 const opened = new Set<number>()
-let vocabulary: Vocabulary | undefined
+let shared: Shared | undefined
 let turn = 0
 
 async function openScratch(file: string): Promise<Database> {
   const database = await openDatabase(file)
   database.exec(scratch)
+  return database
+}
+
+/** With the tables of the embedded store. */
+async function openTables(file: string): Promise<Database> {
+  const database = await openScratch(file)
   migrate(database, file)
   return database
 }
 
-/** One for all partitions: they have the same rules and reasons. */
-async function theVocabulary(folder: string): Promise<Vocabulary> {
-  if (vocabulary !== undefined) return vocabulary
-  const words = new Words(await openScratch(join(folder, 'words.db')))
+/** By all partitions: they have the same rules and reasons, and each is to know the root events of the others. */
+async function openShared(folder: string): Promise<Shared> {
+  if (shared !== undefined) return shared
+  mkdirSync(folder, { recursive: true })
+  const words = new Words(await openTables(join(folder, 'words.db')))
   for (const reason of ['', ...waitReasons, ...doneReasons, ...deadReasons]) words.intern('reason', reason)
-  vocabulary = { words, numbers: new Numbers(words.all()) }
-  return vocabulary
+  const numbers = new Numbers(words.all())
+  shared = { words, numbers, roots: new Roots(await openScratch(join(folder, 'roots.db')), words, numbers) }
+  return shared
 }
 
 function of(partition: number): Shard {
@@ -58,11 +68,10 @@ function drop(partition: number): void {
 const answers: ShardAnswers = {
   async open({ partition, folder }) {
     drop(partition)
-    mkdirSync(folder, { recursive: true })
-    const { words, numbers } = await theVocabulary(folder)
+    const { words, numbers, roots } = await openShared(folder)
     const file = join(folder, `work-${partition}.db`)
     for (const end of ['', '-wal', '-shm']) rmSync(`${file}${end}`, { force: true })
-    shards.set(partition, { shard: new Shard(partition, await openScratch(file), words, numbers), file })
+    shards.set(partition, { shard: new Shard(partition, await openTables(file), words, numbers, roots), file })
     return undefined
   },
   restore({ partition, records }) {
@@ -84,6 +93,11 @@ const answers: ShardAnswers = {
   deliveries,
   letters: ({ partition, rule, ids, limit, after }) => of(partition).letters(rule, ids, limit, after),
   forget: ({ partition, now }) => of(partition).forget(now),
+  async heardRoots({ partition, folder, records }) {
+    const { roots } = await openShared(folder)
+    roots.heard(partition, records)
+    return undefined
+  },
   drop({ partition }) {
     const left = opened.has(partition) ? of(partition).left() : []
     drop(partition)

@@ -32,6 +32,8 @@ interface Spec {
 /** The names of topics, and which of ours there have to be. */
 export class Topics {
   readonly work: string
+  /** What owners of the work tell all processes of root events; the same partitions. */
+  readonly roots: string
   readonly journal: string
   /** Of all processes that share the work. */
   readonly group: string
@@ -42,6 +44,7 @@ export class Topics {
   constructor(options: TopicOptions) {
     this.#options = options
     this.work = `${options.prefix}${options.service}.work`
+    this.roots = `${options.prefix}${options.service}.roots`
     this.journal = `${options.prefix}${options.service}.journal`
     this.group = `${options.prefix}${options.service}`
   }
@@ -155,20 +158,19 @@ export class Topics {
   }
 
   #specs(): Spec[] {
+    const changelog = {
+      'cleanup.policy': 'compact',
+      // What is not compacted yet is read by whoever takes a partition over.
+      'segment.ms': String(hourMs),
+      'segment.bytes': String(67_108_864),
+      'min.cleanable.dirty.ratio': '0.2',
+      'min.compaction.lag.ms': String(hourMs),
+      'delete.retention.ms': String(24 * hourMs),
+      ...this.#safety(),
+    }
     return [
-      {
-        topic: this.work,
-        configs: {
-          'cleanup.policy': 'compact',
-          'max.message.bytes': this.#largest(rowOverhead),
-          // What is not compacted yet is read by whoever takes a partition over.
-          'segment.ms': String(hourMs),
-          'segment.bytes': String(67_108_864),
-          'min.cleanable.dirty.ratio': '0.2',
-          'delete.retention.ms': String(24 * hourMs),
-          ...this.#safety(),
-        },
-      },
+      { topic: this.work, configs: { ...changelog, 'max.message.bytes': this.#largest(rowOverhead) } },
+      { topic: this.roots, configs: changelog },
       {
         topic: this.journal,
         configs: {

@@ -8,7 +8,7 @@ import { KafkaRecord, type Owned } from './kafka-record.ts'
 import { pack, unpack } from './packed.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
-import { formatKey, formatRow, ownerHeader, parseKey } from './row.ts'
+import { formatKey, formatRow, isClaim, ownerHeader, ownerOf, parseKey } from './row.ts'
 import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Outgoing, Writer } from './writer.ts'
@@ -35,6 +35,7 @@ export interface WorkTopicParts {
   broken(error: unknown): undefined
 }
 
+type Written = Pick<Change, 'records' | 'roots' | 'told' | 'dead'>
 type Headers = NonNullable<Outgoing['headers']>
 
 const settlesAtOnce = 500
@@ -87,6 +88,7 @@ interface Part extends Owned {
   dead: DeadCounts
 }
 
+const nothing = pack([])
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
 /**
@@ -264,12 +266,16 @@ export class WorkTopic {
     else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
   }
 
-  #write(part: Part, change: Pick<Change, 'records' | 'told' | 'dead'>, done: () => void, more: Headers = {}): void {
-    const { work, journal } = this.#parts.topics
+  #write(part: Part, change: Written, done: () => void, more: Headers = {}): void {
+    const { work, roots, journal } = this.#parts.topics
     const headers = { [ownerHeader]: Buffer.from(part.owner), ...more }
-    const records: Outgoing[] = unpack(change.records).map(({ key, value }) => {
-      return { topic: work, partition: part.partition, key, value, headers }
-    })
+    const records: Outgoing[] = []
+    for (const [topic, packed] of [
+      [work, change.records],
+      [roots, change.roots],
+    ] as const)
+      for (const { key, value } of unpack(packed))
+        records.push({ topic, partition: part.partition, key, value, headers })
     records.push(...formatJournal(journal, this.#parts.partitions, change.told))
     if (change.dead !== undefined) {
       part.dead = change.dead
@@ -415,16 +421,12 @@ export class WorkTopic {
     this.#owned.set(partition, part)
     this.#parts.trouble(partition, `partition ${partition} of the work is being taken over`)
     thread.ask('open', { partition, folder: this.#parts.folder }).catch((error: unknown) => this.#parts.broken(error))
-    const { work } = this.#parts.topics
+    const { work, roots } = this.#parts.topics
     // Whatever another owner writes after this does not count.
-    const claim = {
-      topic: work,
-      partition,
-      key: formatKey({ kind: 'owner' }),
-      value: Buffer.from(part.owner),
-      headers: { [ownerHeader]: Buffer.from(part.owner) },
-    }
-    writer.write([claim], () => {
+    const owner = Buffer.from(part.owner)
+    const claim = { partition, key: formatKey({ kind: 'owner' }), value: owner, headers: { [ownerHeader]: owner } }
+    const claims = [work, roots].map((topic) => ({ ...claim, topic }))
+    writer.write(claims, () => {
       if (part.isLost) return
       reader.read(work, partition, 0, (messages) => {
         if (!part.isLost) this.#heard(part, messages)
@@ -563,7 +565,7 @@ export class WorkTopic {
     this.#parts.thread
       .ask('reassert', { partition: part.partition, keys })
       .then((records) => {
-        if (!part.isLost) this.#write(part, { records, told: [], dead: undefined }, () => undefined)
+        if (!part.isLost) this.#write(part, { records, roots: nothing, told: [], dead: undefined }, () => undefined)
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
@@ -620,13 +622,9 @@ export class WorkTopic {
   async forget(): Promise<void> {
     for (const part of this.#owned.values()) {
       if (!part.isReady || part.isLost) continue
-      const records = await this.#parts.thread.ask('forget', {
-        partition: part.partition,
-        now: this.#parts.clock.now(),
-      })
-      if (!part.isLost && records.lengths.length > 0) {
-        this.#write(part, { records, told: [], dead: undefined }, () => undefined)
-      }
+      const forgotten = { partition: part.partition, now: this.#parts.clock.now() }
+      const change = await this.#parts.thread.ask('forget', forgotten)
+      if (!part.isLost) this.#write(part, { ...change, told: [], dead: undefined }, () => undefined)
     }
   }
 }
@@ -640,15 +638,4 @@ function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean
   const { record: _, releasesCursor: __, ...rest } = settlement
   const { id, stream, accepted, origin } = record
   return { ...rest, event: { id, stream, accepted, origin }, bytes: isNew ? record.bytes : undefined }
-}
-
-function ownerOf({ headers }: FetchedMessage): string | undefined {
-  const owner = headers[ownerHeader]
-  return Buffer.isBuffer(owner) ? owner.toString() : undefined
-}
-
-const claimKey = formatKey({ kind: 'owner' })
-
-function isClaim({ key }: FetchedMessage): boolean {
-  return key?.equals(claimKey) === true
 }

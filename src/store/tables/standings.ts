@@ -41,6 +41,8 @@ export interface Relation {
   readonly isAmended: boolean
 }
 
+type LaterRoot = (rule: number, signature: string, time: number) => boolean
+
 /** Others that wait for something else now, or are done: from one reason to another, and how many. */
 export type Moved = readonly { readonly from: number; readonly to: number; readonly count: number }[]
 
@@ -68,10 +70,15 @@ export class Standings {
   readonly #release: Statement
   readonly #countRoot: Statement
   readonly #laterRoot: Statement
+  readonly #hasLater: LaterRoot
   readonly #expired: readonly Statement[]
 
-  /** Within a transaction: reasons that we give are named. */
-  constructor(database: Database, words: Words) {
+  /**
+   * Within a transaction: reasons that we give are named. `hasLater`: whether a later root event than that counts which is
+   * not in these tables.
+   */
+  constructor(database: Database, words: Words, hasLater: LaterRoot = () => false) {
+    this.#hasLater = hasLater
     const reason = (text: string) => words.intern('reason', text)
     this.#reasons = {
       key: reason('key'),
@@ -243,7 +250,7 @@ export class Standings {
 
   /** Whether an event with a later time was accepted, and is neither dead nor discarded. */
   isSuperseded(rule: number, signature: string, time: number): boolean {
-    return this.#laterRoot.get(rule, signature, time) !== undefined
+    return this.#laterRoot.get(rule, signature, time) !== undefined || this.#hasLater(rule, signature, time)
   }
 
   /** Within a transaction; so many at once. Says how many there were. */
