@@ -1,6 +1,6 @@
 import { createClient } from '../store/kafka/client.ts'
+import { sentence } from '../store/kafka/errors.ts'
 import { Topics } from '../store/kafka/topics.ts'
-import { sentence } from '../store/kafka/writer.ts'
 import { kafkaOptions } from '../store-of.ts'
 import { readConfiguration } from './configuration.ts'
 import { CommandFailure, counted, type Io, writeProblems } from './io.ts'

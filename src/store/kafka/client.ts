@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { createRequire } from 'node:module'
+import { setTimeout as pause } from 'node:timers/promises'
 import { Kafka, type KafkaConfig, logLevel } from 'kafkajs'
 import { registerCodecs } from './codecs.ts'
 
@@ -130,6 +131,14 @@ export function committedMessages(
     partition: FetchedPartition,
   ) => { readonly messages: readonly FetchedMessage[] } = require('kafkajs/src/consumer/batch')
   return new Batch(topic, fetchOffset, partition).messages
+}
+
+/** Resolves with it, or after so many ms: kafkajs says farewell to nobody who does not answer. */
+export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
+  const end = new AbortController()
+  await Promise.race([work, pause(ms, undefined, { signal: end.signal }).catch(() => undefined)]).finally(() =>
+    end.abort(),
+  )
 }
 
 interface Queue {

@@ -1,12 +1,12 @@
 import type { Kafka } from 'kafkajs'
 import type { DeliveryEntry } from '../store.ts'
+import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { acceptedOf } from './kafka-record.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
 import type { Told } from './shard-protocol.ts'
 import { withAdmin } from './topics.ts'
-import type { Outgoing } from './writer.ts'
 
 const foundAtMost = 100
 const coversAtMost = 100

@@ -27,7 +27,8 @@ import {
   type Within,
 } from '../store.ts'
 import { StoreThread } from '../thread.ts'
-import { createClient, type Tell } from './client.ts'
+import { atMost, createClient, type Tell } from './client.ts'
+import { sentence } from './errors.ts'
 import { Journal } from './journal.ts'
 import { KafkaRecord } from './kafka-record.ts'
 import { type LettersOf, readLetters } from './letters.ts'
@@ -39,7 +40,7 @@ import type { ShardInputs, ShardOutputs, ShardThread } from './shard-protocol.ts
 import { Streams } from './streams.ts'
 import { Topics } from './topics.ts'
 import { WorkTopic } from './work-topic.ts'
-import { atMost, sentence, Writer } from './writer.ts'
+import { Writer } from './writer.ts'
 
 export interface KafkaStoreOptions {
   /** How to reach the brokers. */

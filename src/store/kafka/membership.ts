@@ -1,5 +1,5 @@
 import { AssignerProtocol, type Consumer, type Kafka, type PartitionAssigner } from 'kafkajs'
-import { sentence } from './writer.ts'
+import { sentence } from './errors.ts'
 
 export interface Position {
   readonly topic: string

@@ -7,7 +7,7 @@ import {
   type FetchedPartition,
   openCluster,
 } from './client.ts'
-import { sentence, typeOf } from './writer.ts'
+import { sentence, typeOf } from './errors.ts'
 
 /**
  * Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their

@@ -4,7 +4,9 @@ import { ServiceError } from '../../base/errors.ts'
 import { Fifo } from '../../base/fifo.ts'
 import type { NewEvent } from '../../event/event.ts'
 import type { RefusedEvent, Routable } from '../store.ts'
+import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
+import { isHopeless, RefusedError, sentence, tooLargeFor, typeOf } from './errors.ts'
 import { addTo, type Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
 import type { Membership, Position } from './membership.ts'
@@ -14,16 +16,7 @@ import type { Reader } from './reader.ts'
 import type { Origin } from './row.ts'
 import type { ShardThread } from './shard-protocol.ts'
 import { type Topics, withAdmin } from './topics.ts'
-import {
-  isHopeless,
-  type Outgoing,
-  RefusedError,
-  sentence,
-  sizeOf,
-  tooLargeFor,
-  typeOf,
-  type Writer,
-} from './writer.ts'
+import { sizeOf, type Writer } from './writer.ts'
 
 export interface StreamsParts {
   readonly kafka: Kafka

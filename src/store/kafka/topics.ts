@@ -1,6 +1,6 @@
 import type { Admin, ConfigEntries, ConfigResourceTypes, Kafka } from 'kafkajs'
+import { typeOf } from './errors.ts'
 import { partitionOf } from './partition.ts'
-import { typeOf } from './writer.ts'
 
 export interface TopicOptions {
   readonly service: string

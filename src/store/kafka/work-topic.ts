@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../base/clock.ts'
 import type { StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Settlement, StoreListener } from '../store.ts'
+import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
@@ -11,7 +12,7 @@ import type { Reader } from './reader.ts'
 import { formatKey, formatRow, isClaim, ownerHeader, ownerOf, parseKey } from './row.ts'
 import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
-import type { Outgoing, Writer } from './writer.ts'
+import type { Writer } from './writer.ts'
 
 export interface WorkTopicParts {
   readonly topics: Topics

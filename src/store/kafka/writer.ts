@@ -1,29 +1,9 @@
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Kafka, Producer, ProducerBatch } from 'kafkajs'
+import type { Kafka } from 'kafkajs'
 import { ServiceError } from '../../base/errors.ts'
-
-/** A record on its way to a partition that was chosen. */
-export interface Outgoing {
-  readonly topic: string
-  readonly partition: number
-  readonly key: Buffer | null
-  readonly value: Buffer | null
-  /** In ms; the moment of sending where it is left out. */
-  readonly timestamp?: number
-  readonly headers?: Readonly<Record<string, Buffer>>
-}
-
-/** The next try would be refused too; the message says why, and how to mend it. */
-export class RefusedError extends Error {
-  /** The record is not at fault. */
-  readonly isOurs: boolean
-
-  constructor(cause: unknown, topic: string) {
-    super(explain(cause, topic), { cause })
-    this.name = 'RefusedError'
-    this.isOurs = !ofRecord.includes(typeOf(cause))
-  }
-}
+import { answers, BatchSender, type Outgoing, placeOf } from './batch-sender.ts'
+import { atMost } from './client.ts'
+import { explain, isHopeless, isTooLarge, RefusedError } from './errors.ts'
 
 /** A record that was not written, and will not be. */
 export interface Unwritten {
@@ -73,25 +53,17 @@ const overheadPerRecord = 128
 const itemsWaitingAtMost = 50_000
 const bytesWaitingAtMost = 67_108_864
 const refuseAfterMs = 10_000
-/** kafkajs itself waits for minutes, through tries of its own. */
-const silentAfterMs = 5_000
 const farewellMs = 1_000
 const shortestPauseMs = 100
 const longestPauseMs = 5_000
 
-/** Errors that the next try would meet again, whatever becomes of the brokers; some of them because of the record itself. */
-const tooLarge: readonly string[] = ['MESSAGE_TOO_LARGE', 'RECORD_LIST_TOO_LARGE']
-const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP']
-const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
-
 /**
  * Writes records in the order in which they were handed in, one batch on its way at a time: what comes meanwhile is the next
- * one. A batch counts as written only where the answer names each of its partitions: kafkajs resolves a send whose leader
- * moved although some of its records were never sent.
+ * one. What counts as written is told by `BatchSender`.
  */
 export class Writer {
   readonly #parts: WriterParts
-  #producer: Producer
+  readonly #sender: BatchSender
   #items: Item[] = []
   /** Those that are given up at their deadline, the earliest first; on their way or not. */
   readonly #hurried = new Set<Item>()
@@ -103,13 +75,11 @@ export class Writer {
   #timer: NodeJS.Timeout | undefined
   #deadlines: NodeJS.Timeout | undefined
   #isAsking = false
-  /** The producer must be replaced. */
-  #isSpoiled = false
   #whenIdle: (() => void) | undefined
 
   constructor(parts: WriterParts) {
     this.#parts = parts
-    this.#producer = createProducer(parts.kafka)
+    this.#sender = new BatchSender(parts.kafka, (ms) => this.#tell(`${silence(ms)}: nothing is written until it does`))
   }
 
   get isBusy(): boolean {
@@ -122,7 +92,7 @@ export class Writer {
 
   /** Rejects where no broker answers; what is written then is tried all the same. */
   async connect(): Promise<void> {
-    await this.#producer.connect()
+    await this.#sender.connect()
   }
 
   /** `done` is called once all of them are written. They are never given up. */
@@ -153,7 +123,7 @@ export class Writer {
     this.#isStopped = true
     clearTimeout(this.#timer)
     for (const item of this.#items.splice(0)) if (item.begun === 0) this.#answer(item, closed())
-    await atMost(farewellMs, this.#producer.disconnect())
+    await atMost(farewellMs, this.#sender.disconnect())
     clearTimeout(this.#deadlines)
     for (const item of [...this.#hurried]) this.#answer(item, unavailable(this.#trouble ?? silence(farewellMs)))
   }
@@ -286,7 +256,7 @@ export class Writer {
       left = left.filter(({ item }) => !item.isAnswered)
       if (left.length === 0) return
       const began = performance.now()
-      const { written, error } = await this.#send(left.flatMap(({ records }) => records))
+      const { written, error } = await this.#sender.send(left.flatMap(({ records }) => records))
       const sent = left
       left = partsOf(sent, (record) => !written.has(placeOf(record)))
       const [only, ...others] = left
@@ -298,7 +268,7 @@ export class Writer {
       for (const { item, records } of partsOf(sent, (record) => written.has(placeOf(record))))
         for (const record of records) item.written.add(record)
       const topic = only.records[0]?.topic ?? ''
-      if (tooLarge.includes(typeOf(error))) this.#parts.tooLarge(topic)
+      if (isTooLarge(error)) this.#parts.tooLarge(topic)
       if (isHopeless(error)) {
         // One of them is at fault: the others must not suffer for it.
         const parts = others.length > 0 ? left : halvesOf(only)
@@ -313,43 +283,9 @@ export class Writer {
       }
       this.#tell(`Kafka does not take what is written: ${explain(error, topic)}`)
       await pause(pauseMs)
-      if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') this.#isSpoiled = true
-      if (this.#isSpoiled && !this.#isStopped) await this.#reconnect()
+      if (!this.#isStopped) await this.#sender.replaceIfSpoiled()
     }
     giveUp(left, unavailable(this.#trouble ?? silence(farewellMs)))
-  }
-
-  /** The partitions of which the answer says that their records are written. */
-  async #send(
-    records: readonly Outgoing[],
-  ): Promise<{ readonly written: ReadonlySet<string>; readonly error?: unknown }> {
-    const written = new Set<string>()
-    const silent = setTimeout(
-      () => this.#tell(`${silence(silentAfterMs)}: nothing is written until it does`),
-      silentAfterMs,
-    )
-    try {
-      const answer = await this.#producer.sendBatch({ acks: -1, timeout: 10_000, ...batchOf(records) })
-      let error: unknown
-      for (const { topicName, partition, errorCode } of answer) {
-        if (errorCode === 0) written.add(`${topicName}/${partition}`)
-        else error = new Error(`a broker answered ${errorCode} for ${topicName}/${partition}`)
-      }
-      return { written, error: error ?? new Error('a broker did not answer for some of the partitions') }
-    } catch (error) {
-      return { written, error }
-    } finally {
-      clearTimeout(silent)
-    }
-  }
-
-  /** A topic that was deleted spoils a producer of kafkajs for all new ones. */
-  async #reconnect(): Promise<void> {
-    const old = this.#producer
-    this.#producer = createProducer(this.#parts.kafka)
-    const [connected] = await Promise.allSettled([this.#producer.connect(), old.disconnect()])
-    // One that never connected refuses all that it is given.
-    this.#isSpoiled = connected.status === 'rejected'
   }
 
   /** What could show that Kafka answers again was given up, and nothing more comes as long as it seems not to. */
@@ -373,51 +309,9 @@ export class Writer {
   }
 }
 
-function createProducer(kafka: Kafka): Producer {
-  return kafka.producer({
-    allowAutoTopicCreation: false,
-    metadataMaxAge: 60_000,
-    createPartitioner:
-      () =>
-      ({ message }) =>
-        message.partition ?? 0,
-    retry: { retries: 3, initialRetryTime: 100, maxRetryTime: 1_000 },
-  })
-}
-
-type Messages = NonNullable<ProducerBatch['topicMessages']>[number]['messages']
-
-function batchOf(records: readonly Outgoing[]): Pick<ProducerBatch, 'topicMessages'> {
-  const topics = new Map<string, Messages>()
-  for (const { topic, partition, key, value, timestamp, headers } of records) {
-    const messages = topics.get(topic) ?? []
-    messages.push({
-      partition,
-      key,
-      value,
-      ...(timestamp === undefined ? {} : { timestamp: String(timestamp) }),
-      ...(headers === undefined ? {} : { headers }),
-    })
-    topics.set(topic, messages)
-  }
-  return { topicMessages: [...topics].map(([topic, messages]) => ({ topic, messages })) }
-}
-
 /** In bytes, and more than Kafka makes of it. */
 export function sizeOf({ key, value }: Outgoing): number {
   return (key?.length ?? 0) + (value?.length ?? 0) + overheadPerRecord
-}
-
-/** Kafka's name of the error, or of the first where they are several; empty where it has none. */
-export function typeOf(error: unknown): string {
-  if (typeof error !== 'object' || error === null) return ''
-  if ('type' in error && typeof error.type === 'string') return error.type
-  if ('errors' in error && Array.isArray(error.errors)) return typeOf(error.errors[0])
-  return 'cause' in error ? typeOf(error.cause) : ''
-}
-
-export function sentence(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }
 
 /** Without what does not pass; none is empty. */
@@ -443,29 +337,6 @@ function giveUp(slices: readonly Slice[], error: Unwritten['error']): void {
   for (const { item, records } of slices) item.unwritten.push(...records.map((record) => ({ record, error })))
 }
 
-function placeOf({ topic, partition }: Outgoing): string {
-  return `${topic}/${partition}`
-}
-
-/** As a broker would say it. */
-export function tooLargeFor(topic: string): RefusedError {
-  return new RefusedError({ type: 'MESSAGE_TOO_LARGE' }, topic)
-}
-
-export function isHopeless(error: unknown): boolean {
-  return hopeless.includes(typeOf(error))
-}
-
-/** In a sentence that says how to mend it, where that is known. */
-function explain(error: unknown, topic: string): string {
-  const type = typeOf(error)
-  if (tooLarge.includes(type))
-    return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
-  if (type === 'TOPIC_AUTHORIZATION_FAILED')
-    return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
-  return sentence(error)
-}
-
 function silence(ms: number): string {
   return `Kafka has not answered for ${ms / 1_000} s`
 }
@@ -476,26 +347,4 @@ function unavailable(why: string): ServiceError {
 
 function closed(): ServiceError {
   return new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored')
-}
-
-/** Whether any broker does, however long it takes to find out. */
-async function answers(kafka: Kafka): Promise<boolean> {
-  const admin = kafka.admin({ retry: { retries: 3, initialRetryTime: 100, maxRetryTime: 1_000 } })
-  try {
-    await admin.connect()
-    await admin.describeCluster()
-    return true
-  } catch {
-    return false
-  } finally {
-    await admin.disconnect().catch(() => undefined)
-  }
-}
-
-/** Resolves with it, or after so many ms: kafkajs says farewell to nobody who does not answer. */
-export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
-  const end = new AbortController()
-  await Promise.race([work, pause(ms, undefined, { signal: end.signal }).catch(() => undefined)]).finally(() =>
-    end.abort(),
-  )
 }

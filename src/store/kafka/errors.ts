@@ -1,0 +1,50 @@
+/** Errors that the next try would meet again, whatever becomes of the brokers; some of them because of the record itself. */
+const tooLarge: readonly string[] = ['MESSAGE_TOO_LARGE', 'RECORD_LIST_TOO_LARGE']
+const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP']
+const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
+
+/** The next try would be refused too; the message says why, and how to mend it. */
+export class RefusedError extends Error {
+  /** The record is not at fault. */
+  readonly isOurs: boolean
+
+  constructor(cause: unknown, topic: string) {
+    super(explain(cause, topic), { cause })
+    this.name = 'RefusedError'
+    this.isOurs = !ofRecord.includes(typeOf(cause))
+  }
+}
+
+/** As a broker would say it. */
+export function tooLargeFor(topic: string): RefusedError {
+  return new RefusedError({ type: 'MESSAGE_TOO_LARGE' }, topic)
+}
+
+export function isHopeless(error: unknown): boolean {
+  return hopeless.includes(typeOf(error))
+}
+
+export function isTooLarge(error: unknown): boolean {
+  return tooLarge.includes(typeOf(error))
+}
+
+/** Kafka's name of the error, or of the first where they are several; empty where it has none. */
+export function typeOf(error: unknown): string {
+  if (typeof error !== 'object' || error === null) return ''
+  if ('type' in error && typeof error.type === 'string') return error.type
+  if ('errors' in error && Array.isArray(error.errors)) return typeOf(error.errors[0])
+  return 'cause' in error ? typeOf(error.cause) : ''
+}
+
+export function sentence(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** In a sentence that says how to mend it, where that is known. */
+export function explain(error: unknown, topic: string): string {
+  if (isTooLarge(error))
+    return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
+  if (typeOf(error) === 'TOPIC_AUTHORIZATION_FAILED')
+    return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
+  return sentence(error)
+}
