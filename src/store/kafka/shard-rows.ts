@@ -113,6 +113,11 @@ export class ShardRows {
     return typeof kept === 'string' ? (JSON.parse(kept) as Starter) : undefined
   }
 
+  deliveryIdAt(pos: number, rule: string): string | undefined {
+    const starter = this.starterAt(pos)
+    return starter === undefined ? undefined : `${starter.event.id}/${rule}`
+  }
+
   #eventOf(row: Row): RowEvent {
     const origin: Origin = [text(row.topic), int(row.part), int(row.off)]
     return { id: text(row.id), stream: this.#words.of('stream', int(row.stream)), accepted: int(row.accepted), origin }

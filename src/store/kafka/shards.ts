@@ -86,12 +86,12 @@ const answers: ShardAnswers = {
   takeUp: ({ partition, now }) => of(partition).takeUp(now),
   settle: ({ partition, settles }) => of(partition).settle(settles),
   arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
-  tell: ({ partition, since }) => of(partition).tell(since),
-  reassert: ({ partition, keys }) => of(partition).reassert(keys),
-  rowsOf: ({ partition, topic, part, from }) => of(partition).rowsOf(topic, part, from),
+  tell: ({ partition, since }) => of(partition).changes.tell(since),
+  reassert: ({ partition, keys }) => of(partition).changes.reassert(keys),
+  rowsOf: ({ partition, topic, part, from }) => of(partition).listing.rowsOf(topic, part, from),
   take: ({ lane, now, limit }) => take(lane, now, limit),
   deliveries,
-  letters: ({ partition, rule, ids, limit, after }) => of(partition).letters(rule, ids, limit, after),
+  letters: ({ partition, rule, ids, limit, after }) => of(partition).listing.letters(rule, ids, limit, after),
   forget: ({ partition, now }) => of(partition).forget(now),
   async heardRoots({ partition, folder, records }) {
     const { roots } = await openShared(folder)
@@ -129,7 +129,7 @@ function deliveries({ rule, states, limit, cursor }: ShardInputs['deliveries']):
   const [place = Number.MAX_SAFE_INTEGER, last = -1] = cursor?.split('.').map(Number) ?? []
   const found = [...opened].flatMap((partition) =>
     of(partition)
-      .deliveries(rule, states, limit + 1, partition < last ? place + 1 : place)
+      .listing.deliveries(rule, states, limit + 1, partition < last ? place + 1 : place)
       .map((one) => ({ ...one, partition })),
   )
   const page = found.sort((a, b) => b.pos - a.pos || b.partition - a.partition).slice(0, limit)

@@ -1,0 +1,242 @@
+import type { Effect } from '../tables/commit.ts'
+import { int, text } from '../tables/database.ts'
+import { settleWidth } from '../tables/format.ts'
+import type { Numbers } from '../tables/numbers.ts'
+import type { Words } from '../tables/words.ts'
+import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
+import { type Fact, formatFact, formatKey, parseKey, type WorkKey } from './row.ts'
+import type { Change, ShardOutputs, ShardSettle, Told } from './shard-protocol.ts'
+import { firstPlaceWith, type ShardRows, type Starter } from './shard-rows.ts'
+
+const coversAtMost = 100
+/** Deliveries with a key that are known to have ended. */
+const endedAtMost = 20_000
+
+const none: ReadonlySet<number> = new Set()
+
+/**
+ * What the changelog and the journal have to be told of one partition: what its tables note as changed, but for what is
+ * called so soon that it needs no record.
+ */
+export class ShardChanges {
+  readonly #rows: ShardRows
+  readonly #words: Words
+  readonly #numbers: Numbers
+  /**
+   * Which deliveries with a key ended last. Who has just taken over their source may not have heard of it yet, and hand them
+   * over once more.
+   */
+  readonly #ended = new Set<string>()
+  /**
+   * What was handed over and waits for its turn, by place: for a second the topic has no more of it than that, and the
+   * journal nothing. Most is called by then, and costs no record.
+   */
+  readonly #untold = new Map<number, { readonly rule: number; readonly since: number }>()
+
+  constructor(rows: ShardRows, words: Words, numbers: Numbers) {
+    this.#rows = rows
+    this.#words = words
+    this.#numbers = numbers
+  }
+
+  /** Deliveries wait of which the topic has no more than what was handed over, and the journal nothing. */
+  get hasUntold(): boolean {
+    return this.#untold.size > 0
+  }
+
+  /** Whether it is one of those that ended last. `id`: of its event. */
+  hasEnded(id: string, rule: string): boolean {
+    return this.#ended.has(`${id}/${rule}`)
+  }
+
+  /** What is noted so far came from the changelog itself, or it was told. */
+  forget(): void {
+    this.#rows.database.exec('DELETE FROM changed; DELETE FROM changed_starts; DELETE FROM changed_roots')
+  }
+
+  /** Says which they are, of those that were handed over. */
+  keepUntold(
+    settles: readonly ShardSettle[],
+    packed: Float64Array,
+    effects: readonly Effect[],
+    since: number,
+  ): ReadonlySet<number> {
+    const amended = new Set(effects.filter((effect) => effect.amended !== undefined).map(({ index }) => index))
+    const kept = new Set<number>()
+    for (const [index, { bytes, state, reason, attempts }] of settles.entries()) {
+      const isPlain = bytes !== undefined && state === 'waiting' && reason === 'slot' && attempts.length === 0
+      if (!isPlain || amended.has(index)) continue
+      const pos = packed[index * settleWidth] ?? 0
+      this.#untold.set(pos, { rule: packed[index * settleWidth + 1] ?? 0, since })
+      kept.add(pos)
+    }
+    return kept
+  }
+
+  /** What the changelog and the journal have to be told, but for what they are not to be told yet. What is done leaves no row. */
+  take(untold: ReadonlySet<number> = none): Pick<Change, 'records' | 'roots' | 'told'> {
+    const records: KeyValue[] = []
+    const roots: KeyValue[] = []
+    const told: Told[] = []
+    this.#rows.transaction(() => {
+      for (const { rule, key } of this.#rows.prepare('SELECT rule, key FROM changed_starts').all()) {
+        const fact: WorkKey = { kind: 'start', rule: this.#words.of('rule', int(rule)), key: text(key) }
+        records.push({ key: formatKey(fact), value: this.#valueOf(fact) })
+      }
+      const covering = new Map<number, { rule: number; ids: string[] }>()
+      const rows: KeyValue[] = []
+      const done: [pos: number, rule: number][] = []
+      const tell = (pos: number, rule: number) => {
+        this.#untold.delete(pos)
+        const row = this.#rows.read(pos, rule)
+        const { settle, event, metaId, coveredBy } = row
+        const { state, reason, revision, at, until, attempts } = settle
+        const name = settle.lane.rule
+        told.push({
+          event,
+          metaId,
+          rule: name,
+          revision,
+          state,
+          reason,
+          at,
+          until: state === 'waiting' && until !== Number.POSITIVE_INFINITY ? until : null,
+          attempts,
+          coveredBy: coveredBy === undefined ? undefined : this.#rows.deliveryIdAt(coveredBy, name),
+        })
+        if (coveredBy !== undefined) {
+          const covers = covering.get(coveredBy) ?? { rule, ids: [] }
+          covers.ids.push(`${event.id}/${name}`)
+          covering.set(coveredBy, covers)
+        }
+        const isDone = state === 'done'
+        if (isDone) {
+          done.push([pos, rule])
+          if (settle.standing !== undefined) this.#remember(`${event.id}/${name}`)
+        }
+        const key = formatKey({ kind: 'delivery', id: event.id, rule: name })
+        rows.push({ key, value: isDone ? null : this.#rows.format(pos, rule, row) })
+        if (!isDone) for (const [older, of] of this.#untoldBefore(pos)) tell(older, of)
+      }
+      for (const { pos, rule } of this.#rows.prepare('SELECT pos, rule FROM changed ORDER BY pos').all())
+        if (!untold.has(int(pos))) tell(int(pos), int(rule))
+      for (const [pos, { rule, ids }] of covering) {
+        const starter = this.#rows.starterAt(pos)
+        if (starter === undefined) continue
+        const covers = { count: ids.length, ids: ids.slice(0, coversAtMost) }
+        told.push({ ...starter, rule: this.#words.of('rule', rule), covers })
+      }
+      for (const [pos, rule] of done) this.#rows.remove(pos, rule)
+      records.push(...rows)
+      for (const root of this.#rows.prepare('SELECT rule, signature, time FROM changed_roots').all()) {
+        const rule = this.#words.of('rule', int(root.rule))
+        const fact: WorkKey = { kind: 'root', rule, signature: text(root.signature), time: int(root.time) }
+        roots.push({ key: formatKey(fact), value: this.#valueOf(fact) })
+      }
+      this.forget()
+    })
+    return { records: pack([...records, ...roots]), roots: pack(roots), told }
+  }
+
+  #remember(ended: string): void {
+    this.#ended.add(ended)
+    if (this.#ended.size <= endedAtMost) return
+    for (const oldest of this.#ended) {
+      this.#ended.delete(oldest)
+      return
+    }
+  }
+
+  /** What is untold since that time, or longer. */
+  tell(since: number): ShardOutputs['tell'] {
+    return this.#rows.transaction(() => {
+      const change = this.#rows.prepare('INSERT OR IGNORE INTO changed(pos, rule) VALUES (?, ?)')
+      for (const [pos, one] of this.#untold) {
+        if (one.since > since) break
+        change.run(pos, one.rule)
+      }
+      return { ...this.take(), hasUntold: this.hasUntold }
+    })
+  }
+
+  /** What holds of these keys. */
+  reassert(keys: Packed): Packed {
+    return pack(
+      unpack(keys).flatMap(({ key }) => {
+        const parsed = parseKey(key)
+        if (parsed === undefined || parsed.kind === 'owner') return []
+        const pos =
+          parsed.kind === 'delivery' ? this.#rows.find(parsed.id, this.#numbers.of('rule', parsed.rule)) : undefined
+        const older = pos === undefined ? [] : this.#untoldBefore(pos).map(([at, rule]) => this.#recordOf(at, rule))
+        return [...older, { key, value: this.#valueOf(parsed) }]
+      }),
+    )
+  }
+
+  /**
+   * Who takes over gives those without a place one behind those that have one, within a millisecond: so whoever is told of has
+   * all before it told of.
+   */
+  #untoldBefore(pos: number): [pos: number, rule: number][] {
+    if (this.#untold.size === 0) return []
+    const before: [number, number][] = []
+    for (let at = firstPlaceWith(pos); at < pos; at += 1) {
+      const one = this.#untold.get(at)
+      if (one !== undefined) before.push([at, one.rule])
+    }
+    return before
+  }
+
+  #recordOf(pos: number, rule: number): KeyValue {
+    const row = this.#rows.read(pos, rule)
+    const key = formatKey({ kind: 'delivery', id: row.event.id, rule: row.settle.lane.rule })
+    return { key, value: this.#rows.format(pos, rule, row) }
+  }
+
+  #valueOf(key: Exclude<WorkKey, { kind: 'owner' }>): Buffer | null {
+    const rule = this.#numbers.of('rule', key.rule)
+    this.#rows.learn()
+    if (key.kind === 'delivery') {
+      const pos = this.#rows.find(key.id, rule)
+      return pos === undefined ? null : this.#rows.format(pos, rule, this.#rows.read(pos, rule))
+    }
+    if (key.kind === 'root') {
+      const row = this.#rows
+        .prepare('SELECT alive, expires FROM roots WHERE rule = ? AND signature = ? AND time = ?')
+        .get(rule, key.signature, key.time)
+      return row === undefined ? null : formatFact({ numbers: [int(row.alive), int(row.expires)] })
+    }
+    const row = this.#rows
+      .prepare('SELECT pos, at, ok_pos, ok_h, ok_at, expires FROM starts WHERE rule = ? AND key = ?')
+      .get(rule, key.key)
+    if (row === undefined) return null
+    const starters: [number, Starter][] = []
+    for (const pos of new Set([row.pos, row.ok_pos])) {
+      const starter = typeof pos === 'number' ? this.#rows.starterAt(pos) : undefined
+      if (typeof pos !== 'number' || starter === undefined) continue
+      this.#rows.keepStarter(pos, JSON.stringify(starter))
+      starters.push([pos, starter])
+    }
+    const numbers = [row.pos, row.at, row.ok_pos, row.ok_h, row.ok_at, row.expires]
+    return formatFact({ numbers: numbers.map((value) => (typeof value === 'number' ? value : null)), starters })
+  }
+
+  /** What an owner before us told of a key or a root event; undefined: that it is forgotten. */
+  replayFact(key: Exclude<WorkKey, { kind: 'owner' | 'delivery' }>, rule: number, fact: Fact | undefined): void {
+    const { kind } = key
+    const name = kind === 'start' ? [rule, key.key] : [rule, key.signature, key.time]
+    if (fact === undefined) {
+      const where =
+        kind === 'start' ? 'starts WHERE rule = ? AND key = ?' : 'roots WHERE rule = ? AND signature = ? AND time = ?'
+      this.#rows.prepare(`DELETE FROM ${where}`).run(...name)
+      return
+    }
+    const columns =
+      kind === 'start'
+        ? 'starts(rule, key, pos, at, ok_pos, ok_h, ok_at, expires)'
+        : 'roots(rule, signature, time, alive, expires)'
+    const values = [...name, ...fact.numbers]
+    this.#rows.prepare(`INSERT OR REPLACE INTO ${columns} VALUES (${values.map(() => '?').join(', ')})`).run(...values)
+    for (const [pos, starter] of fact.starters ?? []) this.#rows.keepStarter(pos, JSON.stringify(starter))
+  }
+}
