@@ -702,6 +702,25 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
       expect(await isSupersededAfter({ state: 'done', reason: 'discarded' })).toBe(true)
     })
 
+    test(of(`counts a later root event once${when}`), async () => {
+      const { work, clock, arrive } = await setup()
+      const earlier = await arrive(rooted(1_000))
+      const later = await arrive(rooted(2_000))
+      clock.wind(1)
+      // When this is durable, all that follows from those is.
+      await arrive(undefined, { lane: other })
+
+      await restart(work)
+      const taken = await work.take()
+      for (const one of taken) {
+        const isLater = one.record.id === later.record.id
+        await (isLater ? work.called(one, dead) : work.arrive(one))
+      }
+
+      const again = await work.takeOne()
+      expect([again.record.id, again.isSuperseded]).toEqual([earlier.record.id, false])
+    })
+
     test.each([
       ['ok', {}],
       ['superseded', superseded],

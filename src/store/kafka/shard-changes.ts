@@ -9,7 +9,7 @@ import type { Change, ShardOutputs, ShardSettle, Told } from './shard-protocol.t
 import { firstPlaceWith, type ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
-/** Deliveries with a key that are known to have ended. */
+/** Deliveries that stand to others, and are known to have ended. */
 const endedAtMost = 20_000
 
 const none: ReadonlySet<number> = new Set()
@@ -23,7 +23,7 @@ export class ShardChanges {
   readonly #words: Words
   readonly #numbers: Numbers
   /**
-   * Which deliveries with a key ended last. Who has just taken over their source may not have heard of it yet, and hand them
+   * Which deliveries that stand to others ended last. Who has just taken over their source may not have heard of it yet, and hand them
    * over once more.
    */
   readonly #ended = new Set<string>()
@@ -54,7 +54,10 @@ export class ShardChanges {
     this.#rows.database.exec('DELETE FROM changed; DELETE FROM changed_starts; DELETE FROM changed_roots')
   }
 
-  /** Says which they are, of those that were handed over. */
+  /**
+   * Says which they are, of those that were handed over. Not those with a root event: that it counts is told at once, and would
+   * be counted twice by who takes over.
+   */
   keepUntold(
     settles: readonly ShardSettle[],
     packed: Float64Array,
@@ -63,9 +66,9 @@ export class ShardChanges {
   ): ReadonlySet<number> {
     const amended = new Set(effects.filter((effect) => effect.amended !== undefined).map(({ index }) => index))
     const kept = new Set<number>()
-    for (const [index, { bytes, state, reason, attempts }] of settles.entries()) {
+    for (const [index, { bytes, state, reason, attempts, standing }] of settles.entries()) {
       const isPlain = bytes !== undefined && state === 'waiting' && reason === 'slot' && attempts.length === 0
-      if (!isPlain || amended.has(index)) continue
+      if (!isPlain || standing?.root !== undefined || amended.has(index)) continue
       const pos = packed[index * settleWidth] ?? 0
       this.#untold.set(pos, { rule: packed[index * settleWidth + 1] ?? 0, since })
       kept.add(pos)

@@ -149,10 +149,11 @@ export class Shard {
     })
     const isRepeated = new Set(repeated.map(({ index }) => index))
     const indexes = [...settles.keys()].filter((index) => !isRepeated.has(index))
-    const group = this.#packed(repeated.length === 0 ? settles : settles.filter((_, index) => !isRepeated.has(index)))
+    const fresh = repeated.length === 0 ? settles : settles.filter((_, index) => !isRepeated.has(index))
+    const group = this.#packed(fresh)
     const effects = commits.apply({ ...emptyGroup, ...group, names: this.#numbers.takeFresh() })
     const changed = letters.changes()
-    const untold = arrived === undefined ? undefined : this.changes.keepUntold(settles, group.settles, effects, arrived)
+    const untold = arrived === undefined ? undefined : this.changes.keepUntold(fresh, group.settles, effects, arrived)
     return {
       consequences: [
         ...repeated,
