@@ -10,7 +10,8 @@ import { pack, unpack } from './packed.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
 import { formatKey, formatRow, isClaim, ownerHeader, ownerOf, parseKey } from './row.ts'
-import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
+import { Rowless } from './rowless.ts'
+import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
 
@@ -103,12 +104,12 @@ export class WorkTopic {
   readonly #owned = new Map<number, Part>()
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
-  /** Of deliveries that have no row: told together, one write after another. */
-  #untold: { readonly told: Told; readonly ticket: Ticket }[] = []
-  #isTelling = false
+  readonly #rowless: Rowless
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
+    const { topics, partitions, writer } = parts
+    this.#rowless = new Rowless({ journal: topics.journal, partitions, writer })
   }
 
   /** Those that are ours now, be they restored or not. */
@@ -150,7 +151,7 @@ export class WorkTopic {
     else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
-      this.#tell(settlement, record, ticket)
+      this.#rowless.ended(settlement, record, () => this.#keep(ticket, undefined))
     else this.#handOver(settlement, record, ticket)
   }
 
@@ -227,12 +228,12 @@ export class WorkTopic {
   /** Resolves when all that was settled is on its way. */
   async flushed(): Promise<void> {
     for (const part of this.#owned.values()) while (part.isFlushing) await new Promise(setImmediate)
-    this.#tellAll(() => undefined)
+    this.#rowless.flush()
   }
 
   /** Resolves when all that has ended so far is written. */
   async told(): Promise<void> {
-    this.#tellAll(() => undefined)
+    this.#rowless.flush()
     await this.#parts.writer.written()
   }
 
@@ -284,51 +285,6 @@ export class WorkTopic {
     }
     if (records.length === 0) done()
     else this.#parts.writer.write(records, done)
-  }
-
-  /** Done without ever having had a row. */
-  #tell(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const { lane, revision, state, reason, at, attempts } = settlement
-    const { id, stream, accepted, origin } = record
-    const meta = record.message?.meta
-    const given = typeof meta === 'object' && meta !== null && 'id' in meta ? meta.id : undefined
-    const told = {
-      event: { id, stream, accepted, origin },
-      metaId: typeof given === 'string' && given !== id ? given : undefined,
-      rule: lane.rule,
-      revision,
-      state,
-      reason,
-      at,
-      until: null,
-      attempts,
-      coveredBy: undefined,
-    }
-    this.#untold.push({ told, ticket })
-    if (this.#isTelling) return
-    this.#isTelling = true
-    setImmediate(() => this.#tellAll(() => this.#tellOn()))
-  }
-
-  /** What ended while the last was being written. */
-  #tellOn(): void {
-    if (this.#untold.length > 0) this.#tellAll(() => this.#tellOn())
-    else this.#isTelling = false
-  }
-
-  #tellAll(then: () => void): void {
-    const all = this.#untold
-    this.#untold = []
-    const { writer, topics, partitions } = this.#parts
-    const records = formatJournal(
-      topics.journal,
-      partitions,
-      all.map(({ told }) => told),
-    )
-    writer.write(records, () => {
-      for (const { ticket } of all) this.#keep(ticket, undefined)
-      then()
-    })
   }
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
