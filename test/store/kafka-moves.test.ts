@@ -1,5 +1,6 @@
 import { Kafka, type Producer } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
+import { partitionOf } from '../../src/store/kafka/partition.ts'
 import type { Settlement, Standing, Store } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
 import { sharedKafka } from '../support/kafka.ts'
@@ -159,6 +160,47 @@ test('a partition that is added to a stream is read from its first record on', a
   onTestFinished(() => store.close())
   expect((await take(store, 1)).map(({ record: { message } }) => message?.meta)).toMatchObject([{ id: 'early' }])
 })
+
+test('a delivery that a reload gave another key meets the others of that key, and frees the one it had', async () => {
+  const clock = new WoundClock()
+  const world = await openKafkaWorld(kafka, { partitions: 4 })
+  const { store, told } = await world.open(clock)
+  onTestFinished(() => store.close())
+  const placeOf = (text: string) => partitionOf(`${lane.rule}\u001f${text}`, 4)
+  const [old = '', another = ''] = ['a', 'b', 'c', 'd', 'e', 'f'].filter(
+    (text, index) => index === 0 || placeOf(text) !== placeOf('a'),
+  )
+  const keyed = (text: string, turn: 'newest' | 'oldest'): Standing => ({ key: { text, turn, windowMs: 0 } })
+  const arrives = (standing: Standing) => ({ state: 'waiting', reason: 'slot', until: clock.now(), standing }) as const
+  const takeIds = async () => {
+    const { deliveries } = await store.take(lane, clock.now(), 10)
+    return deliveries.map(({ record }) => record)
+  }
+  const [first, follower] = await appendAndRoute(store, 2)
+  if (first === undefined || follower === undefined) throw new Error('two were appended')
+  await settleFirst(store, first, arrives(keyed(old, 'oldest')))
+  await settleFirst(store, follower, arrives(keyed(old, 'oldest')))
+
+  const [taken] = await takeIds()
+  if (taken === undefined) throw new Error('the first was due')
+  await settle(store, taken, arrives(keyed(another, 'newest')))
+  const [newer] = await appendAndRoute(store, 1)
+  if (newer === undefined) throw new Error('one was appended')
+  await settleFirst(store, newer, arrives(keyed(another, 'newest')))
+
+  const due = await takeIds()
+  expect(due.map(({ id }) => id).sort()).toEqual([follower.id, newer.id].sort())
+  const called = due.find(({ id }) => id === newer.id)
+  if (called === undefined) throw new Error('it was due')
+  await settle(store, called, { standing: keyed(another, 'newest'), attempts: [anAttempt()] })
+  const fates = await Promise.all([first, newer].map(async ({ id }) => (await store.find(id))[0]?.deliveries))
+  expect(fates.map((all) => all?.map(({ state, reason }) => `${state} ${reason}`))).toEqual([
+    ['done duplicate'],
+    ['done ok'],
+  ])
+  expect((await store.deliveries({ limit: 10 })).items.map(({ eventId }) => eventId)).toEqual([follower.id])
+  expect(told.broken).toEqual([])
+}, 60_000)
 
 /** Events with root events, each with a key of its own, so that they lie in all partitions. */
 async function openRooted() {

@@ -100,6 +100,8 @@ export interface ShardInputs {
   /** The next of what was handed over, and its last owner had not taken up. */
   takeUp: { readonly partition: number; readonly now: number }
   settle: { readonly partition: number; readonly settles: readonly ShardSettle[] }
+  /** It was handed over to another partition: there it is told of. */
+  remove: { readonly partition: number; readonly settle: ShardSettle }
   /** What others have handed over. */
   arrive: { readonly partition: number; readonly records: Packed; readonly now: number }
   /** What is untold since that time, or longer. */
@@ -134,6 +136,7 @@ export interface ShardOutputs {
   restored: Change & { readonly backlog: readonly LaneBacklog[] }
   takeUp: Arrived & { readonly more: boolean }
   settle: Change
+  remove: Change
   arrive: Arrived
   tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'>
   reassert: Packed

@@ -15,7 +15,7 @@ import type { Roots } from './roots.ts'
 import { formatKey, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
 import { ShardChanges } from './shard-changes.ts'
 import { ShardListing } from './shard-listing.ts'
-import type { Arrived, Change, DeadCounts, ShardOutputs, ShardRow, ShardSettle } from './shard-protocol.ts'
+import type { Arrived, Change, DeadCounts, ShardOutputs, ShardRow, ShardSettle, Told } from './shard-protocol.ts'
 import { ShardRows } from './shard-rows.ts'
 
 const takenUpAtOnce = 1_000
@@ -139,6 +139,13 @@ export class Shard {
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
   settle(settles: readonly ShardSettle[]): Change {
     return this.#rows.transaction(() => this.#settle(settles, undefined))
+  }
+
+  /** It was handed over to another partition: there it is told of. */
+  remove(settle: ShardSettle): Change {
+    const change = this.settle([settle])
+    const isOther = ({ event, rule }: Told) => event.id !== settle.event.id || rule !== settle.lane.rule
+    return { ...change, told: change.told.filter(isOther) }
   }
 
   /** `arrived`: when they were handed over, in ms, where they were. */

@@ -85,6 +85,7 @@ const answers: ShardAnswers = {
   },
   takeUp: ({ partition, now }) => of(partition).takeUp(now),
   settle: ({ partition, settles }) => of(partition).settle(settles),
+  remove: ({ partition, settle }) => of(partition).remove(settle),
   arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
   tell: ({ partition, since }) => of(partition).changes.tell(since),
   reassert: ({ partition, keys }) => of(partition).changes.reassert(keys),

@@ -148,6 +148,8 @@ export class WorkTopic {
     }
     const part = this.#partOf(settlement, record)
     if (record.rows?.get(settlement.lane.rule)?.isLost === true) setImmediate(() => this.#keep(ticket, elsewhere))
+    else if (part !== undefined && this.#isAstray(part, settlement, record))
+      this.#move(part, settlement, record, ticket)
     else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
@@ -174,6 +176,32 @@ export class WorkTopic {
   #placeOf(rule: string, standing: Settlement['standing'], record: KafkaRecord): number {
     const text = standing?.key?.text ?? standing?.root?.signature
     return text === undefined ? record.owned.partition : partitionOf(`${rule}\u001f${text}`, this.#parts.partitions)
+  }
+
+  /** A reload gave it another key, whose others lie in another partition. */
+  #isAstray(part: Part, { lane, state, standing }: Settlement, record: KafkaRecord): boolean {
+    if (part.isLost || record.source !== undefined || state !== 'waiting') return false
+    return this.#placeOf(lane.rule, standing, record) !== part.partition
+  }
+
+  /** It is handed over to where it belongs, and then removed from where it was. */
+  #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+    const partition = this.#placeOf(settlement.lane.rule, settlement.standing, record)
+    this.#parts.writer.write([this.#handedOver(settlement, record, partition)], () => {
+      const { standing: _, ...settle } = shardSettle(settlement, record, false)
+      const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
+      const remove = async () => {
+        if (part.isLost) return elsewhere
+        const change = await this.#parts.thread.ask('remove', { partition: part.partition, settle: gone })
+        if (!part.isLost) this.#write(part, change, () => undefined)
+        const { moved, due } = change.consequences[0] ?? elsewhere
+        return { ...elsewhere, moved, due }
+      }
+      remove().then(
+        (consequences) => this.#keep(ticket, consequences),
+        (error: unknown) => this.#parts.broken(error),
+      )
+    })
   }
 
   #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
@@ -289,24 +317,7 @@ export class WorkTopic {
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
   #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const { lane, standing, until, answer } = settlement
-    const { id, stream, accepted, origin } = record
-    const { state, reason, at, revision, progress, claimed, attempts } = settlement
-    const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
-    const value = formatRow(
-      {
-        ...row,
-        id,
-        rule: lane.rule,
-        lane: lane.key,
-        stream,
-        accepted,
-        origin,
-        until: until === Number.POSITIVE_INFINITY ? null : until,
-        ...(record.source === undefined ? { reopens: true } : {}),
-      },
-      record.bytes,
-    )
+    const { lane, standing } = settlement
     const partition = record.source === undefined ? record.owned.partition : this.#placeOf(lane.rule, standing, record)
     const key = keyOf(settlement)
     const part = this.#owned.get(partition)
@@ -316,12 +327,26 @@ export class WorkTopic {
       record.rows ??= new Map()
       record.rows.set(lane.rule, part)
     }
-    const outgoing = { topic: this.#parts.topics.work, partition, key: Buffer.from(key), value }
-    this.#parts.writer.write([outgoing], () => {
+    this.#parts.writer.write([this.#handedOver(settlement, record, partition)], () => {
       ticket.isWritten = true
       // What becomes of it is known when it was read.
       if (!isOwn || part.isLost) this.#keep(ticket, elsewhere)
     })
+  }
+
+  #handedOver(settlement: Settlement, { id, stream, accepted, origin, bytes, source }: KafkaRecord, partition: number) {
+    const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
+    const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
+    const value = formatRow(
+      {
+        ...row,
+        ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
+        until: until === Number.POSITIVE_INFINITY ? null : until,
+        ...(source === undefined ? { reopens: true } : {}),
+      },
+      bytes,
+    )
+    return { topic: this.#parts.topics.work, partition, key: Buffer.from(keyOf(settlement)), value }
   }
 
   /** It is durable. What one partition keeps waiting holds up no other. */
