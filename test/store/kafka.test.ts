@@ -1,4 +1,5 @@
 import { expect, onTestFinished, test } from 'vitest'
+import type { Standing } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
 import { sharedKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
@@ -41,6 +42,18 @@ test('the store on Kafka tells the journal of what waits for its turn when it ha
   await settleFirst(store, second, arrives)
   clock.wind(1_000)
   await until('it is told of', async () => (await journalLength()) === 2)
+})
+
+test('the store on Kafka finds the last of many that have just come', async () => {
+  const { open } = await openWorld()
+  const { store } = await open()
+  onTestFinished(() => store.close())
+  const records = await appendAndRoute(store, 1_100)
+  const standingOf = (n: number): Standing => ({ key: { text: String(n), turn: 'oldest', windowMs: 0 } })
+  const arrives = { state: 'waiting', reason: 'slot' } as const
+  await Promise.all(records.map((one, n) => settleFirst(store, one, { ...arrives, standing: standingOf(n) })))
+  const fates = await Promise.all(records.slice(-1).map(({ id }) => store.find(id)))
+  expect(fates.flat().flatMap(({ deliveries }) => deliveries.map(({ state }) => state))).toEqual(['waiting'])
 })
 
 test('the store on Kafka tells of deliveries that end together in one record of the journal', async () => {

@@ -9,6 +9,7 @@ import type { Change, ShardOutputs, ShardSettle, Told } from './shard-protocol.t
 import { firstPlaceWith, type ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
+const toldAtOnce = 1_000
 /** Deliveries that stand to others, and are known to have ended. */
 const endedAtMost = 20_000
 
@@ -150,15 +151,17 @@ export class ShardChanges {
     }
   }
 
-  /** What is untold since that time, or longer. */
+  /** The next of what is untold since that time, or longer. */
   tell(since: number): ShardOutputs['tell'] {
     return this.#rows.transaction(() => {
       const change = this.#rows.prepare('INSERT OR IGNORE INTO changed(pos, rule) VALUES (?, ?)')
+      let left = toldAtOnce
       for (const [pos, one] of this.#untold) {
-        if (one.since > since) break
+        if (one.since > since || left === 0) break
         change.run(pos, one.rule)
+        left -= 1
       }
-      return { ...this.take(), hasUntold: this.hasUntold }
+      return { ...this.take(), hasUntold: this.hasUntold, more: left === 0 }
     })
   }
 

@@ -104,7 +104,7 @@ export interface ShardInputs {
   remove: { readonly partition: number; readonly settle: ShardSettle }
   /** What others have handed over. */
   arrive: { readonly partition: number; readonly records: Packed; readonly now: number }
-  /** What is untold since that time, or longer. */
+  /** The next of what is untold since that time, or longer. */
   tell: { readonly partition: number; readonly since: number }
   /** The newest that is known of these keys, for a changelog in which somebody else has written. */
   reassert: { readonly partition: number; readonly keys: Packed }
@@ -138,7 +138,7 @@ export interface ShardOutputs {
   settle: Change
   remove: Change
   arrive: Arrived
-  tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'>
+  tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'> & { readonly more: boolean }
   reassert: Packed
   rowsOf: readonly { readonly offset: number; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }

@@ -279,12 +279,15 @@ export class WorkTopic {
   async #tellRows(since: number): Promise<boolean> {
     let hasTold = false
     for (const part of this.#owned.values()) {
-      if (!part.isReady || !part.hasUntold) continue
-      const change = await this.#parts.thread.ask('tell', { partition: part.partition, since })
-      if (part.isLost) continue
-      part.hasUntold = change.hasUntold
-      hasTold ||= change.told.length > 0
-      this.#write(part, { ...change, dead: undefined }, () => undefined)
+      for (let more = part.isReady && part.hasUntold; more; ) {
+        const change = await this.#parts.thread.ask('tell', { partition: part.partition, since })
+        if (part.isLost) break
+        part.hasUntold = change.hasUntold
+        hasTold ||= change.told.length > 0
+        this.#write(part, { ...change, dead: undefined }, () => undefined)
+        more = change.more
+        if (more) await this.#parts.writer.written()
+      }
     }
     return hasTold
   }
