@@ -34,19 +34,21 @@ export function askGates(rule: Rule, context: TemplateContext, directory: Direct
     const answer = orDead(judge)
     if (answer !== undefined) gates.push({ gate, ...answer })
   }
-  const keyOf = (parts: Partial<Pick<Rule, 'dedup' | 'order' | 'supersede'>>) =>
+  const found = (parts: Partial<Pick<Rule, 'dedup' | 'order' | 'supersede'>>) =>
     standingOf({ dedup: undefined, order: undefined, supersede: undefined, ...parts }, context, directory)
 
   const expired = { verdict: 'done', reason: 'expired' } as const
   const isExpired = (at: number) => expiry(rule, record, at) !== undefined
   if (expire !== undefined) ask('expire', () => (isExpired(now) ? expired : passes))
   if (sample !== undefined) ask('sample', () => (sample(context) ? passes : { verdict: 'done', reason: 'sampled' }))
-  if (dedup !== undefined) ask('dedup', () => keyed(shown(keyOf({ dedup })?.key?.text)))
-  else if (order !== undefined) ask('order', () => keyed(shown(keyOf({ order })?.key?.text)))
+  if (dedup !== undefined) ask('dedup', () => keyed(shown(found({ dedup })?.standing?.key?.text)))
+  else if (order !== undefined) ask('order', () => keyed(shown(found({ order })?.standing?.key?.text)))
   if (supersede !== undefined) {
     ask('supersede', () => {
-      const root = keyOf({ supersede })?.root
-      return root === undefined ? keyed(undefined) : { ...keyed(shown(root.signature)), time: iso(root.time) }
+      const { standing, note } = found({ supersede }) ?? {}
+      const root = standing?.root
+      if (root !== undefined) return { ...keyed(shown(root.signature)), time: iso(root.time) }
+      return note === '' ? keyed(undefined) : { ...passes, note: 'no time that can be read' }
     })
   }
   let due = now

@@ -9,7 +9,7 @@ import { type RequestOutcome, TemplateError } from '../rule/rule.ts'
 import type { DeadReason, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
 import { type AttemptResult, type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
-import { bounded, contextOf, expiry, standingOf, unreadable } from './gates.ts'
+import { bounded, contextOf, expiry, joined, standingOf, unreadable } from './gates.ts'
 import type { LaneQueue } from './lane.ts'
 import { laneKey } from './lane-key.ts'
 import { noLimits } from './limit.ts'
@@ -229,8 +229,9 @@ export class Dispatcher {
     const context = contextOf(record, match, this.directory)
     try {
       if (isNew && rule.sample !== undefined && !rule.sample(context)) return finish('sampled')
-      delivery.standing = standingOf(rule, context, this.directory)
-      delivery.note = delivery.standing?.key === undefined && (rule.dedup ?? rule.order) !== undefined ? 'no key' : ''
+      const found = standingOf(rule, context, this.directory)
+      delivery.standing = found?.standing
+      delivery.note = found?.note ?? ''
       const due = rule.dueAt(context, () => eventTime(record))
       if (!Number.isNaN(due)) return due
       delivery.note = joined(delivery.note, 'delay: the instant cannot be read')
@@ -471,10 +472,6 @@ function noted(delivery: Delivery, result: AttemptResult): AttemptResult {
   const [first, ...others] = result.entries
   if (delivery.note === '' || first === undefined) return result
   return { ...result, entries: [{ ...first, note: joined(delivery.note, first.note) }, ...others] }
-}
-
-function joined(...notes: readonly string[]): string {
-  return notes.filter(Boolean).join('; ')
 }
 
 /** One that fails again and again, and so many wait for it: it makes way. */

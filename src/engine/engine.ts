@@ -197,7 +197,13 @@ export class Engine {
     const progress = { ...noProgress, finished, more: { ...more, doubts: {}, isReplay: true } }
     // No revision of the rule has seen what the router set aside.
     const revision = letter.state === 'waiting' ? '' : letter.revision
-    return this.#settleLetter({ ...letter, revision }, { state: 'waiting', reason: 'due', until: at, progress })
+    // Another revision may give it another key, or none: that is found when its turn comes.
+    const isCurrent = this.#works.find(letter.rule)?.rule?.revision === revision
+    const standing = isCurrent ? letter.standing : undefined
+    return this.#settleLetter(
+      { ...letter, revision, standing },
+      { state: 'waiting', reason: 'due', until: at, progress },
+    )
   }
 
   /** Ends a dead letter or a parked delivery for good. */

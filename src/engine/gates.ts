@@ -37,12 +37,20 @@ export function expiry({ expire }: Rule, record: StreamRecord, now: number): Don
 /** Longer keys are cut to a digest: an index of them has to stay small. */
 const longestKey = 200
 
-/** How a delivery stands to others of its rule; undefined where it stands to none. Throws TemplateError. */
+/** What is found of a rule that says how its deliveries stand to one another. */
+export interface FoundStanding {
+  /** Undefined where this one stands to none. */
+  readonly standing: Standing | undefined
+  /** What the journal has to say of that. */
+  readonly note: string
+}
+
+/** How a delivery stands to others of its rule; undefined where the rule says nothing of it. Throws TemplateError. */
 export function standingOf(
   { dedup, order, supersede }: Pick<Rule, 'dedup' | 'order' | 'supersede'>,
   context: TemplateContext,
   directory: Directory,
-): Standing | undefined {
+): FoundStanding | undefined {
   if (dedup === undefined && order === undefined && supersede === undefined) return undefined
   const { message = {} } = context.record
   let wiki: string | undefined
@@ -52,22 +60,22 @@ export function standingOf(
     return bounded(`${id}\u001f${wiki}\u001f${text}`)
   }
   const standing: { -readonly [Part in keyof Standing]: Standing[Part] } = {}
-  if (dedup !== undefined) {
-    const text = dedup.key(context)
-    if (text !== '') {
+  let note = (dedup ?? order) === undefined ? '' : 'no key'
+  const text = (dedup ?? order)?.key(context) ?? ''
+  if (text !== '') {
+    note = ''
+    if (dedup !== undefined)
       standing.key = { text: within(dedup.acrossWikis, dedup.id, text), turn: 'newest', windowMs: dedup.windowMs }
-    }
-  } else if (order !== undefined) {
-    const text = order.key(context)
-    if (text !== '') standing.key = { text: within(false, order.id, text), turn: 'oldest', windowMs: 0 }
+    else if (order !== undefined) standing.key = { text: within(false, order.id, text), turn: 'oldest', windowMs: 0 }
   }
   if (supersede !== undefined) {
     const signature = supersede.signature(context)
     const time = signature === '' ? Number.NaN : supersede.time(context)
     if (!Number.isNaN(time))
       standing.root = { signature: within(supersede.acrossWikis, supersede.id, signature), time: Math.floor(time) }
+    else if (signature !== '') note = joined(note, 'supersede: no time that can be read')
   }
-  return standing.key === undefined && standing.root === undefined ? undefined : standing
+  return { standing: standing.key === undefined && standing.root === undefined ? undefined : standing, note }
 }
 
 /** The configured wiki that the event names, else the first name that it gives. */
@@ -78,6 +86,11 @@ function wikiName(message: JsonObject, directory: Directory): string {
   const names = [message.database, message.wiki_id, message.wiki, metaOf(message)?.domain]
   const name = names.find((value) => typeof value === 'string')
   return typeof name === 'string' ? name : ''
+}
+
+/** Of what there is to say of one delivery. */
+export function joined(...notes: readonly string[]): string {
+  return notes.filter(Boolean).join('; ')
 }
 
 /** As a part of keys in tables. */

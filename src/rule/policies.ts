@@ -139,13 +139,11 @@ class PolicyCompiler {
   #dedup(isImplied: boolean): Dedup | undefined {
     const { dedup } = this.#text
     if (dedup === false || (dedup === undefined && !isImplied)) return undefined
-    if (dedup === undefined) {
-      const key = '{{message.sha1}}'
-      return { id: idOf(key), key: this.#impliedKey(key), windowMs: 0, acrossWikis: false }
-    }
+    const parts = dedup === undefined ? this.#implied('{{message.sha1}}') : this.#parts(dedup.key, ['dedup', 'key'])
+    const named = { id: idOf('dedup', parts), key: compileKey(parts) }
+    if (dedup === undefined) return { ...named, windowMs: 0, acrossWikis: false }
     return {
-      id: idOf(dedup.key),
-      key: this.#key(dedup.key, ['dedup', 'key']),
+      ...named,
       windowMs: dedup.window === undefined ? 0 : this.#duration(dedup.window, ['dedup', 'window']),
       acrossWikis: dedup.across_wikis ?? false,
     }
@@ -155,22 +153,19 @@ class PolicyCompiler {
     const { supersede } = this.#text
     if (supersede === false || (supersede === undefined && !isImplied)) return undefined
     if (supersede === undefined) {
-      const texts = ['{{message.root_event.signature}}', '{{message.root_event.dt}}'] as const
-      const [signature, time] = [this.#impliedKey(texts[0]), this.#impliedKey(texts[1])]
-      return { id: idOf(...texts), signature, time: (context) => instantOf(time(context)), acrossWikis: false }
+      const [signature, time] = ['{{message.root_event.signature}}', '{{message.root_event.dt}}'] as const
+      return supersedeBy(this.#implied(signature), this.#implied(time), false)
     }
-    const time = this.#key(supersede.time, ['supersede', 'time'])
-    return {
-      id: idOf(supersede.signature, supersede.time),
-      signature: this.#key(supersede.signature, ['supersede', 'signature']),
-      time: (context) => instantOf(time(context)),
-      acrossWikis: supersede.across_wikis ?? false,
-    }
+    const signature = this.#parts(supersede.signature, ['supersede', 'signature'])
+    const time = this.#parts(supersede.time, ['supersede', 'time'])
+    return supersedeBy(signature, time, supersede.across_wikis ?? false)
   }
 
   #order(): Order | undefined {
     const { order } = this.#text
-    return order === undefined ? undefined : { id: idOf(order.key), key: this.#key(order.key, ['order', 'key']) }
+    if (order === undefined) return undefined
+    const parts = this.#parts(order.key, ['order', 'key'])
+    return { id: idOf('order', parts), key: compileKey(parts) }
   }
 
   #delay(): { readonly constantMs: number; readonly dueAt: Rule['dueAt'] } {
@@ -291,9 +286,13 @@ class PolicyCompiler {
   }
 
   #key(text: string, at: Path): KeyTemplate {
+    return compileKey(this.#parts(text, at))
+  }
+
+  #parts(text: string, at: Path): readonly Part[] {
     const place = [...this.#at, ...at]
-    const parts = this.#templates.parts(text, place)
-    if (parts === undefined) return compileKey([])
+    const parts = this.#templates.parts(text, place) ?? []
+    if (parts.length === 0) return parts
     if (!parts.some((part) => isSlot(part) && part.expression.reads.length > 0)) {
       this.#findings.error(
         place,
@@ -312,11 +311,11 @@ class PolicyCompiler {
         )
       }
     }
-    return compileKey(parts)
+    return parts
   }
 
-  #impliedKey(text: string): KeyTemplate {
-    return compileKey(this.#templates.parts(text, this.#at) ?? [])
+  #implied(text: string): readonly Part[] {
+    return this.#templates.parts(text, this.#at) ?? []
   }
 }
 
@@ -330,9 +329,22 @@ function readsJobs({ answers, exec, cases }: Partial<RuleText>): boolean {
   return requests.length === 1 && only !== undefined && only.uri.endsWith(jobPath)
 }
 
-function idOf(...templates: readonly string[]): string {
-  const text = templates.map((template) => template.trim()).join('\u001f')
-  return hash('sha256', text, 'base64url').slice(0, 8)
+function supersedeBy(signature: readonly Part[], time: readonly Part[], acrossWikis: boolean): Supersede {
+  const said = compileKey(time)
+  return {
+    id: idOf('supersede', signature, time),
+    signature: compileKey(signature),
+    time: (context) => instantOf(said(context)),
+    acrossWikis,
+  }
+}
+
+/** However the templates are spaced. What keeps to an order shares no key with what is deduplicated. */
+function idOf(policy: 'dedup' | 'order' | 'supersede', ...templates: readonly (readonly Part[])[]): string {
+  const texts = templates.map((parts) =>
+    parts.map((part) => (isSlot(part) ? [part.operator, part.expression.text] : part)),
+  )
+  return hash('sha256', JSON.stringify([policy, texts]), 'base64url').slice(0, 8)
 }
 
 /** A key that lost a part would join strangers: where one part is absent, there is no key. */

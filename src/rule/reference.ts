@@ -51,7 +51,10 @@ const together = [
   '| `throttle.key`, an event without it | All events without a key share the limits of one key |',
   '| `supersede`, `retry` | Asked before each attempt: when a later root event was accepted that is neither dead nor discarded, the retry is not made (`superseded`) |',
   '| `expire`, `delay`, `retry` | An age is that of the event, not of its delivery: what waits for its time or for a retry until it is too old is done (`expired`), not called and no dead letter. A constant `delay` that is not shorter is refused |',
-  '| `dedup`, `order`, `supersede`, a reload | Who changes the template of a key has new keys: nothing that went before under the old one covers, holds up or supersedes what comes. What waits gets its new key when its turn comes |',
+  '| `dedup`, `order`, `supersede`, a reload | Who changes the template of a key or `across_wikis`, or writes `order` for `dedup`, has new keys: nothing that went before under the old one covers, holds up or supersedes what comes. What waits, and a dead letter that is replayed, gets its key anew when its turn comes; what was held by `order`, when the one before it has moved or ended |',
+  '| `dedup.window`, a reload or a replay | What waits for the end of a window keeps its time, though the window is changed. A dead letter that is replayed is called at once, within the window of its key |',
+  '| `dedup`, `retry: never` | A call that a crash cut off may have been carried out: it covers what is older, as any call does |',
+  '| `supersede`, what counts | A later event counts though it ended `no_match`, or `expired` when its turn came; not while it is dead or parked, nor where it was `expired` or `sampled` when it came |',
   '| `sample`, `dedup` | What is left out (`sampled`) covers nothing. Where one event of a key may be left out and another not, the newest may never be called: give both the same key |',
   '',
 ]

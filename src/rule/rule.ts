@@ -117,7 +117,7 @@ export interface Throttle {
   readonly perKey: Limits
 }
 
-/** Tells keys of one template from those of another that yields the same: they never were one key. A few characters. */
+/** Tells keys of one policy and template from those of another that yields the same: they never were one key. A few characters. */
 type TemplateId = string
 
 export interface Dedup {

@@ -323,8 +323,13 @@ const supersede = Type.Union(
     Type.Literal(false),
     Type.Object(
       {
-        signature: key('What the event is about.', ['{{message.root_event.signature}}']),
-        time: key('When that was: ISO, or unix seconds.', ['{{message.root_event.dt}}']),
+        signature: key('What the event is about. Absent: it supersedes nothing, and is not superseded.', [
+          '{{message.root_event.signature}}',
+        ]),
+        time: key(
+          'When that was: ISO, or unix seconds. Where that cannot be read it is as with no signature, and the journal says so.',
+          ['{{message.root_event.dt}}'],
+        ),
         across_wikis: Type.Optional(
           Type.Boolean({ description: 'Whether one signature of two wikis is the same.', default: false }),
         ),

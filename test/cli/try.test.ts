@@ -194,10 +194,10 @@ describe('try says what the gates make of an event that matches', () => {
       words('x'),
       [
         { gate: 'order', verdict: 'passes', note: 'no key' },
-        { gate: 'supersede', verdict: 'passes', note: 'no key' },
+        { gate: 'supersede', verdict: 'passes', note: 'no time that can be read' },
         { gate: 'throttle', verdict: 'depends', note: 'no key' },
       ],
-      'r: yes\n  order: passes: no key\n  supersede: passes: no key\n  throttle: no key\n',
+      'r: yes\n  order: passes: no key\n  supersede: passes: no time that can be read\n  throttle: no key\n',
     ],
     ...['dedup', 'order', 'throttle'].map((gate): [string, string, object, object[], string] => [
       `has a list as key of ${gate}`,

@@ -212,6 +212,41 @@ describe('supersede', () => {
   })
 })
 
+describe('supersede by what the rule says', () => {
+  const policy = (more: string) =>
+    `  delay: 1s\n  supersede: { signature: '{{message.root.signature}}', time: '{{message.root.dt}}'${more} }`
+  const root = (dt: string) => ({ root: { signature: 'T', dt } })
+
+  test.each([
+    ['superseded', ', across_wikis: true'],
+    ['ok', ''],
+  ])('an event of another wiki is %s (%s)', async (reason, more) => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, policy(more)))
+    const earlier = await world.post('page', { n: 1, database: 'a', ...root('2026-01-01T00:00:00Z') })
+    await world.post('page', { n: 2, database: 'b', ...root('2026-01-02T00:00:00Z') })
+    expect(await ended(world, earlier)).toMatchObject({ state: 'done', reason })
+  })
+
+  test('a time that cannot be read supersedes nothing, and the journal says so', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, policy('')))
+    const found = await ended(world, await world.post('page', { n: 1, ...root('soon') }))
+    expect(found).toMatchObject({ reason: 'ok', attempts: [{ note: 'supersede: no time that can be read' }] })
+  })
+
+  test('after a reload by another time, those of the one before count no more', async () => {
+    const there = await target()
+    const by = (field: string) =>
+      posting(there.url, `  delay: 1s\n  supersede: { signature: '{{message.s}}', time: '{{message.${field}}}' }`)
+    const world = await openWorld(by('a'))
+    await ended(world, await world.post('page', { s: 'S', n: 1, a: 2_000_000_000 }))
+    await world.rewrite(by('b'))
+    const found = await ended(world, await world.post('page', { s: 'S', n: 2, b: 1_000_000_000 }))
+    expect(found).toMatchObject({ state: 'done', reason: 'ok' })
+  })
+})
+
 describe('order', () => {
   test('deliveries of a key run one after another; a failing one holds only its key', async () => {
     let failures = 3
@@ -267,6 +302,16 @@ describe('order', () => {
 })
 
 describe('time', () => {
+  test('one whose root event is older than root_age expires', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, '  expire: { root_age: 1h }'))
+    const root = (dt: string) => ({ root_event: { signature: 's', dt } })
+    const old = await world.post('page', { n: 1, ...root('2020-01-01T00:00:00Z') })
+    const recent = await world.post('page', { n: 2, ...root(new Date().toISOString()) })
+    expect(await ended(world, old)).toMatchObject({ state: 'done', reason: 'expired' })
+    expect(await ended(world, recent)).toMatchObject({ state: 'done', reason: 'ok' })
+  })
+
   test('a delayed event is not called before its time, also after a restart, and holds no slot', async () => {
     const there = await target()
     const world = await openWorld(`${posting(there.url, '  delay: 1s\n  throttle: { concurrency: 1 }')}
@@ -528,6 +573,110 @@ describe('the key of a wiki', () => {
     open()
     await ended(world, last)
     expect(bodies(there.requests)).toEqual([0, 1, 2])
+  })
+})
+
+describe('a reload that changes a key', () => {
+  const retry = '\n  retry: { delay: 1s, jitter: none }'
+  const dedup = "  dedup: { key: '{{message.title}}' }"
+  const order = "  order: { key: '{{message.title}}' }"
+
+  test('from order to dedup leaves nobody waiting for the order that was', async () => {
+    const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
+    const world = await openWorld(posting(there.url, `${order}${retry}`))
+    const first = await world.post('page', { title: 'A', n: 1 })
+    await becomes(
+      () => deliveryOf(world, first),
+      (delivery) => delivery?.reason === 'retry',
+    )
+    const second = await world.post('page', { title: 'A', n: 2 })
+    await becomes(
+      () => deliveryOf(world, second),
+      (delivery) => delivery?.reason === 'key',
+    )
+    await world.rewrite(posting(there.url, `${dedup}${retry}`))
+
+    expect(await ended(world, second)).toMatchObject({ state: 'done', reason: 'ok' })
+    await idle(world)
+  })
+
+  test('from dedup to order makes nobody wait for what is deduplicated', async () => {
+    const { there, open } = await gate()
+    const world = await openWorld(posting(there.url, dedup))
+    await world.post('page', { title: 'A', n: 1 })
+    await there.waitFor(1)
+    await world.rewrite(posting(there.url, order))
+    await world.post('page', { title: 'A', n: 2 })
+    await there.waitFor(2)
+    open()
+    await idle(world)
+    expect(bodies(there.requests)).toEqual([1, 2])
+  })
+
+  test('or only how it is spaced, which is none, keeps the order', async () => {
+    const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
+    const world = await openWorld(posting(there.url, `${order}${retry}`))
+    const first = await world.post('page', { title: 'A', n: 1 })
+    await becomes(
+      () => deliveryOf(world, first),
+      (delivery) => delivery?.reason === 'retry',
+    )
+    await world.rewrite(posting(there.url, `  order: { key: '{{ message.title }}' }${retry}`))
+    await ended(world, await world.post('page', { title: 'A', n: 2 }))
+    expect(bodies(there.requests)).toEqual([1, 1, 2])
+  })
+
+  test.each([
+    ['another', "  dedup: { key: '{{message.page}}' }"],
+    ['none', ''],
+  ])('to %s lets a dead letter that is replayed go by that', async (_what, policies) => {
+    let isMended = false
+    const there = await target((request) => respond(bodies([request])[0] === 1 && !isMended ? 404 : 200))
+    const world = await openWorld(posting(there.url, dedup))
+    const first = await world.post('page', { title: 'A', page: 1, n: 1 })
+    expect(await ended(world, first)).toMatchObject({ state: 'dead' })
+    await ended(world, await world.post('page', { title: 'A', page: 2, n: 2 }))
+    await world.rewrite(posting(there.url, policies))
+    isMended = true
+    await world.ask('POST', '/v1/dead/replay', { all: true })
+
+    const again = await becomes(
+      () => deliveryOf(world, first),
+      (delivery) => delivery?.state === 'done',
+    )
+    expect(again?.reason).toBe('ok')
+  })
+
+  test('keeps fresh starts of the new one a window apart', async () => {
+    const there = await target()
+    const delayed = (key: string) => posting(there.url, `  delay: 1s\n  dedup: { key: '${key}', window: 1h }`)
+    const world = await openWorld(delayed('{{message.title}}'))
+    const first = await world.post('page', { title: 'A', page: 1, n: 1 })
+    const second = await world.post('page', { title: 'B', page: 1, n: 2 })
+    await world.rewrite(delayed('{{message.page}}'))
+
+    const fates = await becomes(
+      () => Promise.all([first, second].map((id) => deliveryOf(world, id))),
+      (all) => all.every((one) => one?.state === 'done' || one?.reason === 'key'),
+    )
+    // The newest was called, or both were due one after the other and the second waits for the window.
+    expect(there.requests.length).toBe(1)
+    expect(fates.filter((one) => one?.reason === 'ok').length).toBe(1)
+  })
+})
+
+describe('limits of a target', () => {
+  test('hold across rules', async () => {
+    const { there, open } = await gate()
+    const limits = { concurrency: 2, perSecond: Number.POSITIVE_INFINITY, burst: 1 }
+    const rule = (name: string) => `${name}: { topic: page, exec: { uri: '{{targets.there.url}}/${name}' } }\n`
+    const targets = { there: { url: there.url, maxPauseMs: 1_000, limits } }
+    const world = await openWorld(`${rule('one')}${rule('other')}`, { targets })
+    for (let n = 0; n < 4; n += 1) await world.post('page', { n })
+    await there.waitFor(2)
+    open()
+    for (const name of ['one', 'other']) await idle(world, name)
+    expect([there.requests.length, there.maxInFlight]).toEqual([8, 2])
   })
 })
 

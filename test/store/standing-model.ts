@@ -107,7 +107,7 @@ interface Modelled {
   /** Running, and not to be repeated. */
   isClaimed: boolean
   coveredBy: Modelled | undefined
-  /** It was reopened, or got another key: the window does not hold for it. */
+  /** It was reopened: the window does not hold for it. */
   isExempt: boolean
   taken: StoredDelivery | undefined
 }
@@ -242,14 +242,24 @@ class Run {
         return
       case 'restart':
         await this.#settled()
-        for (const one of this.#inHand()) {
-          one.state = one.isClaimed ? 'dead' : 'waiting'
-          if (one.isClaimed && this.#model.leaves(one, keyOf(one)) !== undefined) this.#work.released(one.lane.rule)
-        }
-        expect(await (step.how === 'kill' ? this.#work.reopenAfterKill() : this.#work.reopen())).toEqual(
-          this.#work.waiting,
-        )
+        return this.#restart(step.how)
     }
+  }
+
+  async #restart(how: 'close' | 'kill'): Promise<void> {
+    let hasLostCalls = false
+    for (const one of this.#inHand()) {
+      one.state = one.isClaimed ? 'dead' : 'waiting'
+      if (!one.isClaimed) continue
+      if (this.#model.leaves(one, keyOf(one)) !== undefined) this.#work.released(one.lane.rule)
+      // It may have been carried out.
+      this.#model.called(one, false)
+      hasLostCalls ||= one.lane.rule !== 'oldest'
+    }
+    const found = await (how === 'kill' ? this.#work.reopenAfterKill() : this.#work.reopen())
+    // What such a call covers and postpones, nobody was told of but by this.
+    if (hasLostCalls) this.#work.adopt(found)
+    else expect(found).toEqual(this.#work.waiting)
   }
 
   /** Makes all calls that are left, led only by what the store tells; then nothing waits any more. */
@@ -314,14 +324,13 @@ class Run {
     }
     const before = keyOf(delivery)
     if (how === 'rekeyed') {
-      delivery.isExempt = true
       delivery.standing = { ...delivery.standing, ...keyOfRule(delivery.lane.rule, key) }
     }
     const progress = delivery.taken?.progress
     if (isCall && progress?.firstAttemptAt === 0) this.#model.startedFresh(delivery, now)
     if (settlement.state === 'waiting' && how !== 'parked') {
       if (keyOf(delivery) !== before) this.#model.leaves(delivery, before)
-      this.#handIn(delivery, settlement, false, isCall)
+      this.#handIn(delivery, settlement, keyOf(delivery) !== before, isCall)
     } else {
       delivery.state = how === 'parked' ? 'parked' : settlement.state === 'dead' ? 'dead' : 'done'
       this.#model.leaves(delivery, before)

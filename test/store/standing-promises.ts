@@ -1,6 +1,6 @@
 import { expect, onTestFinished, test } from 'vitest'
 import type { NewEvent } from '../../src/event/event.ts'
-import type { Settlement, Standing } from '../../src/store/store.ts'
+import { noProgress, type Settlement, type Standing } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
 import { until } from '../support/until.ts'
 import { anEvent, events, idOf, ids, type Known, lane, namelessEvents, type StoreWorld, Work } from './world.ts'
@@ -257,7 +257,7 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
   })
 
   test(
-    of('hands out the newest anew after a kill cut its call off, and the others where it may not be repeated'),
+    of('hands out the newest anew after a kill cut its call off, and only a newer one where it may not be repeated'),
     async () => {
       const { work, arrive, states } = await setup()
       const first = await arrive(newest())
@@ -269,9 +269,8 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
       expect(again.record.id).toBe(second.record.id)
       await work.settle(again, { state: 'running', reason: '', claimed: true })
 
-      expect(await work.reopenAfterKill()).toEqual(work.waiting)
-      const [, letter] = await states([first, second])
-      expect(letter).toBe('dead interrupted')
+      expect(await work.reopenAfterKill()).toEqual({})
+      expect(await states([first, second])).toEqual(['done duplicate', 'dead interrupted'])
       const third = await arrive(newest())
       expect((await work.takeOne()).record.id).toBe(third.record.id)
     },
@@ -751,6 +750,35 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
     told.push((await work.takeOne()).isSuperseded)
 
     expect(told).toEqual([true, true, false])
+  })
+
+  test(of('covers what is older when a kill cut off a call of the newest that may not be repeated'), async () => {
+    const { work, arrive, states } = await setup()
+    const older = await arrive(newest())
+    const claimed = await arrive(newest())
+    await work.settle(await work.takeOne(), { state: 'running', reason: '', claimed: true })
+    await work.reopenAfterKill()
+
+    expect(await work.take()).toEqual([])
+    expect(await states([older, claimed])).toEqual(['done duplicate', 'dead interrupted'])
+    expect((await work.entry(older)).coveredBy).toBe(idOf(claimed))
+    await arrive(newest())
+    expect(ids(await work.take()).length).toBe(1)
+  })
+
+  test(of('keeps what got another key a window apart from the last start of that key, but for retries'), async () => {
+    const { work, clock, arrive, call, states } = await setup()
+    await call(newest('new', hourMs))
+    const moved = await arrive(newest('old'))
+    const keyless = await arrive(undefined)
+    const retried = await arrive(newest('other'))
+    await work.take()
+    const standing = newest('new', hourMs)
+    for (const one of [moved, keyless]) await work.arrive({ ...one, standing })
+    const progress = { ...noProgress, failures: 1, firstAttemptAt: clock.now() - minuteMs }
+    await work.arrive({ ...retried, standing, progress })
+
+    expect(await states([moved, keyless, retried])).toEqual(['waiting key', 'waiting key', 'waiting slot'])
   })
 
   test(of('counts a root event that got another signature or time under that alone'), async () => {

@@ -183,6 +183,12 @@ export class Work {
     return this.open()
   }
 
+  /** What waits is as a start found it. */
+  adopt(waiting: Readonly<Record<string, number>>): void {
+    this.#waiting.clear()
+    for (const [name, count] of Object.entries(waiting)) this.#waiting.set(name, count)
+  }
+
   /** Accepts events, and gives their records once they are routed. */
   async accept(events: readonly NewEvent[]): Promise<StreamRecord[]> {
     await this.store.append(events)

@@ -99,6 +99,9 @@ export class Shard {
     const standings = this.#rows.transaction(
       () => new Standings(database, this.#words, (...root) => this.#roots.hasLater(this.#partition, ...root)),
     )
+    this.#rows.transaction(() => {
+      for (const { pos, rule, claimed } of cutOff) if (claimed !== 0) standings.callLost(int(pos), int(rule), now)
+    })
     const due = new DueRows(database, this.#words, suspects, standings)
     const commits = new Commits(database, 0, { words: this.#words, ids, letters, suspects, due, standings })
     this.#work = { commits, due, letters, standings }

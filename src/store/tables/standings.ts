@@ -97,7 +97,9 @@ export class Standings {
     this.#before = database.prepare(
       'SELECT state, reason, key, turn, window, signature, time FROM deliveries WHERE pos = ? AND rule = ?',
     )
-    this.#columns = database.prepare('SELECT key, turn, signature, time FROM deliveries WHERE pos = ? AND rule = ?')
+    this.#columns = database.prepare(
+      'SELECT at, key, turn, window, signature, time FROM deliveries WHERE pos = ? AND rule = ?',
+    )
     this.#hash = database.prepare('SELECT h FROM events WHERE pos = ?')
     this.#start = database.prepare('SELECT pos, at, ok_pos, ok_h, ok_at FROM starts WHERE rule = ? AND key = ?')
     this.#putStart = database.prepare(`
@@ -169,7 +171,8 @@ export class Standings {
     }
     const start = this.#start.get(rule, key.text)
     if (start !== undefined && int(start.pos) > pos) return this.#duplicateOf(int(start.pos))
-    if (before !== undefined) return asDecided
+    // It has been judged, and is only called again.
+    if (before?.key === key.text) return asDecided
     if (start?.ok_h !== undefined && start.ok_h !== null && start.ok_h === this.#hash.get(pos)?.h) {
       if (at < int(start.ok_at) + Math.max(key.windowMs, successKeptMs)) return this.#duplicateOf(int(start.ok_pos))
     }
@@ -178,7 +181,9 @@ export class Standings {
     if (typeof retryUntil === 'number' && retryUntil > until) {
       wait = { ...wait, reason: this.#reasons.retry, until: retryUntil }
     }
-    const windowEnd = start === undefined || key.windowMs === 0 ? 0 : int(start.at) + key.windowMs
+    // Retries are exempt, also where a reload gave them another key.
+    const isFresh = decided.firstAttemptAt === 0
+    const windowEnd = start === undefined || key.windowMs === 0 || !isFresh ? 0 : int(start.at) + key.windowMs
     return windowEnd > (wait.until ?? 0) ? { ...wait, reason: this.#reasons.key, until: windowEnd } : wait
   }
 
@@ -192,7 +197,8 @@ export class Standings {
     this.#recount(rule, before, amended, root, at + rootsKeptMs)
     if (before?.turn === turns.oldest && typeof before.key === 'string') {
       const isLive = amended.state === waiting || amended.state === running
-      if (!isLive || before.key !== key?.text) return this.#releaseNext(rule, before.key, pos, at)
+      if (!isLive || before.key !== key?.text || key.turn !== 'oldest')
+        return this.#releaseNext(rule, before.key, pos, at)
     }
     return key?.turn === 'newest' && decided.ran ? this.#called(decided, amended, key) : nothing
   }
@@ -214,7 +220,11 @@ export class Standings {
   }
 
   /** A call of the key has been made: it saw all that older deliveries could have told. */
-  #called({ pos, rule, at, firstAttemptAt }: Decided, { state, reason, until }: Amended, key: Key): Moved {
+  #called(
+    { pos, rule, at, firstAttemptAt }: Pick<Decided, 'pos' | 'rule' | 'at' | 'firstAttemptAt'>,
+    { state, reason, until }: Pick<Amended, 'state' | 'reason' | 'until'>,
+    key: Key,
+  ): Moved {
     const { text, windowMs } = key
     const moved: { from: number; to: number; count: number }[] = []
     for (const row of this.#coverable.all(rule, text, pos)) {
@@ -243,9 +253,22 @@ export class Standings {
   interrupted(pos: number, rule: number, now: number): void {
     const row = this.#columns.get(pos, rule)
     if (row === undefined) return
+    this.callLost(pos, rule, now)
     const { key, turn, signature, time } = row
     if (typeof key === 'string' && turn === turns.oldest) this.#releaseNext(rule, key, pos, now)
     if (typeof signature === 'string') this.#countRoot.run(rule, signature, int(time), -1, now + rootsKeptMs)
+  }
+
+  /**
+   * Within a transaction: what came of its call is not known, and it is not repeated. It may have been carried out, and covers
+   * what is older as any call does.
+   */
+  callLost(pos: number, rule: number, now: number): void {
+    const row = this.#columns.get(pos, rule)
+    const key = row === undefined ? undefined : readStanding(row)?.key
+    if (row === undefined || key?.turn !== 'newest') return
+    const call = { pos, rule, at: now, firstAttemptAt: int(row.at) }
+    this.#called(call, { state: dead, reason: 0, until: null }, key)
   }
 
   /** Whether an event with a later time was accepted, and is neither dead nor discarded. */
