@@ -161,6 +161,8 @@ const known = [
     { ...post(1, 'all'), fields: { ...fields, key: 'y', other: 'y' } },
     reply('ok'),
   ]),
+  // What keeps to an order waits for none that is deduplicated, though their keys' templates are one.
+  plan('swapped', [post(1), { ...at, kind: 'reload', rule: '', revision: 3 }, post(2), reply('ok')]),
   // What is in memory, or runs, outlives its rule.
   plan('plain', [post(4), { ...at, kind: 'reload', rule: '', revision: 'gone' }, { ...at, kind: 'end', how: 'kill' }]),
 ]

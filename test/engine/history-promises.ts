@@ -4,7 +4,6 @@ import type { Call, Event, History, How } from './history.ts'
 import {
   concerns,
   concurrency,
-  deduplicated,
   delayed,
   delayMs,
   expireMs,
@@ -112,7 +111,7 @@ export class CallWatch {
     const key = keyOf(revision, event)
     if (key === undefined) return
     const ofKey = (one: Call) =>
-      one.rule === rule && one.revision?.field === revision.field && keyOf(revision, one.event) === key
+      one.rule === rule && one.revision?.keyName === revision.keyName && keyOf(revision, one.event) === key
     const seen = new Set<Event>()
     const isFresh = (one: Call) => ofKey(one) && !seen.has(one.event) && seen.add(one.event) && one.isSettled
     check(!calls.filter(isFresh).some((one) => at < one.at + windowMs), 'comes within the window of another')
@@ -134,10 +133,10 @@ export class CallWatch {
     const key = keyOf(revision, event)
     if (key === undefined) return
     const ofKey = (one: Call) =>
-      one.rule === rule && one.revision?.field === revision.field && keyOf(revision, one.event) === key
+      one.rule === rule && one.revision?.keyName === revision.keyName && keyOf(revision, one.event) === key
     check(!inFlight.some(ofKey), 'comes while another of its key is in flight')
     const isLater = (one: Call) => ofKey(one) && one.event.n > event.n
-    if (deduplicated.has(rule)) {
+    if (revision.rule.dedup !== undefined) {
       // What was cut off by a crash is not called again where another revision does not want it.
       const counts = (one: Call) => one.isSettled || one.life === life || history.reloadsSince(rule, one.reloads) === 0
       check(!calls.some((one) => isLater(one) && counts(one)), 'comes after that of a later event')
@@ -184,7 +183,8 @@ export function expectPromisesKept(history: History, found: readonly DeliveryEnt
       const fate = `${event.n} under ${rule} (${end})`
       expect(entry !== undefined && ends[end]?.(history, event, entry), fate).toBe(true)
       if (isReplayed) expect(end, fate).toMatch(/^done|^dead key_failed/)
-      if (!deduplicated.has(rule) || unseen.has(end)) continue
+      const isDeduplicated = history.revisionsSince(rule, event).some((one) => one?.rule.dedup !== undefined)
+      if (!isDeduplicated || unseen.has(end)) continue
       const saw = (one: Call) =>
         one.rule === rule && (one.event === event || (one.event.n > event.n && shareKey(one, event)))
       expect(history.calls.some(saw), `${fate} was seen by a call`).toBe(true)

@@ -18,7 +18,8 @@ type Field = 'key' | 'other'
 /** How a rule is written, among several ways that a reload may choose from. */
 export interface Revision {
   readonly rule: Rule
-  /** Which field its key is made of. */
+  /** Of its key: by which policy, and of which field. */
+  readonly keyName: string | undefined
   readonly field: Field | undefined
   readonly retryLimit: number
   matches(event: Fields): boolean
@@ -29,6 +30,8 @@ interface Policy {
   readonly isOnce?: boolean
   /** Where there is a key. */
   readonly keyed?: (key: string) => string
+  /** By another policy: instead of another field, the last revision has this. */
+  readonly swapped?: (key: string) => string
   readonly more?: string
 }
 
@@ -51,6 +54,10 @@ const policies: Readonly<Record<string, Policy>> = {
   newest: { keyed: (key) => `dedup: { key: '${key}' }` },
   window: { keyed: (key) => `dedup: { key: '${key}', window: ${windowMs / 1_000}s }` },
   settled: { keyed: (key) => `dedup: { key: '${key}' }`, more: delay },
+  swapped: {
+    keyed: (key) => `dedup: { key: '${key}' }`,
+    swapped: (key) => `order: { key: '${key}' }`,
+  },
   ordered: { keyed: (key) => `order: { key: '${key}' }`, origins: ['slow'] },
   latest: { more: `supersede: { signature: '{{message.key}}', ${time} }`, origins: ['slow'] },
   both: { keyed: (key) => `dedup: { key: '${key}' }`, more: `supersede: { signature: '{{message.key}}', ${time} }` },
@@ -62,7 +69,6 @@ const policies: Readonly<Record<string, Policy>> = {
 }
 
 export const ruleNames = Object.keys(policies)
-export const deduplicated = new Set(['newest', 'window', 'settled', 'both'])
 export const superseded = new Set(['latest', 'both'])
 export const delayed = new Set(['later', 'settled'])
 /** Where some template is made of `message.key`, whatever the revision. */
@@ -75,9 +81,9 @@ function revision(
   field: Field,
   retryLimit: number,
   only: string | undefined,
-  mark = 'the first',
+  { mark = 'the first', keyed = policies[name]?.keyed } = {},
 ): Revision {
-  const { origins = ['quick'], isOnce = false, keyed, more = '' } = policies[name] ?? {}
+  const { origins = ['quick'], isOnce = false, more = '' } = policies[name] ?? {}
   const exec = origins.map(
     (origin, i) =>
       `{ method: post, uri: 'http://${origin}.example/${name}/${i}', headers: { x-mark: ${mark} }, body: '{{globals.message}}' }`,
@@ -97,10 +103,18 @@ function revision(
   if (rule === undefined) throw new Error(`${name} is no rule: ${noProblems}`)
   return {
     rule,
+    keyName: keyed?.(field),
     field: keyed === undefined ? undefined : field,
     retryLimit: isOnce ? 0 : retryLimit,
     matches: ({ key }) => only === undefined || key === only,
   }
+}
+
+function last(name: string): Revision {
+  const swapped = policies[name]?.swapped
+  return swapped === undefined
+    ? revision(name, 'other', 2, undefined)
+    : revision(name, 'key', 2, undefined, { keyed: swapped })
 }
 
 /** The first is in force at first; the last wants another key, where there is one. */
@@ -109,9 +123,9 @@ export const revisions: ReadonlyMap<string, readonly Revision[]> = new Map(
     name,
     [
       revision(name, 'key', 2, undefined),
-      revision(name, 'key', 0, undefined, 'another'),
+      revision(name, 'key', 0, undefined, { mark: 'another' }),
       revision(name, 'key', 2, 'y'),
-      revision(name, 'other', 2, undefined),
+      last(name),
     ],
   ]),
 )

@@ -134,8 +134,8 @@ export class History {
 
   /** Whether it was posted before the rule got the key that it has. */
   isOfOtherKey(rule: string, event: Event): boolean {
-    const { field } = this.inForce(rule) ?? {}
-    return this.revisionsSince(rule, event).some((one) => one !== undefined && one.field !== field)
+    const { keyName } = this.inForce(rule) ?? {}
+    return this.revisionsSince(rule, event).some((one) => one !== undefined && one.keyName !== keyName)
   }
 
   /** What was done with its delivery, oldest first. */

@@ -302,6 +302,18 @@ describe('order', () => {
 })
 
 describe('time', () => {
+  test('a delay may be an instant that the event names', async () => {
+    const there = await target()
+    const world = await openWorld(posting(there.url, "  delay: '{{message.not_before}}'"))
+    const id = await world.post('page', { n: 1, not_before: '2999-01-01T00:00:00Z' })
+    const waiting = await becomes(
+      () => deliveryOf(world, id),
+      (delivery) => delivery !== undefined,
+    )
+    expect(waiting).toMatchObject({ state: 'waiting', reason: 'due', next: '2999-01-01T00:00:00.000Z' })
+    expect(await ended(world, await world.post('page', { n: 2 }))).toMatchObject({ reason: 'ok' })
+  })
+
   test('one whose root event is older than root_age expires', async () => {
     const there = await target()
     const world = await openWorld(posting(there.url, '  expire: { root_age: 1h }'))
@@ -662,6 +674,29 @@ describe('a reload that changes a key', () => {
     // The newest was called, or both were due one after the other and the second waits for the window.
     expect(there.requests.length).toBe(1)
     expect(fates.filter((one) => one?.reason === 'ok').length).toBe(1)
+  })
+})
+
+describe('one entry for a farm', () => {
+  test('serves each of its wikis by one rule, and what one of them asks for holds up no other', async () => {
+    const there = await target(({ path }) =>
+      path.startsWith('/de') ? respond(503, '', { 'retry-after': '600' }) : respond(200),
+    )
+    const farm = { domain: '/^(?<lang>\\w+)\\.wiki\\.example$/', url: `${there.url}/{{lang}}`, maxPauseMs: 3_600_000 }
+    const world = await openWorld(posting('{{wiki.url}}', ''), { wikis: [farm] })
+    const post = (lang: string) => {
+      const event = anEvent('page', { n: lang })
+      return world
+        .postAll([{ ...event, meta: { ...event.meta, domain: `${lang}.wiki.example` } }])
+        .then(() => event.meta.id)
+    }
+    const german = await post('de')
+    await becomes(
+      () => deliveryOf(world, german),
+      (delivery) => delivery?.reason === 'target',
+    )
+    await ended(world, await post('fr'))
+    expect(there.requests.map(({ path }) => path)).toEqual(['/de/', '/fr/'])
   })
 })
 
