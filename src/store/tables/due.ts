@@ -7,6 +7,8 @@ import type { Words } from './words.ts'
 
 /** A page holds no more payload than this, unless one event alone is larger. */
 const pageBytes = 4_194_304
+/** Of a lane, read at once; no fewer than that, since some may be passed over. */
+const fewestKeys = 32
 const keysAtOnce = 256
 const followersCounted = 1_001
 
@@ -77,7 +79,7 @@ export class DueRows {
     const rows: TakenRow[] = []
     let bytes = 0
     for (;;) {
-      const wanted = Math.min(keysAtOnce, limit - rows.length + 1)
+      const wanted = Math.max(fewestKeys, Math.min(keysAtOnce, limit - rows.length + 1))
       const keys = this.#keys.all(lane, place.until, place.pos, wanted)
       for (const key of keys) {
         const until = int(key.until)
