@@ -22,6 +22,14 @@ function ended(world: World, id: string, rule = 'rule'): Promise<DeliveryView | 
   )
 }
 
+/** Resolves when it waits for that. */
+function waitsFor(world: World, id: string, reason: string): Promise<DeliveryView | undefined> {
+  return becomes(
+    () => deliveryOf(world, id),
+    (delivery) => delivery?.reason === reason,
+  )
+}
+
 /** A target that answers only when it is let. */
 async function gate() {
   let open = () => {}
@@ -123,10 +131,7 @@ describe('dedup', () => {
       posting(there.url, "  dedup: { key: '{{message.title}}' }\n  retry: { delay: 700ms, jitter: none }"),
     )
     const first = await world.post('page', { title: 'A', n: 1 })
-    const failed = await becomes(
-      () => deliveryOf(world, first),
-      (delivery) => delivery?.reason === 'retry',
-    )
+    const failed = await waitsFor(world, first, 'retry')
     const second = await world.post('page', { title: 'A', n: 2 })
     expect(await ended(world, second)).toMatchObject({ reason: 'ok', covers: { count: 1 } })
     expect(await deliveryOf(world, first)).toMatchObject({ reason: 'duplicate' })
@@ -507,10 +512,7 @@ describe('what has not met the gates', () => {
     })
     const ids: string[] = []
     for (const [n, title] of titles.entries()) ids.push(await world.post('page', { title, n }))
-    await becomes(
-      () => deliveryOf(world, ids.at(-1) ?? ''),
-      (delivery) => delivery?.reason === 'parked',
-    )
+    await waitsFor(world, ids.at(-1) ?? '', 'parked')
     isMended = true
     await world.ask('POST', '/v1/dead/replay', { rule: 'rule', rate: '100000/s' })
     const reasons: (string | undefined)[] = []
@@ -578,10 +580,7 @@ describe('the key of a wiki', () => {
     wikis[0] = { ...wikis[0], database: 'w', url: there.url, host: 'w.example', maxPauseMs: 3_600_000 }
     await world.rewrite(rules)
     const last = await world.post('page', { n: 2, title: 'A', database: 'w' })
-    await becomes(
-      () => deliveryOf(world, last),
-      (delivery) => delivery?.reason === 'key',
-    )
+    await waitsFor(world, last, 'key')
     open()
     await ended(world, last)
     expect(bodies(there.requests)).toEqual([0, 1, 2])
@@ -597,15 +596,9 @@ describe('a reload that changes a key', () => {
     const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
     const world = await openWorld(posting(there.url, `${order}${retry}`))
     const first = await world.post('page', { title: 'A', n: 1 })
-    await becomes(
-      () => deliveryOf(world, first),
-      (delivery) => delivery?.reason === 'retry',
-    )
+    await waitsFor(world, first, 'retry')
     const second = await world.post('page', { title: 'A', n: 2 })
-    await becomes(
-      () => deliveryOf(world, second),
-      (delivery) => delivery?.reason === 'key',
-    )
+    await waitsFor(world, second, 'key')
     await world.rewrite(posting(there.url, `${dedup}${retry}`))
 
     expect(await ended(world, second)).toMatchObject({ state: 'done', reason: 'ok' })
@@ -629,10 +622,7 @@ describe('a reload that changes a key', () => {
     const there = await target(({ index }) => respond(index === 0 ? 500 : 200))
     const world = await openWorld(posting(there.url, `${order}${retry}`))
     const first = await world.post('page', { title: 'A', n: 1 })
-    await becomes(
-      () => deliveryOf(world, first),
-      (delivery) => delivery?.reason === 'retry',
-    )
+    await waitsFor(world, first, 'retry')
     await world.rewrite(posting(there.url, `  order: { key: '{{ message.title }}' }${retry}`))
     await ended(world, await world.post('page', { title: 'A', n: 2 }))
     expect(bodies(there.requests)).toEqual([1, 1, 2])
@@ -691,10 +681,7 @@ describe('one entry for a farm', () => {
         .then(() => event.meta.id)
     }
     const german = await post('de')
-    await becomes(
-      () => deliveryOf(world, german),
-      (delivery) => delivery?.reason === 'target',
-    )
+    await waitsFor(world, german, 'target')
     await ended(world, await post('fr'))
     expect(there.requests.map(({ path }) => path)).toEqual(['/de/', '/fr/'])
   })
@@ -767,10 +754,7 @@ describe('together', () => {
     const first = await ended(world, await world.post('page', { title: 'A', n: 1 }))
     expect(first).toMatchObject({ reason: 'ok', attempts: [{}, {}] })
     const second = await world.post('page', { title: 'A', n: 2 })
-    const waits = await becomes(
-      () => deliveryOf(world, second),
-      (delivery) => delivery?.reason === 'key',
-    )
+    const waits = await waitsFor(world, second, 'key')
     expect(Date.parse(waits?.next ?? '')).toBe(Date.parse(first?.attempts[0]?.at ?? '') + 3_600_000)
     expect(bodies(there.requests)).toEqual([1, 1])
   })
@@ -847,10 +831,7 @@ describe('together', () => {
     const supersede = "  supersede: { signature: '{{message.root.signature}}', time: '{{message.root.dt}}' }"
     const world = await openWorld(posting(there.url, `${supersede}\n  retry: { delay: 2s, jitter: none }`))
     const first = await world.post('page', { n: 1, root: { signature: 'T', dt: '2026-01-01T00:00:00Z' } })
-    await becomes(
-      () => deliveryOf(world, first),
-      (delivery) => delivery?.reason === 'retry',
-    )
+    await waitsFor(world, first, 'retry')
     await world.post('page', { n: 2, root: { signature: 'T', dt: '2026-01-02T00:00:00Z' } })
     expect(await ended(world, first)).toMatchObject({ state: 'done', reason: 'superseded' })
     expect(bodies(there.requests)).toEqual([1, 2])

@@ -25,9 +25,20 @@ function recordOf(topic: string, text: string, partition = 0): Outgoing {
   return { topic, partition, key: null, value: Buffer.from(text) }
 }
 
-/** Resolves when what was handed in is on its way: the timer of the writer is shorter. */
-function begun(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 100))
+/** Says how many batches have been handed to the client's producers. */
+function countBatches(client: Kafka): () => number {
+  const make = client.producer.bind(client)
+  let batches = 0
+  client.producer = (options) => {
+    const producer = make(options)
+    const { sendBatch } = producer
+    producer.sendBatch = (batch) => {
+      batches += 1
+      return sendBatch(batch)
+    }
+    return producer
+  }
+  return () => batches
 }
 
 /** What a promise has come to, if anything. */
@@ -48,12 +59,17 @@ describe('a broker that does not answer', () => {
     await admin.connect()
     await admin.createTopics({ topics: [{ topic, numPartitions: 1 }] })
     await admin.disconnect()
-    const { writer, troubles } = openWriter(createClient(kafka.client, () => undefined))
+    const client = createClient(kafka.client, () => undefined)
+    const batches = countBatches(client)
+    const { writer, troubles } = openWriter(client)
     const pid = kafka.pid(1) ?? 0
     const thaw = () => process.kill(pid, 'SIGCONT')
     await writer.connect()
     expect(await writer.tryWrite([recordOf(topic, 'before')])).toEqual([])
+    const before = batches()
     return {
+      /** Resolves when what was handed in is on its way. */
+      begun: () => until('a batch is on its way', () => batches() > before),
       ...{ writer, troubles, topic, thaw },
       freeze() {
         process.kill(pid, 'SIGSTOP')
@@ -66,7 +82,7 @@ describe('a broker that does not answer', () => {
   }
 
   test('is told soon, and what may fail is given up; what must not be lost is written once it answers', async () => {
-    const { writer, troubles, topic, freeze, thaw, unanswered } = await setup()
+    const { writer, troubles, topic, freeze, thaw, begun, unanswered } = await setup()
     freeze()
     const done: string[] = []
     writer.write([recordOf(topic, 'kept 1')], () => done.push('kept 1'))
@@ -98,7 +114,7 @@ describe('a broker that does not answer', () => {
   }, 120_000)
 
   test('does not keep a writer from closing, and nobody waits for ever', async () => {
-    const { writer, topic, freeze, unanswered } = await setup()
+    const { writer, topic, freeze, begun, unanswered } = await setup()
     freeze()
     const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
     await begun()
