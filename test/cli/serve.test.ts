@@ -183,3 +183,8 @@ test('what a command says arrives whole at a reader that takes its time', async 
   const [out, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])
   expect([code, out.trim().split('\n').length]).toEqual([0, count])
 })
+
+test('the built command can be run as it lies, as npx does', async () => {
+  const child = spawn(built, ['--version'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  expect(await text(child.stdout)).toMatch(/^\d+\.\d+\.\d+\n$/)
+})
