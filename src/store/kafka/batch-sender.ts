@@ -118,6 +118,7 @@ export async function answers(kafka: Kafka): Promise<boolean> {
   } catch {
     return false
   } finally {
+    // What is asked is known by then.
     await admin.disconnect().catch(() => undefined)
   }
 }

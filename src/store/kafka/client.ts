@@ -136,9 +136,9 @@ export function committedMessages(
 /** Resolves with it, or after so many ms: kafkajs says farewell to nobody who does not answer. */
 export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
   const end = new AbortController()
-  await Promise.race([work, pause(ms, undefined, { signal: end.signal }).catch(() => undefined)]).finally(() =>
-    end.abort(),
-  )
+  // Rejects only where we end it, when the work is done.
+  const patience = pause(ms, undefined, { signal: end.signal }).catch(() => undefined)
+  await Promise.race([work, patience]).finally(() => end.abort())
 }
 
 interface Queue {
