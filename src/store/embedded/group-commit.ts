@@ -8,6 +8,8 @@ import type { Committed, WriterThread } from './protocol.ts'
 const settleLingerMs = 3
 /** So many are not kept waiting. */
 const settlesAtOnce = 32
+/** So many do not wait for the turn's end: the writer is at them while the rest of what came in is read. */
+const appendsAtOnce = 32
 const settlesPerGroup = 2_000
 const eventsPerGroup = 2_000
 const bytesPerGroup = 8_388_608
@@ -35,7 +37,7 @@ export interface GroupCommitParts {
 
 /**
  * Gathers appends and settlements into groups, one on its way at a time: what comes meanwhile is the next. An append starts
- * a group at the end of the event loop's turn.
+ * a group at the end of the event loop's turn, or when there are many.
  */
 export class GroupCommit {
   readonly #parts: GroupCommitParts
@@ -76,7 +78,8 @@ export class GroupCommit {
     this.#appends.push(pending)
     this.#eventsWaiting += pending.events.length
     this.#bytesWaiting += pending.bytes
-    this.startSoon()
+    if (this.#appends.length >= appendsAtOnce) this.#start()
+    else this.startSoon()
   }
 
   settle(pending: PendingSettle): void {
@@ -138,6 +141,7 @@ export class GroupCommit {
   #start(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
+    clearImmediate(this.#immediate)
     this.#immediate = undefined
     if (this.#isOnItsWay || this.#isStopped) return
     const { thread, numbers, released } = this.#parts
