@@ -2,6 +2,7 @@ import { Kafka as KafkaClient } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DeadAnswer } from '../../src/api/contract.ts'
 import { sharedKafka } from '../support/kafka.ts'
+import type { Service } from '../support/service.ts'
 import { becomes, until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
 import { createFeed } from './feed.ts'
@@ -101,6 +102,49 @@ describe('on Kafka', () => {
     expect(written).toEqual([1, 1])
   }, 120_000)
 
+  test.each([
+    ['at once', async () => undefined],
+    ['once it was missed', (service: Service) => until('it is missed', () => isMissed(service), limitMs)],
+  ])(
+    'of a topic that is deleted and made anew %s nothing is passed over',
+    async (_, between) => {
+      const target = await openTarget(1)
+      const name = `anew-${createRandom().seed}`
+      const call = (stream: string) =>
+        `call: { topic: ${stream}, exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+      const topic = `${name}.test.anew`
+      const admin = new KafkaClient(kafka.client).admin()
+      await admin.connect()
+      onTestFinished(() => admin.disconnect())
+      const producer = await openProducer()
+      let posted = 0
+      const fill = async (count: number) => {
+        const ids = Array.from({ length: count }, () => `00000000-0000-4000-8000-00000000${6000 + posted++}`)
+        const events = ids.map((id) => ({ meta: { stream: 'test.anew', domain: 'wiki.example', id } }))
+        await until('there is no other topic', () => admin.createTopics({ topics: [{ topic }], waitForLeaders: true }))
+        await producer.send({ topic, messages: events.map((event) => ({ value: JSON.stringify(event) })) })
+        return () => ids.every((id) => target.calls.get(id)?.succeeded)
+      }
+      const isUnwanted = await fill(5)
+      const service = await openKafkaService({ brokers: kafka.brokers, name, rules: call('test.else') })
+      await isWell(service)
+      await service.writeRules(call('test.anew'))
+      service.signal('SIGHUP')
+      await until('the topic is read from its end', async () => !(await isMissed(service)))
+      await producer.send({ topic, messages: [{ value: '{"meta":{"id":"last"}}' }] })
+      await until('what comes then is called', () => target.calls.get('last')?.succeeded, limitMs)
+      await until('nothing is left', () => isDrained(service), limitMs)
+      expect(isUnwanted()).toBe(false)
+
+      await admin.deleteTopics({ topics: [topic] })
+      await between(service)
+      // One of them has the offset of what was called.
+      const isCalled = await fill(10)
+      await until('all of it is called', isCalled, limitMs)
+    },
+    120_000,
+  )
+
   test('a process that is stopped hands over what it has, and no call is made twice', async () => {
     const target = await openTarget(20)
     const random = createRandom()
@@ -129,3 +173,9 @@ call:
     expect(repeated).toBe(0)
   }, 180_000)
 })
+
+/** Whether it knows that the topic of its rule is not there. */
+async function isMissed(service: Service): Promise<boolean> {
+  const { body } = await service.get('/metrics')
+  return !String(body).includes('changeprop_stream_lag{')
+}

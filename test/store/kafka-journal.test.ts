@@ -62,7 +62,7 @@ describe('on a broker', () => {
     })
     const journal = new Journal(client, reader, topic, 1)
 
-    expect(await journal.ended(0)).toEqual(new Map([['page/0/1', new Set(['call'])]]))
+    expect(await journal.ended(0)).toEqual(new Map([['event-1', new Set(['call'])]]))
     expect((await journal.find('event-1')).map(({ deliveries }) => deliveries.map(({ rule }) => rule))).toEqual([
       ['call'],
     ])

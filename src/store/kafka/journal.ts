@@ -72,7 +72,7 @@ export class Journal {
   }
 
   /**
-   * Which rules are done with which events, by origin, among what was told since `since`. What an owner before us has done must
+   * Which rules are done with which events, by our id, among what was told since `since`. What an owner before us has done must
    * not be done again, though its position was not committed any more. What else was told may not have become true: a row
    * and the word of it are written to different partitions.
    */
@@ -84,8 +84,7 @@ export class Journal {
         for (const { value } of messages) {
           for (const line of value?.toString().split('\n') ?? []) {
             const told = parseLine(line)
-            if (told !== undefined && 'state' in told && told.state === 'done')
-              addTo(ended, told.event.origin.join('/'), told.rule)
+            if (told !== undefined && 'state' in told && told.state === 'done') addTo(ended, told.event.id, told.rule)
           }
         }
       })

@@ -1,5 +1,5 @@
 import type { DeliveryEntry, LaneBacklog } from '../store.ts'
-import { int } from '../tables/database.ts'
+import { int, text } from '../tables/database.ts'
 import { dead, never, parked, waiting } from '../tables/format.ts'
 import { parseLane } from '../tables/lane-name.ts'
 import type { Numbers } from '../tables/numbers.ts'
@@ -96,11 +96,11 @@ export class ShardListing {
   }
 
   /** Rows of events of one partition of a stream. */
-  rowsOf(topic: string, partition: number, from: number): { readonly offset: number; readonly rule: string }[] {
+  rowsOf(topic: string, partition: number, from: number): { readonly id: string; readonly rule: string }[] {
     return this.#rows
-      .prepare('SELECT off, rule FROM origins WHERE topic = ? AND part = ? AND off >= ?')
+      .prepare('SELECT id, rule FROM origins WHERE topic = ? AND part = ? AND off >= ?')
       .all(topic, partition, from)
-      .map(({ off, rule }) => ({ offset: int(off), rule: this.#words.of('rule', int(rule)) }))
+      .map(({ id, rule }) => ({ id: text(id), rule: this.#words.of('rule', int(rule)) }))
   }
 
   backlog(concerns: (pos: number, rule: number) => boolean = () => true): LaneBacklog[] {

@@ -140,7 +140,7 @@ export interface ShardOutputs {
   arrive: Arrived
   tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'> & { readonly more: boolean }
   reassert: Packed
-  rowsOf: readonly { readonly offset: number; readonly rule: string }[]
+  rowsOf: readonly { readonly id: string; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }
   deliveries: { readonly items: readonly DeliveryEntry[]; readonly cursor: string | undefined }
   letters: { readonly letters: readonly ShardLetter[]; readonly after: number | undefined }

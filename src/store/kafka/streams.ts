@@ -58,7 +58,7 @@ const passing: readonly string[] = [
   'COORDINATOR_LOAD_IN_PROGRESS',
 ]
 
-/** Rules that are through with an event, or have a row of it, by its origin. */
+/** Rules that are through with an event, or have a row of it, by its id: a topic made anew has the same offsets. */
 type Known = ReadonlyMap<string, ReadonlySet<string>>
 
 /**
@@ -271,9 +271,13 @@ export class Streams {
       if (this.#wasWanted?.(stream) === false) this.#old.add(topic)
     }
     this.#wasWanted = undefined
+    // Made anew, it has nothing that was there before.
+    for (const topic of this.#old) if (!this.#known.has(topic)) this.#old.delete(topic)
     for (const [name, source] of this.#sources) {
       if (wanted.has(source.topic)) continue
       this.#sources.delete(name)
+      // With a topic that is deleted Kafka forgets what was committed of it.
+      this.#committed.delete(name)
       reader.stop(source.topic, source.partition)
     }
     const begin: { topic: string; partition: number; part: Owned }[] = []
@@ -312,16 +316,16 @@ export class Streams {
    */
   async #through(begin: readonly { readonly part: Owned; readonly position: Position }[]): Promise<Known> {
     const { thread, journal } = this.#parts
-    const rows: { readonly origin: string; readonly rule: string }[] = []
+    const rows: { readonly id: string; readonly rule: string }[] = []
     for (const { part, position } of begin) {
       const { topic, partition, offset } = position
       const found = await thread.ask('rowsOf', { partition: part.partition, topic, part: partition, from: offset })
-      rows.push(...found.map(({ offset, rule }) => ({ origin: [topic, partition, offset].join('/'), rule })))
+      rows.push(...found)
     }
     await this.#parts.told()
     const times = begin.flatMap(({ position }) => parseMetadata(position.metadata)?.at ?? [])
     const known = times.length === 0 ? new Map() : await journal.ended(Math.min(...times) - toldBeforeCommitMs)
-    for (const { origin, rule } of rows) addTo(known, origin, rule)
+    for (const { id, rule } of rows) addTo(known, id, rule)
     return known
   }
 
@@ -370,7 +374,7 @@ export class Streams {
     const bytes = Uint8Array.from(value?.subarray(0, this.#parts.largestEvent) ?? [])
     progress.begin(at)
     const record = new KafkaRecord({ id: eventIdOf(time, origin), stream, accepted, origin }, bytes, owned, source)
-    record.known = known.get(origin.join('/'))
+    record.known = known.get(record.id)
     this.#routable.push(record)
     this.#routableBytes += bytes.length
     return accepted
