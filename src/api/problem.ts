@@ -1,7 +1,7 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { formatPath } from '../base/document.ts'
-import { type ErrorCode, errorCodes, ServiceError } from '../base/errors.ts'
+import { type ErrorCode, errorCodes, messageOf, ServiceError } from '../base/errors.ts'
 import { explainErrors } from '../base/schema-errors.ts'
 import type { ProblemAnswer } from './contract.ts'
 
@@ -26,7 +26,7 @@ export function sendError(reply: FastifyReply, error: unknown): { readonly isOur
   }
   const status = statusOf(error)
   if (status >= 400 && status < 500) {
-    sendProblem(reply, 'BAD_REQUEST', error instanceof Error ? error.message : String(error), status)
+    sendProblem(reply, 'BAD_REQUEST', messageOf(error), status)
     return { isOurs: false }
   }
   send(reply, 500, undefined, 'This is a fault of changeprop itself; its log says more.')

@@ -7,10 +7,6 @@ export const errorCodes = {
     http: 500,
     means: 'the configuration has problems; the service does not start',
   },
-  RULES_INVALID: {
-    http: 500,
-    means: 'the rules have problems; the set loaded before stays in force',
-  },
   STORE_LOCKED: {
     http: 503,
     means: 'another process has the data folder open',
@@ -52,4 +48,11 @@ export class ServiceError extends Error {
     this.name = 'ServiceError'
     this.code = code
   }
+}
+
+/** Of whatever was thrown. Tries that failed together (an address each) have theirs inside, and may have none of their own. */
+export function messageOf(error: unknown): string {
+  if (error instanceof AggregateError && error.message === '')
+    return [...new Set(error.errors.map(messageOf))].join('; ')
+  return error instanceof Error ? error.message : String(error)
 }

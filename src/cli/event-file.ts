@@ -2,6 +2,7 @@ import { isUtf8 } from 'node:buffer'
 import { readFile } from 'node:fs/promises'
 import { buffer } from 'node:stream/consumers'
 import { placesIn } from '../base/document.ts'
+import { messageOf } from '../base/errors.ts'
 import type { Problem } from '../base/problem.ts'
 import { describeValue } from '../base/schema-words.ts'
 import { metaOf, type StreamRecord, withEnvelope } from '../event/event.ts'
@@ -78,7 +79,7 @@ async function readEventFile(path: string): Promise<Buffer> {
   try {
     return await readFile(path)
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = messageOf(error)
     throw new CommandFailure(2, `expected a readable file after --event, found an error: ${reason}`, { cause: error })
   }
 }

@@ -1,4 +1,5 @@
 import { Agent, request } from 'undici'
+import { messageOf } from '../base/errors.ts'
 import { isObject } from '../base/schema-words.ts'
 import { CommandFailure, type Io } from './io.ts'
 
@@ -33,7 +34,7 @@ export async function withService<T>(url: string, io: Io, work: (service: Servic
     const { status, text } = await request(`${base}${path}`, options)
       .then(async (answer) => ({ status: answer.statusCode, text: await answer.body.text() }))
       .catch((error: unknown) => {
-        throw new CommandFailure(1, `cannot ask ${base}: ${reasonOf(error)}; is the service running there? (--url)`, {
+        throw new CommandFailure(1, `cannot ask ${base}: ${messageOf(error)}; is the service running there? (--url)`, {
           cause: error,
         })
       })
@@ -80,12 +81,6 @@ function parse(text: string): unknown {
   } catch {
     return undefined
   }
-}
-
-/** A refused connection to a name with several addresses has its reasons inside, and no message of its own. */
-function reasonOf(error: unknown): string {
-  if (error instanceof AggregateError) return [...new Set(error.errors.map(reasonOf))].join(', ')
-  return error instanceof Error ? error.message : String(error)
 }
 
 function refusal(base: string, status: number, answer: unknown): string {

@@ -1,5 +1,5 @@
+import { messageOf } from '../base/errors.ts'
 import { createClient } from '../store/kafka/client.ts'
-import { sentence } from '../store/kafka/errors.ts'
 import { Topics } from '../store/kafka/topics.ts'
 import { kafkaOptions } from '../store-of.ts'
 import { readConfiguration } from './configuration.ts'
@@ -43,7 +43,7 @@ export async function topics({ config: file, check, create }: TopicsOptions, io:
   } catch (error) {
     const hints = [...new Set(told)].slice(-3).map((line) => `\n  ${line}`)
     const brokers = config.store.kafka.brokers.join(', ')
-    throw new CommandFailure(1, `Kafka at ${brokers} does not do it: ${sentence(error)}${hints.join('')}`, {
+    throw new CommandFailure(1, `Kafka at ${brokers} does not do it: ${messageOf(error)}${hints.join('')}`, {
       cause: error,
     })
   }

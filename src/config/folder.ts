@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { isAbsolute } from 'node:path'
 import type { Path } from '../base/document.ts'
+import { messageOf } from '../base/errors.ts'
 import type { Objection } from './sites.ts'
 
 /** Whether a path that was written at `at` leads to a folder. */
@@ -21,6 +22,6 @@ async function foundInstead(path: string): Promise<string | undefined> {
     return (await stat(path)).isDirectory() ? undefined : 'a file'
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return 'nothing'
-    return `an error (${error instanceof Error ? error.message : String(error)})`
+    return `an error (${messageOf(error)})`
   }
 }

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { distance } from 'fastest-levenshtein'
 import { checkDocument, type Document, parseDocument } from '../base/document.ts'
+import { messageOf } from '../base/errors.ts'
 import { hasErrors, type Problem } from '../base/problem.ts'
 import { isObject } from '../base/schema-words.ts'
 import type { Config } from './config.ts'
@@ -92,7 +93,7 @@ async function readDocument(file: string, locate: (path: string) => string): Pro
   try {
     text = await readFile(locate(file), 'utf8')
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = messageOf(error)
     const unreadable = problemOf(file, [], `expected a readable file, found an error (${reason})`, 'correct --config')
     return { ...noFile, others: [{ ...unreadable, line: 1, column: 1 }] }
   }

@@ -1,4 +1,5 @@
 import { readFile, stat } from 'node:fs/promises'
+import { messageOf } from '../base/errors.ts'
 import { isObject } from '../base/schema-words.ts'
 
 const maxBytes = 64 * 1024
@@ -40,7 +41,7 @@ export async function readSecret(
         }
       return checked((await readFile(path, 'utf8')).replace(/\r?\n$/, ''), value.file)
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
+      const reason = messageOf(error)
       return {
         message: `expected a secret in the file ${value.file}, found that it cannot be read (${reason})`,
         remedy: 'correct the path, or its permissions',

@@ -1,4 +1,5 @@
 import { formatPath, type Path } from '../base/document.ts'
+import { messageOf } from '../base/errors.ts'
 import { runaway } from '../base/regex-safety.ts'
 
 /** Something wrong at a path, in words. */
@@ -106,7 +107,7 @@ function readRegex(name: string): Regex | undefined {
     const groups = new RegExp(`(?:${source})|`).exec('')?.groups ?? {}
     return { captures: Object.keys(groups), anchored: source.startsWith('^') && source.endsWith('$') }
   } catch (error) {
-    return { error: error instanceof Error ? error.message : String(error) }
+    return { error: messageOf(error) }
   }
 }
 

@@ -1,3 +1,4 @@
+import { messageOf } from '../base/errors.ts'
 import { suggest } from '../base/suggestion.ts'
 import type { Json } from '../event/event.ts'
 import { type TemplateFunction, templateFunctions } from './functions.ts'
@@ -244,11 +245,7 @@ function applied(found: TemplateFunction, args: readonly Evaluate[], text: strin
     try {
       return found.apply(values)
     } catch (error) {
-      throw new TemplateError(
-        'template_failed',
-        text,
-        `${text}: ${error instanceof Error ? error.message : String(error)}`,
-      )
+      throw new TemplateError('template_failed', text, `${text}: ${messageOf(error)}`)
     }
   }
 }

@@ -1,6 +1,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseDocument } from '../base/document.ts'
+import { messageOf } from '../base/errors.ts'
 import { hasErrors, type Problem } from '../base/problem.ts'
 import type { Hosts } from './hosts.ts'
 import { parseRules } from './parse.ts'
@@ -71,7 +72,7 @@ async function readText(file: string): Promise<string | Problem> {
 }
 
 function unreadable(path: string, error: unknown): Problem {
-  const reason = error instanceof Error ? error.message : String(error)
+  const reason = messageOf(error)
   return problem(
     path,
     'error',

@@ -1,3 +1,4 @@
+import { messageOf } from '../base/errors.ts'
 import { runaway } from '../base/regex-safety.ts'
 
 /** A `/regex/flags` of a rule, compiled. */
@@ -44,7 +45,7 @@ export function compileRegex(text: string): Pattern | Objection {
   try {
     regex = new RegExp(source, flags)
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = messageOf(error)
     return objection(`expected a regex, found ${text}: ${reason}`, 'correct the regex')
   }
   const groups = groupsOf(regex)

@@ -1,4 +1,5 @@
 import type { ValidateFunction } from 'ajv'
+import { messageOf } from '../base/errors.ts'
 import type { Json, JsonObject } from '../event/event.ts'
 import type { Admission } from './admission.ts'
 import { type CommonFields, checkCommonFields, invalid, isSchemaPath, isVersioned } from './common-fields.ts'
@@ -106,7 +107,7 @@ async function compileFrom(
     const validate = await compileSchema(schema, (other) => find(sources, other))
     return { kind: 'compiled', validate }
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error)
+    const why = messageOf(error)
     return { kind: 'miss', until: now() + failedForMs, trouble: `The schema ${path} cannot be used: ${why}` }
   }
 }

@@ -1,5 +1,5 @@
 import { type Clock, systemClock } from '../../base/clock.ts'
-import { type ErrorCode, ServiceError } from '../../base/errors.ts'
+import { type ErrorCode, messageOf, ServiceError } from '../../base/errors.ts'
 import type { NewEvent, StreamRecord } from '../../event/event.ts'
 import type {
   DeadLetter,
@@ -109,7 +109,7 @@ class EmbeddedStore implements Store {
       }
       this.#listener = listener
       this.#pending = thread
-      this.#health.disk(`there is no room to recover what is in ${this.#path}: ${sentence(error)}`)
+      this.#health.disk(`there is no room to recover what is in ${this.#path}: ${messageOf(error)}`)
       this.#recoverLater(thread, listener)
       return []
     }
@@ -416,10 +416,6 @@ function positionOf(record: StreamRecord, mark: number): number {
   const parsed = parseEventId(mark, record.id)
   if (parsed === undefined) throw new Error(`the record ${record.id} is not of this store`)
   return parsed.pos
-}
-
-function sentence(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }
 
 function isFullDisk(error: unknown): boolean {

@@ -1,5 +1,6 @@
 import { decompress as unpackZstd } from 'fzstd'
 import kafkajs from 'kafkajs'
+import { messageOf } from '../../base/errors.ts'
 
 /*
  * What other producers, or a topic's compression.type, have compressed: kafkajs knows gzip only. We compress nothing. No
@@ -24,7 +25,7 @@ function codecOf(name: string, unpack: (packed: Buffer) => Uint8Array) {
         const { buffer, byteOffset, byteLength } = unpack(packed)
         return Buffer.from(buffer, byteOffset, byteLength)
       } catch (cause) {
-        const why = cause instanceof Error ? cause.message : String(cause)
+        const why = messageOf(cause)
         const remedy = 'if it is sound, set compression.type=gzip for what writes to this topic'
         throw new Error(`a batch that is compressed with ${name} cannot be decompressed (${why}); ${remedy}`, { cause })
       }

@@ -1,3 +1,5 @@
+import { messageOf } from '../../base/errors.ts'
+
 /** Errors that the next try would meet again, whatever becomes of the brokers; some of them because of the record itself. */
 const tooLarge: readonly string[] = ['MESSAGE_TOO_LARGE', 'RECORD_LIST_TOO_LARGE']
 const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP']
@@ -36,15 +38,11 @@ export function typeOf(error: unknown): string {
   return 'cause' in error ? typeOf(error.cause) : ''
 }
 
-export function sentence(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
-}
-
 /** In a sentence that says how to mend it, where that is known. */
 export function explain(error: unknown, topic: string): string {
   if (isTooLarge(error))
     return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
   if (typeOf(error) === 'TOPIC_AUTHORIZATION_FAILED')
     return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
-  return sentence(error)
+  return messageOf(error)
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Kafka, KafkaConfig } from 'kafkajs'
 import { type Clock, systemClock } from '../../base/clock.ts'
-import { ServiceError } from '../../base/errors.ts'
+import { messageOf, ServiceError } from '../../base/errors.ts'
 import { metaIdOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
 import {
   type DeadLetter,
@@ -28,7 +28,6 @@ import {
 } from '../store.ts'
 import { StoreThread } from '../thread.ts'
 import { atMost, createClient, type Tell } from './client.ts'
-import { sentence } from './errors.ts'
 import { Journal } from './journal.ts'
 import { KafkaRecord } from './kafka-record.ts'
 import { type LettersOf, readLetters } from './letters.ts'
@@ -136,7 +135,7 @@ class KafkaStore implements Store {
       largestBatch: (topic) => topics.largestBatch(topic),
       tooLarge: (topic) => {
         topics.lookUpLargestBatch(kafka, topic).catch((error: unknown) => {
-          tell('warn', `max.message.bytes of ${topic} cannot be read: ${sentence(error)}`)
+          tell('warn', `max.message.bytes of ${topic} cannot be read: ${messageOf(error)}`)
         })
       },
       committed: (ms) => listener.committed(ms),
@@ -231,7 +230,7 @@ class KafkaStore implements Store {
     const takeLeave = async () => {
       await streams
         .commit()
-        .catch((error: unknown) => this.#options.tell('warn', `the last commit: ${sentence(error)}`))
+        .catch((error: unknown) => this.#options.tell('warn', `the last commit: ${messageOf(error)}`))
       await membership.leave()
       await Promise.allSettled([streamReader.close(), workReader.close(), archive.close()])
     }
@@ -401,7 +400,7 @@ class KafkaStore implements Store {
           this.#break(error)
           return
         }
-        this.#trouble('start', `Kafka is not reached: ${sentence(error)}`)
+        this.#trouble('start', `Kafka is not reached: ${messageOf(error)}`)
         this.#later(connectPauseMs, () => this.#connect())
       },
     )
@@ -412,7 +411,7 @@ class KafkaStore implements Store {
     this.#later(ms, () => {
       work()
         .catch((error: unknown) => {
-          if (!this.#isClosed) this.#options.tell('warn', sentence(error))
+          if (!this.#isClosed) this.#options.tell('warn', messageOf(error))
         })
         .finally(() => this.#every(ms, work))
     })
@@ -459,7 +458,7 @@ class KafkaStore implements Store {
   #break(error: unknown): undefined {
     if (this.#isClosed) return
     const broken =
-      error instanceof ServiceError ? error : new ServiceError('STORE_BROKEN', sentence(error), { cause: error })
+      error instanceof ServiceError ? error : new ServiceError('STORE_BROKEN', messageOf(error), { cause: error })
     this.#trouble('closed', broken.message)
     this.#ready.listener.broken(broken)
   }

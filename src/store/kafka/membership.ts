@@ -1,5 +1,5 @@
 import { AssignerProtocol, type Consumer, type Kafka, type PartitionAssigner } from 'kafkajs'
-import { sentence } from './errors.ts'
+import { messageOf } from '../../base/errors.ts'
 
 export interface Position {
   readonly topic: string
@@ -84,7 +84,7 @@ export class Membership {
 
   #again(error: unknown): void {
     if (this.#isLeaving) return
-    this.#parts.trouble(`not a member of Kafka's consumer group: ${sentence(error)}`)
+    this.#parts.trouble(`not a member of Kafka's consumer group: ${messageOf(error)}`)
     const old = this.#consumer
     this.#consumer = undefined
     clearTimeout(this.#retry)

@@ -1,4 +1,5 @@
 import type { Kafka } from 'kafkajs'
+import { messageOf } from '../../base/errors.ts'
 import {
   type Broker,
   type Cluster,
@@ -7,7 +8,7 @@ import {
   type FetchedPartition,
   openCluster,
 } from './client.ts'
-import { sentence, typeOf } from './errors.ts'
+import { typeOf } from './errors.ts'
 
 /**
  * Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their
@@ -329,7 +330,7 @@ export class Reader {
       failed(error)
       return
     }
-    reading.why = `${topic}/${partition} at offset ${offset}: ${sentence(error)}`
+    reading.why = `${topic}/${partition} at offset ${offset}: ${messageOf(error)}`
     reading.restMs = Math.min(longestRestMs, restMs * 2)
     reading.rest = setTimeout(() => {
       reading.rest = undefined
@@ -441,7 +442,7 @@ export class Reader {
 
   #failed(error: unknown): void {
     if (this.#isClosed || this.#retry !== undefined) return
-    this.#parts.trouble(`Kafka cannot be read: ${sentence(error)}`)
+    this.#parts.trouble(`Kafka cannot be read: ${messageOf(error)}`)
     this.#retry = setTimeout(() => {
       const again = () => {
         this.#retry = undefined

@@ -8,6 +8,8 @@ import type { ShardLetter } from './shard-protocol.ts'
 import type { ShardRows } from './shard-rows.ts'
 
 const letterBytesAtOnce = 8_388_608
+/** No rule has this number. */
+const noRule = -1
 
 /** What people, the engine and the streams ask of the rows of one partition. No row changes by it. */
 export class ShardListing {
@@ -35,7 +37,7 @@ export class ShardListing {
       .prepare(
         `SELECT pos, rule FROM deliveries WHERE state IN (${states.join(', ')}) AND pos < ? ${only} ORDER BY pos DESC LIMIT ?`,
       )
-      .all(before, ...(rule === undefined ? [] : [this.#numbers.of('rule', rule)]), limit)
+      .all(before, ...(rule === undefined ? [] : [this.#numbers.find('rule', rule) ?? noRule]), limit)
       .map((row) => ({ pos: int(row.pos), entry: this.#entryOf(int(row.pos), int(row.rule)) }))
   }
 
@@ -54,7 +56,7 @@ export class ShardListing {
       )
       .all(
         after,
-        ...(rule === undefined ? [] : [this.#numbers.of('rule', rule)]),
+        ...(rule === undefined ? [] : [this.#numbers.find('rule', rule) ?? noRule]),
         wanted === undefined ? limit + 1 : -1,
       )
     const letters: ShardLetter[] = []

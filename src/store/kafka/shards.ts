@@ -1,5 +1,6 @@
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { messageOf } from '../../base/errors.ts'
 import { deadReasons, doneReasons, type Lane, waitReasons } from '../store.ts'
 import { type Database, openDatabase } from '../tables/database.ts'
 import { Numbers } from '../tables/numbers.ts'
@@ -143,5 +144,5 @@ function deliveries({ rule, states, limit, cursor }: ShardInputs['deliveries']):
 
 serveThread<ShardInputs, ShardOutputs>(answers, (error) => ({
   code: 'STORE_BROKEN',
-  message: error instanceof Error ? error.message : String(error),
+  message: messageOf(error),
 }))

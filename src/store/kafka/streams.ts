@@ -1,12 +1,12 @@
 import type { Kafka } from 'kafkajs'
 import type { Clock } from '../../base/clock.ts'
-import { ServiceError } from '../../base/errors.ts'
+import { messageOf, ServiceError } from '../../base/errors.ts'
 import { Fifo } from '../../base/fifo.ts'
 import type { NewEvent } from '../../event/event.ts'
 import type { RefusedEvent, Routable } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
-import { isHopeless, RefusedError, sentence, tooLargeFor, typeOf } from './errors.ts'
+import { isHopeless, RefusedError, tooLargeFor, typeOf } from './errors.ts'
 import { addTo, type Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
 import type { Membership, Position } from './membership.ts'
@@ -167,7 +167,7 @@ export class Streams {
     try {
       return size > (await this.#parts.topics.lookUpLargestBatch(this.#parts.kafka, topic))
     } catch (error) {
-      throw new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${sentence(error)}`, { cause: error })
+      throw new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${messageOf(error)}`, { cause: error })
     }
   }
 
@@ -204,7 +204,7 @@ export class Streams {
       }
       await new Promise((resolve) => setTimeout(resolve, positionPollMs))
     }
-    throw new ServiceError('STORE_UNAVAILABLE', `the topic ${topic} is not ready: ${sentence(why)}`, { cause: why })
+    throw new ServiceError('STORE_UNAVAILABLE', `the topic ${topic} is not ready: ${messageOf(why)}`, { cause: why })
   }
 
   subscribe(wants: (stream: string) => boolean): void {
@@ -253,7 +253,7 @@ export class Streams {
       this.#refreshNow().then(
         () => this.#parts.trouble(undefined),
         (error: unknown) => {
-          if (!this.#isClosed) this.#parts.trouble(`topics cannot be listed: ${sentence(error)}`)
+          if (!this.#isClosed) this.#parts.trouble(`topics cannot be listed: ${messageOf(error)}`)
         },
       ),
     )

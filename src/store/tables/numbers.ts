@@ -40,6 +40,11 @@ export class Numbers {
     return id
   }
 
+  /** Of a word that somebody asks for; undefined where nothing has it. */
+  find(kind: NameKind, text: string): number | undefined {
+    return this.#byKind[kind].get(text)
+  }
+
   ofStream({ stream, message }: NewEvent): number {
     const streams = this.#byKind.stream
     const isTold = streams.size >= streamsNamed && !streams.has(stream) && metaOf(message)?.stream === stream
