@@ -43,6 +43,9 @@ const { version, homepage: home }: { readonly version: string; readonly homepage
   readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
 )
 
+const waryWarning =
+  'the processes before this one died soon after they began: for its first 10 s each call is put on record before it begins, so that what they die of is found'
+
 /** Puts the service together and starts it. Rejects with a ServiceError where it cannot. */
 export async function startService({ config, log, readConfig }: ServiceOptions): Promise<RunningService> {
   const clock = systemClock
@@ -82,6 +85,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     lost: () => engine.dropLost(),
     shared: (part) => engine.share(part),
   })
+  if (store.isWary) log.warn(waryWarning)
   engine.start(loaded.rules, backlog, tellBroken)
 
   const rules = () => loaded.rules
@@ -97,6 +101,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     const { accepting, trouble, warnings } = store.health()
     const invalid =
       loaded.rules === undefined ? [`${countErrors(loaded.problems)} problems in the rules: nothing is dispatched`] : []
+    const wary = store.isWary ? [waryWarning] : []
     const stale = reloadTrouble === undefined ? [] : [reloadTrouble]
     const gone = engine.ruleNames().flatMap((name) => {
       const waiting = engine.counts(name).waiting.rule_gone ?? 0
@@ -105,7 +110,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     return {
       ready: accepting,
       reasons: trouble === undefined ? [] : [trouble],
-      warnings: [...warnings, ...invalid, ...stale, ...gone],
+      warnings: [...warnings, ...invalid, ...wary, ...stale, ...gone],
     }
   }
   const registry = createRegistry(config.schemas)

@@ -296,25 +296,21 @@ export class Dispatcher {
     this.#begin(work, queue, delivery)
   }
 
-  /** Takes the slot. A call that must not be repeated first makes its claim durable. */
+  /** Takes the slot. A call that must not be repeated, or that the process may die of, is on record before it begins. */
   #begin(work: RuleWork, queue: LaneQueue, delivery: Delivery): void {
     work.total.started()
     queue.keyLimit?.started()
     queue.targetLimit.started()
     queue.health.started()
     this.running.add(delivery)
-    if (delivery.rule.retry !== 'never') {
+    const { store, settler } = this.#parts
+    const claimed = delivery.rule.retry === 'never'
+    if (!claimed && !store.isWary && delivery.uncleanStops === 0) {
       void this.#run(work, queue, delivery)
       return
     }
     delivery.hasRow = true
-    const claim: Verdict = {
-      ...sofar(delivery),
-      state: 'running',
-      reason: '',
-      claimed: true,
-    }
-    this.#parts.settler.settle(work, delivery, claim, (isOurs) => {
+    settler.settle(work, delivery, { ...sofar(delivery), state: 'running', reason: '', claimed }, (isOurs) => {
       // Meanwhile the target may have asked for time.
       if (isOurs && !this.#isStopping && !queue.health.isPaused) {
         void this.#run(work, queue, delivery)

@@ -187,6 +187,10 @@ export interface Consequences {
 
 export type Durable = (settlement: Settlement, consequences: Consequences | undefined) => void
 
+/** A process that died within so many ms lived a short life; who comes after so many in a row is wary. */
+export const shortLifeMs = 10_000
+export const shortLivesInRow = 3
+
 /** A record to route. */
 export interface Routable {
   readonly record: StreamRecord
@@ -337,6 +341,11 @@ export interface Store {
   readonly description: string
   /** How many calls to a quick target a row costs: a rule is waited for the longer rather than given rows. */
   readonly rowCost: number
+  /**
+   * Those before this process lived short lives, and may have died of what they ran before anything told of it: no call may begin
+   * before it is on record that its delivery runs.
+   */
+  readonly isWary: boolean
   /**
    * Recovers what is durable. Lanes with rows, as they stand, come back; where it is not accessible for now (a full disk,
    * brokers that are away) none, health says so, and lanes are told by `rows` later. Rejects with STORE_LOCKED or

@@ -19,7 +19,7 @@ import type {
   StoreListener,
   Taken,
 } from '../store.ts'
-import { deliveryStates } from '../store.ts'
+import { deliveryStates, shortLifeMs, shortLivesInRow } from '../store.ts'
 import { parseEventId } from '../tables/event-id.ts'
 import type { StoredRecord } from '../tables/format.ts'
 import { Numbers } from '../tables/numbers.ts'
@@ -85,6 +85,8 @@ class EmbeddedStore implements Store {
   #cursorTimer: NodeJS.Timeout | undefined
   #cancelRetain: (() => void) | undefined
   #isRetaining = false
+  #cancelLived: (() => void) | undefined
+  isWary = false
   #cancelProbe: (() => void) | undefined
 
   constructor({ path, retention, clock = systemClock }: EmbeddedStoreOptions) {
@@ -134,7 +136,9 @@ class EmbeddedStore implements Store {
 
   async #recover(thread: WriterThread, listener: StoreListener): Promise<readonly LaneBacklog[]> {
     const opened = await thread.ask('open', { path: this.#path, now: this.#clock.now(), retention: this.#limits })
-    const { mark, last, names } = opened
+    const { mark, last, lives, names } = opened
+    this.isWary = lives > shortLivesInRow
+    this.#cancelLived = this.#clock.at(this.#clock.now() + shortLifeMs, () => this.#lived(thread))
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
     const reader = new LogReader({ thread, numbers, mark, cursor, last })
@@ -342,6 +346,14 @@ class EmbeddedStore implements Store {
     })
   }
 
+  #lived(thread: WriterThread): void {
+    this.isWary = false
+    thread.ask('lived', {}).catch((error: unknown) => {
+      // On a full disk this life counts as a short one, which costs the next but speed.
+      if (!isFullDisk(error)) this.#break(error)
+    })
+  }
+
   #retainLater(): void {
     const ms = this.#health.isTight ? retainEveryMsWhenTight : retainEveryMs
     this.#cancelRetain = this.#clock.at(this.#clock.now() + ms, () => {
@@ -403,6 +415,7 @@ class EmbeddedStore implements Store {
     this.#health.ended(error.message)
     clearTimeout(this.#cursorTimer)
     this.#cancelRetain?.()
+    this.#cancelLived?.()
     this.#cancelProbe?.()
   }
 }

@@ -30,6 +30,8 @@ export interface Opened {
   readonly cursor: number
   /** Position of the last event; 0 for none. */
   readonly last: number
+  /** Short lives in a row, with this one. */
+  readonly lives: number
   readonly names: readonly Name[]
   readonly backlog: readonly LaneBacklog[]
   readonly dead: readonly DeadCount[]
@@ -103,6 +105,8 @@ export interface Inputs {
     readonly cursor: string | undefined
   }
   retain: { readonly now: number }
+  /** This life is no short one. */
+  lived: Record<string, never>
   /** Numbers of lanes that may be forgotten where no row is in them. */
   forget: { readonly lanes: readonly number[] }
   close: { readonly cursor: number }
@@ -118,6 +122,7 @@ export interface Outputs {
   deliveries: RowPage<DeliveryEntry>
   deadLetters: RowPage<DeadRow>
   retain: Retained
+  lived: undefined
   forget: { readonly forgotten: readonly number[] }
   close: undefined
 }

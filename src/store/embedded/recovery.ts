@@ -10,6 +10,8 @@ export interface Recovered {
   readonly mark: number
   readonly cursor: number
   readonly last: number
+  /** Short lives in a row, this one among them until it is seen to be longer. */
+  readonly lives: number
   /** Deliveries whose call was cut off and is not repeated: dead now. */
   readonly interrupted: readonly { readonly pos: number; readonly rule: number }[]
 }
@@ -41,9 +43,12 @@ export function recover(database: Database, words: Words, now: number): Recovere
     cursor - 1,
   )
 
-  if (meta('clean', 1) === 0) countUncleanStop(database, words, cursor, now)
+  const wasCutOff = meta('clean', 1) === 0
+  if (wasCutOff) countUncleanStop(database, words, cursor, now)
   setNumber.run('clean', 0)
-  return { mark, cursor, last, interrupted: settleRunning(database, words, now) }
+  const lives = (wasCutOff ? meta('lives', 0) : 0) + 1
+  setNumber.run('lives', lives)
+  return { mark, cursor, last, lives, interrupted: settleRunning(database, words, now) }
 }
 
 /** Claimed calls are not repeated; all others go on at once. */

@@ -65,6 +65,11 @@ export class WriterStore {
       const { commits, retention } = this.#opened
       return retention.step(now, commits.cursor, (change) => commits.transaction(change))
     },
+    lived: () => {
+      const { commits, database } = this.#opened
+      commits.transaction(() => database.exec("INSERT OR REPLACE INTO meta(key, number) VALUES ('lives', 0)"))
+      return undefined
+    },
     forget: ({ lanes }) => {
       const { commits, laneNames } = this.#opened
       if (commits.isHolding) return { forgotten: [] }
@@ -100,7 +105,7 @@ export class WriterStore {
     migrate(database, file)
     const words = new Words(database)
     database.exec('BEGIN IMMEDIATE')
-    const { mark, cursor, last, interrupted } = recover(database, words, now)
+    const { mark, cursor, last, lives, interrupted } = recover(database, words, now)
     const standings = new Standings(database, words)
     for (const { pos, rule } of interrupted) standings.interrupted(pos, rule, now)
     database.exec('COMMIT')
@@ -132,6 +137,7 @@ export class WriterStore {
       mark,
       cursor,
       last,
+      lives,
       names: words.all(),
       backlog: readBacklog(database, words),
       dead: letters.counts(),

@@ -17,6 +17,8 @@ export interface Source {
   readonly partition: number
   readonly owned: Owned
   readonly progress: Progress
+  /** Short lives in a row, with this one; 0 once it is none. */
+  lives: number
   /** Offset of what is written next, as the broker last said; undefined until it has. */
   end: number | undefined
 }

@@ -194,6 +194,7 @@ class KafkaStore implements Store {
       trouble: (why) => {
         if (!this.#isClosed) this.#trouble('streams', why)
       },
+      later: (ms, work) => this.#later(ms, work),
     })
     this.#parts = {
       ...{
@@ -238,6 +239,10 @@ class KafkaStore implements Store {
     await atMost(writer.trouble === undefined ? leaveMs : silentLeaveMs, takeLeave())
     await thread.end(closed())
     await rm(folder, { recursive: true, force: true })
+  }
+
+  get isWary(): boolean {
+    return this.#parts?.streams.isWary === true
   }
 
   health(): StoreHealth {

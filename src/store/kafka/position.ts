@@ -3,20 +3,23 @@ const longestRuns = 3_500
 /** No shorter than one run. */
 const nearlyLongest = longestRuns - 20
 
-/** How far a partition had come, and when that was said, in ms. */
+/** How far a partition had come. */
 export interface Committed {
+  /** When that was said, in ms. */
   readonly at: number
   readonly runs: string
+  /** Short lives in a row of those who read it, with who says it; 0 where that is none. */
+  readonly lives: number
 }
 
-export function formatMetadata({ at, runs }: Committed): string {
-  return `${at.toString(36)};${runs}`
+export function formatMetadata({ at, runs, lives }: Committed): string {
+  return `${at.toString(36)};${runs};${lives.toString(36)}`
 }
 
 /** Undefined where somebody else has committed. */
 export function parseMetadata(metadata: string): Committed | undefined {
-  const [, at = '', runs = ''] = /^([0-9a-z]+);([0-9a-z+ ]*)$/.exec(metadata) ?? []
-  return at === '' ? undefined : { at: Number.parseInt(at, 36), runs }
+  const [, at = '', runs = '', lives = '0'] = /^([0-9a-z]+);([0-9a-z+ ]*);([0-9a-z]+)$/.exec(metadata) ?? []
+  return at === '' ? undefined : { at: Number.parseInt(at, 36), runs, lives: Number.parseInt(lives, 36) }
 }
 
 /**

@@ -3,7 +3,7 @@ import type { Clock } from '../../base/clock.ts'
 import { messageOf, ServiceError } from '../../base/errors.ts'
 import { Fifo } from '../../base/fifo.ts'
 import type { NewEvent } from '../../event/event.ts'
-import type { RefusedEvent, Routable } from '../store.ts'
+import { type RefusedEvent, type Routable, shortLifeMs, shortLivesInRow } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { isHopeless, RefusedError, tooLargeFor, typeOf } from './errors.ts'
@@ -36,6 +36,7 @@ export interface StreamsParts {
   /** Resolves when what has ended so far is in the journal. */
   told(): Promise<void>
   trouble(why: string | undefined): void
+  later(ms: number, work: () => void): void
 }
 
 const recordsAhead = 2_000
@@ -88,6 +89,8 @@ export class Streams {
   #refreshing: Promise<void> = Promise.resolve()
   /** Of events without a key: each post goes to the next partition. */
   #round = 0
+  /** In ms. */
+  #waryUntil = 0
   #isStarted = false
   #isClosed = false
 
@@ -233,6 +236,11 @@ export class Streams {
     return page.length > 0 || this.#isClosed ? page : this.next(limit)
   }
 
+  /** As the store's. */
+  get isWary(): boolean {
+    return this.#parts.clock.now() < this.#waryUntil
+  }
+
   lag(): ReadonlyMap<string, number> {
     const lags = new Map<string, number>()
     for (const { stream, progress, end } of this.#sources.values()) {
@@ -297,7 +305,7 @@ export class Streams {
       for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1) {
         if (positions.has(`${topic}/${partition}`)) continue
         const offset = isOld ? await reader.end(topic, partition) : 0
-        fresh.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '' }) })
+        fresh.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '', lives: 0 }) })
       }
     }
     if (fresh.length > 0) await membership.commit(fresh)
@@ -308,6 +316,8 @@ export class Streams {
     })
     const known = await this.#through(from)
     for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
+    // One life more, before its first call may end it. What fails is tried again, and told, at the next commit's turn.
+    this.commit().catch(() => undefined)
   }
 
   /**
@@ -343,9 +353,15 @@ export class Streams {
 
   #begin(part: Owned, { topic, partition, offset, metadata }: Position, known: Known): void {
     const stream = this.#parts.topics.streamOf(topic) ?? topic
-    const progress = new Progress(offset, parseMetadata(metadata)?.runs ?? '')
-    const source: Source = { topic, stream, partition, owned: part, progress, end: undefined }
+    const { runs = '', lives: before = 0 } = parseMetadata(metadata) ?? {}
+    const lives = before + 1
+    const progress = new Progress(offset, runs)
+    const source: Source = { topic, stream, partition, owned: part, progress, lives, end: undefined }
     this.#sources.set(`${topic}/${partition}`, source)
+    if (lives > shortLivesInRow) this.#waryUntil = this.#parts.clock.now() + shortLifeMs
+    this.#parts.later(shortLifeMs, () => {
+      source.lives = 0
+    })
     // Clocks of different machines differ a little: within a partition, what comes later was accepted no earlier.
     let latest = 0
     this.#parts.reader.read(topic, partition, offset, (messages, end) => {
@@ -394,14 +410,17 @@ export class Streams {
 
   async commit(): Promise<void> {
     const positions: Position[] = []
-    for (const [name, { topic, partition, progress }] of this.#sources) {
+    for (const [name, source] of this.#sources) {
+      const { topic, partition, progress } = source
       const { offset, runs } = progress
-      const said = `${offset} ${runs}`
+      // Whoever takes his leave does not die.
+      const lives = this.#isClosed ? 0 : source.lives
+      const said = `${offset} ${runs} ${lives}`
       const at = this.#parts.clock.now()
       const before = this.#committed.get(name)
       if (before?.said === said && at - before.at < recommitAfterMs) continue
       this.#committed.set(name, { said, at })
-      positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs }) })
+      positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs, lives }) })
     }
     if (positions.length === 0) return
     try {
