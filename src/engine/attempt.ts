@@ -6,7 +6,7 @@ import { withTitles } from '../mediawiki/api-request.ts'
 import type { Denial, Grant, Sessions } from '../mediawiki/session.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { type RequestOutcome, type Rule, TemplateError, type WikiRoot } from '../rule/rule.ts'
-import type { AttemptEntry, DeadReason, LastAnswer, Progress } from '../store/store.ts'
+import type { AttemptEntry, DeadReason, Lane, LastAnswer, Progress } from '../store/store.ts'
 import type { Call, Delivery } from './delivery.ts'
 
 /** What one execution of the rest of the rule's requests came to. */
@@ -40,7 +40,7 @@ export interface AttemptTools {
   /** Asked before each further request of a list: its target may be another than the last, and paused. */
   mayGoOn(call: Call): boolean
   /** Told each reply and what it seems to come to; says what it comes to. */
-  heard(call: Call, reply: Reply, verdict: Verdict): Verdict
+  heard(lane: Lane, call: Call, reply: Reply, verdict: Verdict): Verdict
 }
 
 /** How much of an answer a dead letter keeps, in bytes. */
@@ -129,7 +129,7 @@ export async function attempt(delivery: Delivery, first: Call, tools: AttemptToo
         ? await made(delivery, call, progress, tools)
         : await madeInSession(delivery, call, progress, tools, session)
     const now = tools.now()
-    verdict = tools.heard(call, reply, judged)
+    verdict = tools.heard(delivery.lane, call, reply, judged)
     const status = reply.kind === 'answer' ? reply.status : 0
     entries.push({
       at,

@@ -6,7 +6,7 @@ import type { Verdict as ReplyVerdict } from '../mediawiki/answers.ts'
 import type { Sessions } from '../mediawiki/session.ts'
 import type { Directory } from '../mediawiki/wiki.ts'
 import { type RequestOutcome, TemplateError } from '../rule/rule.ts'
-import type { DeadReason, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
+import type { DeadReason, Lane, Progress, Store, StoredDelivery, WaitReason } from '../store/store.ts'
 import { type AttemptResult, type AttemptTools, attempt, CallError, nextCall, noAnswer } from './attempt.ts'
 import { type Call, Delivery } from './delivery.ts'
 import { bounded, contextOf, expiry, joined, standingOf, unreadable } from './gates.ts'
@@ -72,7 +72,7 @@ export class Dispatcher {
       },
       now: clock.now,
       mayGoOn: (call) => this.#mayGoOn(call),
-      heard: (call, reply, verdict) => this.#hear(call, reply, verdict),
+      heard: (lane, call, reply, verdict) => this.#hear(lane, call, reply, verdict),
     }
   }
 
@@ -382,10 +382,10 @@ export class Dispatcher {
    * Tells the target's health what the reply says of it, and then that the call has ended: in this order, since the end may
    * start others there.
    */
-  #hear(call: Call, reply: Reply, verdict: ReplyVerdict): ReplyVerdict {
+  #hear(lane: Lane, call: Call, reply: Reply, verdict: ReplyVerdict): ReplyVerdict {
     const { works } = this.#parts
     const health = works.health(call.target.name)
-    const isExplained = tellHealth(health, call, reply, verdict)
+    const isExplained = tellHealth(health, lane, call, reply, verdict)
     works.limit(call.target.name).ended()
     health.ended()
     return isExplained ? { ...verdict, outcome: 'unavailable' } : verdict
@@ -448,17 +448,23 @@ export class Dispatcher {
 }
 
 /** Whether the target's state explains the reply: then it spends no attempt. */
-function tellHealth(health: TargetHealth, { target }: Call, reply: Reply, { outcome, pauseMs }: ReplyVerdict): boolean {
+function tellHealth(
+  health: TargetHealth,
+  lane: Lane,
+  { target }: Call,
+  reply: Reply,
+  { outcome, pauseMs }: ReplyVerdict,
+): boolean {
   if (reply.kind === 'none') {
     // What we cut off says nothing of the target.
     if (reply.error === 'aborted') return false
-    return reply.error === 'refused' || reply.error === 'unreachable' ? health.refused() : health.failed()
+    return reply.error === 'refused' || reply.error === 'unreachable' ? health.refused() : health.failed(lane)
   }
-  if (outcome === 'failed' && reply.status >= 500) return health.failed()
+  if (outcome === 'failed' && reply.status >= 500) return health.failed(lane)
   if (outcome === 'throttled' || outcome === 'unavailable') {
     health.pause(Math.min(pauseMs ?? defaultPauseMs, target.maxPauseMs))
   } else {
-    health.answered()
+    health.answered(lane)
   }
   return false
 }

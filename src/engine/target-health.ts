@@ -1,4 +1,5 @@
 import type { Clock } from '../base/clock.ts'
+import type { Lane } from '../store/store.ts'
 
 /** So many refused connections in a row, and only one call at a time tries further. */
 const refusedToTrip = 5
@@ -7,6 +8,8 @@ const longestPauseMs = 5_000
 /** The breaker opens when at least so many answers within so many seconds are known, and half of them are failures. */
 const judgedAnswers = 20
 const judgedSeconds = 10
+/** Who fails so often in a row, while others are answered well, fails by itself. */
+const ownFailures = 5
 /** A probe that is not answered for so long holds up the next one no more. */
 const probeMs = 30_000
 /** After a probe succeeded so many calls may be in flight, twice as many with each answer; from the last on all may. */
@@ -25,6 +28,7 @@ export class TargetHealth {
   readonly #clock: Clock
   readonly #resumed = new Set<() => void>()
   readonly #answers = new RecentAnswers()
+  readonly #blame = new Blame()
   #inFlight = 0
   #refusedInARow = 0
   #nextPauseMs = firstPauseMs
@@ -84,9 +88,10 @@ export class TargetHealth {
   }
 
   /** The target answered, and did not ask for time. */
-  answered(): void {
+  answered(lane: Lane): void {
     this.#refusedInARow = 0
     const now = this.#clock.now()
+    this.#blame.answered(lane)
     this.#answers.add(now, false)
     if (!this.#isTripped) {
       if (this.#ramp !== Number.POSITIVE_INFINITY) this.#widen()
@@ -107,9 +112,10 @@ export class TargetHealth {
   }
 
   /** It answered that it failed, or not at all. Says whether that is its known state. */
-  failed(): boolean {
+  failed(lane: Lane): boolean {
     this.#refusedInARow = 0
-    return this.#failed(false)
+    const isOwn = this.#blame.failed(lane)
+    return isOwn && !this.#isTripped ? false : this.#failed(false)
   }
 
   /** The target asked to be left alone for so long, or is out of service. */
@@ -161,8 +167,38 @@ export class TargetHealth {
     this.#cancelTimer = this.#clock.at(time, () => this.#callBack())
   }
 
+  /** Who started something is the last to be asked next time: one that fails must not be the only one to probe. */
   #callBack(): void {
-    for (const resumed of this.#resumed) resumed()
+    const started: (() => void)[] = []
+    for (const resumed of this.#resumed) {
+      const before = this.#inFlight
+      resumed()
+      if (this.#inFlight > before) started.push(resumed)
+    }
+    for (const resumed of started) if (this.#resumed.delete(resumed)) this.#resumed.add(resumed)
+  }
+}
+
+/** Which lanes fail although the target answers others well: a job that always fails says nothing of its wiki. */
+class Blame {
+  /** How often in a row, and how many other answers were good when that began. */
+  readonly #failures = new WeakMap<Lane, { inARow: number; readonly goodBefore: number }>()
+  readonly #good = new WeakMap<Lane, number>()
+  #allGood = 0
+
+  answered(lane: Lane): void {
+    this.#failures.delete(lane)
+    this.#allGood += 1
+    this.#good.set(lane, (this.#good.get(lane) ?? 0) + 1)
+  }
+
+  /** Says whether it is the lane's own fault. */
+  failed(lane: Lane): boolean {
+    const goodOfOthers = this.#allGood - (this.#good.get(lane) ?? 0)
+    const failures = this.#failures.get(lane) ?? { inARow: 0, goodBefore: goodOfOthers }
+    failures.inARow += 1
+    this.#failures.set(lane, failures)
+    return failures.inARow >= ownFailures && goodOfOthers > failures.goodBefore
   }
 }
 

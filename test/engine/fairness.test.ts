@@ -27,3 +27,26 @@ test('an event of another key starts within a few calls, although one key has fi
   await finish(6_001)
   expect(calls.length).toBe(6_001)
 })
+
+test('a key whose calls always fail keeps those of no other key from a target that answers them', async () => {
+  const good = 40
+  const { post, calls, answer, clock } = await openEngine({}, (path) => (path === '/bad' ? 500 : 200))
+  answer()
+  await post(Array.from({ length: 25 }, () => 'bad'))
+  // The target counts as broken then, and is only probed.
+  await becomes(
+    () => {
+      clock.wind(100)
+      return calls.length
+    },
+    (count) => count > 25,
+  )
+  await post(Array.from({ length: good }, () => 'good'))
+  await becomes(
+    () => {
+      clock.wind(100)
+      return calls.filter((path) => path === '/good').length
+    },
+    (count) => count === good,
+  )
+})

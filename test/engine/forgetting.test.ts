@@ -34,7 +34,7 @@ test('lanes, limits and healths of keys and targets that came and went are forgo
     const { health, targetLimit, keyLimit } = lane(`target ${n}`, `key ${n}`)
     for (const started of [health, targetLimit, keyLimit]) started?.started()
     for (const ended of [health, targetLimit, keyLimit]) ended?.ended()
-    health.answered()
+    health.answered({ rule: 'rule', key: '' })
     seen.push(health, targetLimit, keyLimit)
   }
   clock.wind(10_000)
@@ -151,7 +151,7 @@ test('answers of a target count for the breaker as long as they would if it were
   const health = works.health('target')
   health.started()
   health.ended()
-  health.answered()
+  health.answered({ rule: 'rule', key: '' })
   clock.wind(9_999)
   sweep()
   expect(works.health('target')).toBe(health)

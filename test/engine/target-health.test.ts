@@ -1,6 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import { TargetHealth } from '../../src/engine/target-health.ts'
+import type { Lane } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
+
+const lane: Lane = { rule: 'rule', key: 'http://target.example' }
+const other: Lane = { rule: 'other', key: 'http://target.example' }
 
 function setup() {
   const clock = new WoundClock()
@@ -23,7 +27,7 @@ describe('the health of a target', () => {
   test('an answer in between begins the count anew', () => {
     const { health } = setup()
     for (let i = 0; i < 4; i++) health.refused()
-    health.answered()
+    health.answered(lane)
     for (let i = 0; i < 4; i++) health.refused()
     expect(health.isOpen).toBe(true)
   })
@@ -69,7 +73,7 @@ describe('the health of a target', () => {
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
     health.started()
-    health.answered()
+    health.answered(lane)
     health.ended()
     expect(health.isOpen).toBe(true)
     expect(resumed()).toBe(2)
@@ -82,12 +86,12 @@ describe('the health of a target', () => {
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
     health.started()
-    health.answered()
+    health.answered(lane)
     health.ended()
     const widths = [2, 4, 8, 16, 32, 64].map((width) => {
       let inFlight = 0
       for (; health.isOpen; inFlight++) health.started()
-      health.answered()
+      health.answered(lane)
       for (let n = 0; n < inFlight; n++) health.ended()
       return inFlight === width
     })
@@ -101,10 +105,10 @@ describe('the health of a target', () => {
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
     health.started()
-    health.answered()
+    health.answered(lane)
     health.ended()
     health.started()
-    health.failed()
+    health.failed(lane)
     health.ended()
     clock.wind(199)
     expect(health.isOpen).toBe(false)
@@ -114,28 +118,28 @@ describe('the health of a target', () => {
 
   test('half of twenty answers within ten seconds are failures: closed; the nineteenth alone closes nothing', () => {
     const { health } = setup()
-    for (let i = 0; i < 10; i++) health.answered()
-    for (let i = 0; i < 9; i++) expect(health.failed()).toBe(false)
+    for (let i = 0; i < 10; i++) health.answered(lane)
+    for (let i = 0; i < 9; i++) expect(health.failed(lane)).toBe(false)
     expect(health.isOpen).toBe(true)
-    expect(health.failed()).toBe(false)
+    expect(health.failed(lane)).toBe(false)
     expect(health.isOpen).toBe(false)
-    expect(health.failed()).toBe(true)
+    expect(health.failed(lane)).toBe(true)
   })
 
   test('what was answered more than ten seconds ago does not count', () => {
     const { health, clock } = setup()
-    for (let i = 0; i < 19; i++) health.failed()
+    for (let i = 0; i < 19; i++) health.failed(lane)
     clock.wind(10_000)
-    health.failed()
+    health.failed(lane)
     expect(health.isOpen).toBe(true)
   })
 
   test('more than half are well: it stays open', () => {
     const { health } = setup()
     for (let i = 0; i < 60; i++) {
-      health.answered()
-      health.answered()
-      health.failed()
+      health.answered(lane)
+      health.answered(lane)
+      health.failed(lane)
     }
     expect(health.isOpen).toBe(true)
   })
@@ -155,7 +159,7 @@ describe('the health of a target', () => {
   test('a target that asked for time gets all of it, also when answers that were under way come in', () => {
     const { health, clock } = setup()
     health.pause(7_000)
-    health.answered()
+    health.answered(lane)
     clock.wind(6_999)
     expect(health.isOpen).toBe(false)
     clock.wind(1)
@@ -178,9 +182,46 @@ describe('the health of a target', () => {
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
     health.started()
-    health.failed()
+    health.failed(lane)
     expect(health.isOpen).toBe(false)
     clock.wind(200)
     expect(health.isOpen).toBe(true)
+  })
+
+  test('a lane that fails five times in a row while others are answered well closes nothing; the others still can', () => {
+    const { health } = setup()
+    for (let i = 0; i < 4; i++) health.failed(lane)
+    health.answered(other)
+    for (let i = 0; i < 100; i++) expect(health.failed(lane)).toBe(false)
+    expect(health.isOpen).toBe(true)
+    for (let i = 0; i < 20; i++) health.failed(other)
+    expect(health.isOpen).toBe(false)
+  })
+
+  test('what others were answered before a lane began to fail says nothing of it', () => {
+    const { health, clock } = setup()
+    health.answered(other)
+    clock.wind(10_000)
+    for (let i = 0; i < 20; i++) health.failed(lane)
+    expect(health.isOpen).toBe(false)
+  })
+
+  test('who made the last probe is the last to be called back', () => {
+    const { health, clock } = setup()
+    const probes: string[] = []
+    for (const name of ['a', 'b', 'c']) {
+      health.onResumed(() => {
+        if (!health.isOpen) return
+        probes.push(name)
+        health.started()
+      })
+    }
+    for (let i = 0; i < 5; i++) health.refused()
+    for (let probe = 1; probe <= 6; probe++) {
+      while (probes.length < probe) clock.wind(100)
+      health.failed(lane)
+      health.ended()
+    }
+    expect(probes).toEqual(['a', 'b', 'c', 'a', 'b', 'c'])
   })
 })

@@ -12,9 +12,12 @@ import { becomes } from '../support/until.ts'
 
 /**
  * An engine with a clock that is wound by hand, on a real store. Its one rule has the events' `key` as throttle key; each
- * call goes to `/key`, and is answered once the test says so.
+ * call goes to `/key`, and is answered once the test says so, with 200 or as `statusOf` says.
  */
-export async function openEngine(throttle: Readonly<Record<string, unknown>>) {
+export async function openEngine(
+  throttle: Readonly<Record<string, unknown>>,
+  statusOf: (path: string) => number = () => 200,
+) {
   const clock = new WoundClock()
   const { store, backlog } = await openEmbedded(await temporaryFolder(), clock)
   const waiting: (() => void)[] = []
@@ -28,7 +31,7 @@ export async function openEngine(throttle: Readonly<Record<string, unknown>>) {
     most = Math.max(most, inFlight)
     if (!isAnswering) await new Promise<void>((resolve) => waiting.push(resolve))
     inFlight -= 1
-    return { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
+    return { kind: 'answer', status: statusOf(path), headers: {}, body: new Uint8Array(), truncated: false }
   }
   const userAgent = 'test'
   const observer = { attempted() {}, settled() {}, covered() {} }
