@@ -288,3 +288,46 @@ test('a position is committed again and again, though nothing moves: Kafka forge
   const again = await becomes(committed, (found) => found?.metadata !== before?.metadata)
   expect(again?.offset).toBe('1')
 })
+
+test.each([
+  ['owner', false],
+  ['next owner', true],
+])(
+  'the %s of a partition takes an event of a slower clock for later than those before it',
+  async (_, moves) => {
+    const world = await openKafkaWorld(kafka)
+    let { store } = await world.open()
+    onTestFinished(() => store.close())
+    await store.append([anEvent({}, 'skewed')])
+    const [appended] = await route(store, 1)
+    if (appended === undefined) throw new Error('one was appended')
+    await settleFirst(store, appended)
+    const producer = new Kafka(kafka.client).producer()
+    await producer.connect()
+    onTestFinished(() => producer.disconnect())
+    const now = Date.now()
+    const standing = { key: { text: 'A', turn: 'newest', windowMs: 0 } } as const
+    const arrive = async (id: string, timestamp: number) => {
+      const value = JSON.stringify({ meta: { id } })
+      await producer.send({ topic: world.topicOf('skewed'), messages: [{ value, timestamp: String(timestamp) }] })
+      const [record] = await route(store, 1)
+      if (record === undefined) throw new Error('one was written')
+      await settleFirst(store, record, { state: 'waiting', reason: 'slot', until: now, at: now, standing })
+    }
+    const take = async () => (await store.take(lane, now, 10)).deliveries
+    await arrive('first', now)
+    const [first] = await take()
+    if (first === undefined) throw new Error('it was due')
+    const progress = { ...first.progress, firstAttemptAt: now, finished: 1 }
+    await settle(store, first.record, { standing, progress, attempts: [anAttempt()], at: now })
+    if (moves) {
+      await store.close()
+      store = (await world.open()).store
+    }
+
+    await arrive('second', now - 200)
+
+    expect((await take()).map(({ record: { message } }) => message?.meta)).toMatchObject([{ id: 'second' }])
+  },
+  60_000,
+)

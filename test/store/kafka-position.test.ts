@@ -138,7 +138,9 @@ describe('how far a partition has come', () => {
     for (let offset = 1; offset < read; offset += 2) progress.end(offset)
 
     expect(progress.isCrowded).toBe(true)
-    expect(formatMetadata({ at: Date.now(), runs: progress.runs, lives: 1_000 }).length).toBeLessThan(4_096)
+    expect(
+      formatMetadata({ at: Date.now(), runs: progress.runs, lives: 1_000, latest: Date.now() }).length,
+    ).toBeLessThan(4_096)
     // What is told is true; the rest is read once more.
     const after = new Progress(progress.offset, progress.runs)
     const told = Array.from({ length: read }, (_, offset) => offset).filter((offset) => after.isFinished(offset))
@@ -152,10 +154,17 @@ describe('how far a partition has come', () => {
 
   test('is read back as it was written; what others committed is told apart', () => {
     fc.assert(
-      fc.property(fc.nat(), fc.array(fc.tuple(fc.nat(1e6), fc.nat(1e6))), fc.nat(), (at, pairs, lives) => {
-        const runs = pairs.map(([gap, length]) => `${gap.toString(36)}+${length.toString(36)}`).join(' ')
-        expect(parseMetadata(formatMetadata({ at, runs, lives }))).toEqual({ at, runs, lives })
-      }),
+      fc.property(
+        fc.nat(),
+        fc.array(fc.tuple(fc.nat(1e6), fc.nat(1e6))),
+        fc.nat(),
+        fc.nat(),
+        (at, pairs, lives, latest) => {
+          const runs = pairs.map(([gap, length]) => `${gap.toString(36)}+${length.toString(36)}`).join(' ')
+          const said = { at, runs, lives, latest }
+          expect(parseMetadata(formatMetadata(said))).toEqual(said)
+        },
+      ),
     )
     for (const foreign of ['', 'metadata', ';', '{"a":1}']) expect(parseMetadata(foreign)).toBeUndefined()
   })

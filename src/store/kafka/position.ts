@@ -10,16 +10,20 @@ export interface Committed {
   readonly runs: string
   /** Short lives in a row of those who read it, with who says it; 0 where that is none. */
   readonly lives: number
+  /** When the latest before it was accepted, in ms: what comes behind it was accepted no earlier. */
+  readonly latest: number
 }
 
-export function formatMetadata({ at, runs, lives }: Committed): string {
-  return `${at.toString(36)};${runs};${lives.toString(36)}`
+export function formatMetadata({ at, runs, lives, latest }: Committed): string {
+  return [at.toString(36), runs, lives.toString(36), latest.toString(36)].join(';')
 }
 
 /** Undefined where somebody else has committed. */
 export function parseMetadata(metadata: string): Committed | undefined {
-  const [, at = '', runs = '', lives = '0'] = /^([0-9a-z]+);([0-9a-z+ ]*);([0-9a-z]+)$/.exec(metadata) ?? []
-  return at === '' ? undefined : { at: Number.parseInt(at, 36), runs, lives: Number.parseInt(lives, 36) }
+  const [, at = '', runs = '', lives = '', latest = ''] =
+    /^([0-9a-z]+);([0-9a-z+ ]*);([0-9a-z]+);([0-9a-z]+)$/.exec(metadata) ?? []
+  if (at === '') return undefined
+  return { runs, at: Number.parseInt(at, 36), lives: Number.parseInt(lives, 36), latest: Number.parseInt(latest, 36) }
 }
 
 /**
@@ -33,11 +37,20 @@ export class Progress {
   #runs: [number, number][] = []
   /** Next to read. */
   #end: number
+  /** When the latest that was read was accepted, in ms; and the latest before each that is open. */
+  #latest: number
+  readonly #latestBefore = new Map<number, number>()
 
-  /** `runs`: as they were committed, with the offset. */
-  constructor(offset: number, runs: string) {
+  /** `runs`, `latest`: as they were committed, with the offset. */
+  constructor(offset: number, runs: string, latest = 0) {
     this.#end = offset
     this.#runs = parseRuns(offset, runs)
+    this.#latest = latest
+  }
+
+  /** Clocks of different machines differ a little: what comes next was accepted no earlier than what came before, in ms. */
+  acceptedAt(time: number): number {
+    return Math.max(this.#latest, time)
   }
 
   /** Whether it was finished by an earlier owner. */
@@ -45,9 +58,11 @@ export class Progress {
     return this.#runs.some(([first, end]) => offset >= first && offset < end)
   }
 
-  /** A record is in hand; `end` has to be called as often as `begin` before it is finished. */
-  begin(offset: number): void {
+  /** A record is in hand; `end` has to be called as often as `begin` before it is finished. `accepted`: in ms. */
+  begin(offset: number, accepted = 0): void {
     this.#open.set(offset, (this.#open.get(offset) ?? 0) + 1)
+    if (!this.#latestBefore.has(offset)) this.#latestBefore.set(offset, this.#latest)
+    this.#latest = Math.max(this.#latest, accepted)
     // What lies between does not exist.
     if (offset > this.#end) this.#add(this.#end, offset)
     this.#end = Math.max(this.#end, offset + 1)
@@ -61,12 +76,13 @@ export class Progress {
       return
     }
     this.#open.delete(offset)
+    this.#latestBefore.delete(offset)
     this.#add(offset, offset + 1)
   }
 
   /** Nothing of it concerns anybody. */
-  pass(offset: number): void {
-    this.begin(offset)
+  pass(offset: number, accepted = 0): void {
+    this.begin(offset, accepted)
     this.end(offset)
   }
 
@@ -74,6 +90,11 @@ export class Progress {
   get offset(): number {
     const lowest = this.#open.keys().next().value
     return lowest ?? this.#end
+  }
+
+  /** Of what lies before `offset`, in ms. */
+  get latest(): number {
+    return this.#latestBefore.get(this.offset) ?? this.#latest
   }
 
   get open(): number {

@@ -53,6 +53,19 @@ export type WorkKey =
 
 /** Header of what the owner of a partition writes: who that is. */
 export const ownerHeader = 'owner'
+/** Header of a tombstone: the delivery has ended. Others only say that its row is not here. */
+export const endHeader = 'end'
+
+const ended = Buffer.from([0])
+
+/** What the thread is told of a record of the changelog: of one that says that a delivery has ended, that. */
+export function restorable({ value, headers }: FetchedMessage): Buffer | null {
+  return value === null && headers[endHeader] !== undefined ? ended : value
+}
+
+export function isEnd(value: Buffer): boolean {
+  return value.equals(ended)
+}
 
 export function formatKey(key: WorkKey): Buffer {
   switch (key.kind) {

@@ -10,7 +10,7 @@ import { firstPlaceWith, type ShardRows, type Starter } from './shard-rows.ts'
 
 const coversAtMost = 100
 const toldAtOnce = 1_000
-/** Deliveries that stand to others, and are known to have ended. */
+/** Deliveries that are known to have ended. */
 const endedAtMost = 20_000
 
 const none: ReadonlySet<number> = new Set()
@@ -24,8 +24,8 @@ export class ShardChanges {
   readonly #words: Words
   readonly #numbers: Numbers
   /**
-   * Which deliveries that stand to others ended last. Who has just taken over their source may not have heard of it yet, and hand them
-   * over once more.
+   * Which deliveries ended last. Who has just taken over their source may not have heard of it yet, and hand them over, or begin
+   * them, once more.
    */
   readonly #ended = new Set<string>()
   /**
@@ -77,8 +77,21 @@ export class ShardChanges {
     return kept
   }
 
-  /** What the changelog and the journal have to be told, but for what they are not to be told yet. What is done leaves no row. */
-  take(untold: ReadonlySet<number> = none): Pick<Change, 'records' | 'roots' | 'told'> {
+  /** As the changelog has it. */
+  hasSaidEnd(id: string, rule: string): void {
+    this.#remember(`${id}/${rule}`)
+  }
+
+  /** It goes on after all: somebody reopened it. */
+  goesOn(id: string, rule: string): void {
+    this.#ended.delete(`${id}/${rule}`)
+  }
+
+  /**
+   * What the changelog and the journal have to be told, but for what they are not to be told yet. What is done leaves no row, and
+   * what is only taken away from here has not ended.
+   */
+  take(untold: ReadonlySet<number> = none, areTakenAway = false): Pick<Change, 'records' | 'roots' | 'told'> {
     const records: KeyValue[] = []
     const roots: KeyValue[] = []
     const told: Told[] = []
@@ -116,7 +129,7 @@ export class ShardChanges {
         const isDone = state === 'done'
         if (isDone) {
           done.push([pos, rule])
-          if (settle.standing !== undefined) this.#remember(`${event.id}/${name}`)
+          if (!areTakenAway) this.#remember(`${event.id}/${name}`)
         }
         const key = formatKey({ kind: 'delivery', id: event.id, rule: name })
         rows.push({ key, value: isDone ? null : this.#rows.format(pos, rule, row) })

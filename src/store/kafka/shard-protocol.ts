@@ -97,7 +97,7 @@ export interface ShardInputs {
   restore: { readonly partition: number; readonly records: Packed }
   /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
   restored: { readonly partition: number; readonly now: number }
-  /** The next of what was handed over, and its last owner had not taken up. */
+  /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
   takeUp: { readonly partition: number; readonly now: number }
   settle: { readonly partition: number; readonly settles: readonly ShardSettle[] }
   /** It was handed over to another partition: there it is told of. */
@@ -144,7 +144,7 @@ export interface ShardOutputs {
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }
   deliveries: { readonly items: readonly DeliveryEntry[]; readonly cursor: string | undefined }
   letters: { readonly letters: readonly ShardLetter[]; readonly after: number | undefined }
-  forget: Pick<Change, 'records' | 'roots'>
+  forget: Pick<Change, 'records' | 'roots'> & { readonly more: boolean }
   heardRoots: undefined
   /** Rows that waited and were not handed out. */
   drop: readonly LaneBacklog[]

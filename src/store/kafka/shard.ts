@@ -12,7 +12,7 @@ import { Suspects } from '../tables/suspects.ts'
 import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
 import type { Roots } from './roots.ts'
-import { formatKey, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
+import { formatKey, isEnd, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
 import { ShardChanges } from './shard-changes.ts'
 import { ShardListing } from './shard-listing.ts'
 import type { Arrived, Change, DeadCounts, ShardOutputs, ShardRow, ShardSettle, Told } from './shard-protocol.ts'
@@ -50,6 +50,8 @@ export class Shard {
   readonly #partition: number
   /** While the changelog is read: what was handed over, and its owner had not taken up. By key, in order. */
   readonly #unheard = new Map<string, KeyValue>()
+  /** Keys of which something was handed over after what holds: compaction may leave only the last, which is to be what holds. */
+  readonly #shadowed: KeyValue[] = []
   readonly #rows: ShardRows
   readonly #words: Words
   readonly #numbers: Numbers
@@ -122,9 +124,10 @@ export class Shard {
     const { records, told } = this.settle(settles)
     const own = database.prepare('SELECT rule, signature, time, alive, expires FROM roots').all()
     const roots = pack(this.#roots.differences(this.#partition, own))
+    const again = unpack(this.changes.reassert(pack(this.#shadowed.splice(0))))
     return {
       consequences: [],
-      records,
+      records: pack([...unpack(records), ...again]),
       roots,
       told,
       dead: this.#deadCounts(letters.counts()),
@@ -132,11 +135,21 @@ export class Shard {
     }
   }
 
-  /** The next of what was handed over, and its last owner had not taken up. */
+  /** The next of what was handed over, and its last owner had not taken up; with the last of it, who waits for nobody any more. */
   takeUp(now: number): Arrived & { readonly more: boolean } {
     const page = [...take(this.#unheard, takenUpAtOnce)]
     for (const [name] of page) this.#unheard.delete(name)
-    return { ...this.arrive(pack(page.map(([, one]) => one)), now), more: this.#unheard.size > 0 }
+    if (page.length > 0) return { ...this.arrive(pack(page.map(([, one]) => one)), now), more: true }
+    return { ...this.#rows.transaction(() => this.#releaseOrphans(now)), more: false }
+  }
+
+  /** The owner before us died between what ended a delivery and what let the next of its key go. */
+  #releaseOrphans(now: number): Arrived {
+    const rows = this.#ready.standings.releaseOrphans(now).map(({ pos, rule }, index) => {
+      const { lane } = this.#rows.read(pos, rule).settle
+      return { index, change: { lane, nextUntil: now, waiting: { key: -1, slot: 1 } } }
+    })
+    return { consequences: [], ...this.changes.take(), dead: undefined, hasUntold: this.changes.hasUntold, rows }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
@@ -146,16 +159,18 @@ export class Shard {
 
   /** It was handed over to another partition: there it is told of. */
   remove(settle: ShardSettle): Change {
-    const change = this.settle([settle])
+    const change = this.#rows.transaction(() => this.#settle([settle], undefined, true))
     const isOther = ({ event, rule }: Told) => event.id !== settle.event.id || rule !== settle.lane.rule
     return { ...change, told: change.told.filter(isOther) }
   }
 
-  /** `arrived`: when they were handed over, in ms, where they were. */
-  #settle(settles: readonly ShardSettle[], arrived: number | undefined): Change {
+  /** `arrived`: when they were handed over, in ms, where they were. `areTakenAway`: those that are done have not ended. */
+  #settle(settles: readonly ShardSettle[], arrived: number | undefined, areTakenAway = false): Change {
     const { commits, letters } = this.#ready
+    // What comes without its event is of a row that is here; somebody else may have ended it meanwhile.
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
-      return bytes !== undefined && this.#isKnown(event.id, lane.rule) ? [{ index, ...elsewhere }] : []
+      const isRepeated = bytes === undefined ? !this.#hasRow(event.id, lane.rule) : this.#isKnown(event.id, lane.rule)
+      return isRepeated ? [{ index, ...elsewhere }] : []
     })
     const isRepeated = new Set(repeated.map(({ index }) => index))
     const indexes = [...settles.keys()].filter((index) => !isRepeated.has(index))
@@ -169,7 +184,7 @@ export class Shard {
         ...repeated,
         ...effects.map((effect) => ({ ...this.#inWords(effect), index: indexes[effect.index] ?? effect.index })),
       ],
-      ...this.changes.take(untold),
+      ...this.changes.take(untold, areTakenAway),
       dead: changed === undefined ? undefined : this.#deadCounts(letters.counts()),
     }
   }
@@ -233,15 +248,17 @@ export class Shard {
     }
   }
 
-  /** What need not be remembered any longer. */
+  /** Some of what need not be remembered any longer. */
   forget(now: number): ShardOutputs['forget'] {
     const { standings } = this.#ready
-    this.#rows.transaction(() => standings.forgetExpired(now))
-    this.#rows.database.exec(
-      'DELETE FROM starters WHERE pos NOT IN (SELECT pos FROM starts UNION SELECT ok_pos FROM starts WHERE ok_pos IS NOT NULL)',
-    )
+    const more = this.#rows.transaction(() => standings.forgetExpired(now)) > 0
+    if (!more) {
+      this.#rows.database.exec(
+        'DELETE FROM starters WHERE pos NOT IN (SELECT pos FROM starts UNION SELECT ok_pos FROM starts WHERE ok_pos IS NOT NULL)',
+      )
+    }
     const { records, roots } = this.changes.take()
-    return { records, roots }
+    return { records, roots, more }
   }
 
   /** Rows that wait and were not handed out, as what went. */
@@ -271,8 +288,12 @@ export class Shard {
     return state === 'dead' ? 'dead' : reason === 'parked' ? 'parked' : undefined
   }
 
+  #hasRow(id: string, rule: string): boolean {
+    return this.#rows.find(id, this.#numbers.of('rule', rule)) !== undefined
+  }
+
   #isKnown(id: string, rule: string): boolean {
-    return this.#rows.find(id, this.#numbers.of('rule', rule)) !== undefined || this.changes.hasEnded(id, rule)
+    return this.#hasRow(id, rule) || this.changes.hasEnded(id, rule)
   }
 
   #replay(key: WorkKey, value: Buffer | null): void {
@@ -282,17 +303,22 @@ export class Shard {
       this.changes.replayFact(key, rule, value === null ? undefined : parseFact(value))
       return
     }
-    const name = formatKey(key).toString()
-    const found = value === null ? undefined : parseRow(value)
+    const name = formatKey(key)
+    const hasEnded = value !== null && isEnd(value)
+    const found = value === null || hasEnded ? undefined : parseRow(value)
     const known = this.#rows.find(key.id, rule)
-    if (value !== null && found?.row.pos === undefined) {
-      // The owner has not said yet what becomes of it; what others wrote of a row that is there already says nothing new.
-      if (known === undefined || found?.row.reopens === true) this.#unheard.set(name, { key: formatKey(key), value })
+    if (value !== null && !hasEnded && found?.row.pos === undefined) {
+      // The owner has not said yet what becomes of it; what others wrote of one that is there already, or over, says nothing new.
+      const isNews = known === undefined ? !this.changes.hasEnded(key.id, key.rule) : found?.row.reopens === true
+      if (isNews) this.#unheard.set(name.toString(), { key: name, value })
+      else this.#shadowed.push({ key: name, value: null })
       return
     }
-    this.#unheard.delete(name)
+    this.#unheard.delete(name.toString())
     if (known !== undefined) this.#rows.remove(known, rule)
+    if (hasEnded) this.changes.hasSaidEnd(key.id, key.rule)
     if (found === undefined) return
+    this.changes.goesOn(key.id, key.rule)
     const settle = settleOfRow(found.row, found.event)
     const { pos: wanted } = found.row
     const isFree = wanted !== undefined && this.#rows.isFree(wanted)

@@ -280,7 +280,8 @@ export class Streams {
     }
     this.#wasWanted = undefined
     // Made anew, it has nothing that was there before.
-    for (const topic of this.#old) if (!this.#known.has(topic)) this.#old.delete(topic)
+    for (const topics of [this.#old, this.#positioned])
+      for (const topic of topics.keys()) if (!this.#known.has(topic)) topics.delete(topic)
     for (const [name, source] of this.#sources) {
       if (wanted.has(source.topic)) continue
       this.#sources.delete(name)
@@ -297,15 +298,22 @@ export class Streams {
     }
     if (begin.length === 0) return
     const topics = [...new Set(begin.map(({ topic }) => topic))]
+    // Before positions are asked for: another process may settle them meanwhile, and take events from there on.
+    const ends = new Map<string, number>()
+    for (const topic of topics.filter((one) => this.#old.has(one)))
+      for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1)
+        ends.set(`${topic}/${partition}`, await reader.end(topic, partition))
     const positions = await this.#positions(kafka, topics)
     // Those of all partitions: whoever has the others may be away, and come back when the topic is no longer new.
     const fresh: Position[] = []
     for (const topic of topics) {
       const isOld = this.#old.has(topic) && ![...positions.values()].some((one) => one.topic === topic)
       for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1) {
-        if (positions.has(`${topic}/${partition}`)) continue
-        const offset = isOld ? await reader.end(topic, partition) : 0
-        fresh.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs: '', lives: 0 }) })
+        const name = `${topic}/${partition}`
+        if (positions.has(name)) continue
+        const offset = isOld ? (ends.get(name) ?? 0) : 0
+        const metadata = formatMetadata({ at: Date.now(), runs: '', lives: 0, latest: 0 })
+        fresh.push({ topic, partition, offset, metadata })
       }
     }
     if (fresh.length > 0) await membership.commit(fresh)
@@ -353,21 +361,19 @@ export class Streams {
 
   #begin(part: Owned, { topic, partition, offset, metadata }: Position, known: Known): void {
     const stream = this.#parts.topics.streamOf(topic) ?? topic
-    const { runs = '', lives: before = 0 } = parseMetadata(metadata) ?? {}
+    const { runs = '', lives: before = 0, latest = 0 } = parseMetadata(metadata) ?? {}
     const lives = before + 1
-    const progress = new Progress(offset, runs)
+    const progress = new Progress(offset, runs, latest)
     const source: Source = { topic, stream, partition, owned: part, progress, lives, end: undefined }
     this.#sources.set(`${topic}/${partition}`, source)
     if (lives > shortLivesInRow) this.#waryUntil = this.#parts.clock.now() + shortLifeMs
     this.#parts.later(shortLifeMs, () => {
       source.lives = 0
     })
-    // Clocks of different machines differ a little: within a partition, what comes later was accepted no earlier.
-    let latest = 0
     this.#parts.reader.read(topic, partition, offset, (messages, end) => {
       if (part.isLost) return
       source.end = end
-      for (const message of messages) latest = this.#receive(source, message, latest, known)
+      for (const message of messages) this.#receive(source, message, known)
       this.#whenRoutable?.()
       if (source.progress.open >= openAtMost || source.progress.isCrowded) this.#parts.reader.pause(topic, partition)
       if (this.#routable.length >= recordsAhead || this.#routableBytes >= bytesAhead) this.#pause()
@@ -375,25 +381,24 @@ export class Streams {
     if (this.#arePaused) this.#parts.reader.pause(topic, partition)
   }
 
-  #receive(source: Source, { offset, timestamp, value }: FetchedMessage, latest: number, known: Known): number {
+  #receive(source: Source, { offset, timestamp, value }: FetchedMessage, known: Known): void {
     const { topic, stream, partition, progress, owned } = source
     const at = Number(offset)
-    if (progress.isFinished(at)) {
-      progress.pass(at)
-      return latest
-    }
     const time = Number(timestamp)
-    const accepted = Math.max(latest, Math.min(time, this.#parts.clock.now()))
+    const accepted = progress.acceptedAt(Math.min(time, this.#parts.clock.now()))
+    if (progress.isFinished(at)) {
+      progress.pass(at, accepted)
+      return
+    }
     const origin = [topic, partition, at] as const
     // A view would keep the whole answer of the broker in memory. Of what others wrote too large, the rest would find no
     // room in a row: so cut it is no JSON, and ends as unreadable.
     const bytes = Uint8Array.from(value?.subarray(0, this.#parts.largestEvent) ?? [])
-    progress.begin(at)
+    progress.begin(at, accepted)
     const record = new KafkaRecord({ id: eventIdOf(time, origin), stream, accepted, origin }, bytes, owned, source)
     record.known = known.get(record.id)
     this.#routable.push(record)
     this.#routableBytes += bytes.length
-    return accepted
   }
 
   #pause(): void {
@@ -412,7 +417,7 @@ export class Streams {
     const positions: Position[] = []
     for (const [name, source] of this.#sources) {
       const { topic, partition, progress } = source
-      const { offset, runs } = progress
+      const { offset, runs, latest } = progress
       // Whoever takes his leave does not die.
       const lives = this.#isClosed ? 0 : source.lives
       const said = `${offset} ${runs} ${lives}`
@@ -420,7 +425,7 @@ export class Streams {
       const before = this.#committed.get(name)
       if (before?.said === said && at - before.at < recommitAfterMs) continue
       this.#committed.set(name, { said, at })
-      positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs, lives }) })
+      positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs, lives, latest }) })
     }
     if (positions.length === 0) return
     try {

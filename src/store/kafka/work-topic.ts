@@ -9,7 +9,7 @@ import { KafkaRecord, type Owned } from './kafka-record.ts'
 import { pack, unpack } from './packed.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
-import { formatKey, formatRow, isClaim, ownerHeader, ownerOf, parseKey } from './row.ts'
+import { endHeader, formatKey, formatRow, isClaim, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
 import { Rowless } from './rowless.ts'
 import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
@@ -38,7 +38,11 @@ export interface WorkTopicParts {
 }
 
 type Written = Pick<Change, 'records' | 'roots' | 'told' | 'dead'>
-type Headers = NonNullable<Outgoing['headers']>
+
+interface WriteOptions {
+  readonly more?: NonNullable<Outgoing['headers']>
+  readonly saysEnds?: boolean
+}
 
 const settlesAtOnce = 500
 /** Within that time a member hears of a rebalance. */
@@ -57,6 +61,7 @@ interface Ticket {
   isWritten: boolean
   /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
   isFirst: boolean
+  isKept: boolean
 }
 
 /** A partition of the work while it is ours. */
@@ -140,6 +145,7 @@ export class WorkTopic {
       durable,
       isWritten: false,
       isFirst: false,
+      isKept: false,
     }
     if (!releasesCursor) record.holds += 1
     if (record.owned.isLost) {
@@ -193,7 +199,7 @@ export class WorkTopic {
       const remove = async () => {
         if (part.isLost) return elsewhere
         const change = await this.#parts.thread.ask('remove', { partition: part.partition, settle: gone })
-        if (!part.isLost) this.#write(part, change, () => undefined)
+        if (!part.isLost) this.#write(part, change, () => undefined, { saysEnds: false })
         const { moved, due } = change.consequences[0] ?? elsewhere
         return { ...elsewhere, moved, due }
       }
@@ -247,7 +253,7 @@ export class WorkTopic {
           if (!awaitsReadBack(ticket, index)) this.#keep(ticket, part.isLost ? elsewhere : byIndex.get(index))
         }
       }
-      this.#write(part, change, done, hasClaims ? { [writeHeader]: Buffer.from(String(part.writes)) } : {})
+      this.#write(part, change, done, hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {})
     }
     part.isFlushing = false
     if (part.isLost) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
@@ -287,6 +293,7 @@ export class WorkTopic {
         this.#write(part, { ...change, dead: undefined }, () => undefined)
         more = change.more
         if (more) await this.#parts.writer.written()
+        if (part.isLost) break
       }
     }
     return hasTold
@@ -299,16 +306,18 @@ export class WorkTopic {
     else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
   }
 
-  #write(part: Part, change: Written, done: () => void, more: Headers = {}): void {
+  /** `saysEnds`: what has no row any more has ended. */
+  #write(part: Part, change: Written, done: () => void, { more = {}, saysEnds = true }: WriteOptions = {}): void {
     const { work, roots, journal } = this.#parts.topics
     const headers = { [ownerHeader]: Buffer.from(part.owner), ...more }
+    const ofEnds = saysEnds ? { ...headers, [endHeader]: Buffer.alloc(0) } : headers
     const records: Outgoing[] = []
     for (const [topic, packed] of [
       [work, change.records],
       [roots, change.roots],
     ] as const)
       for (const { key, value } of unpack(packed))
-        records.push({ topic, partition: part.partition, key, value, headers })
+        records.push({ topic, partition: part.partition, key, value, headers: value === null ? ofEnds : headers })
     records.push(...formatJournal(journal, this.#parts.partitions, change.told))
     if (change.dead !== undefined) {
       part.dead = change.dead
@@ -326,6 +335,9 @@ export class WorkTopic {
     const part = this.#owned.get(partition)
     const isOwn = part?.isReady === true && record.source !== undefined
     if (isOwn) {
+      // Its source was lost and is ours again: what was handed over before says the same.
+      const before = part.arriving.get(key)
+      if (before !== undefined) this.#keep(before, elsewhere)
       part.arriving.set(key, ticket)
       record.rows ??= new Map()
       record.rows.set(lane.rule, part)
@@ -337,7 +349,8 @@ export class WorkTopic {
     })
   }
 
-  #handedOver(settlement: Settlement, { id, stream, accepted, origin, bytes, source }: KafkaRecord, partition: number) {
+  #handedOver(settlement: Settlement, record: KafkaRecord, partition: number) {
+    const { id, stream, accepted, origin, bytes, source, owned } = record
     const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
     const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
     const value = formatRow(
@@ -345,15 +358,19 @@ export class WorkTopic {
         ...row,
         ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
         until: until === Number.POSITIVE_INFINITY ? null : until,
-        ...(source === undefined ? { reopens: true } : {}),
+        // What only moves may have come to its end there already.
+        ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
       },
       bytes,
     )
     return { topic: this.#parts.topics.work, partition, key: Buffer.from(keyOf(settlement)), value }
   }
 
-  /** It is durable. What one partition keeps waiting holds up no other. */
-  #keep({ settlement, durable, isFirst }: Ticket, consequences: Consequences | undefined): void {
+  /** It is durable. What one partition keeps waiting holds up no other. Once only: it may be read before its batch is answered. */
+  #keep(ticket: Ticket, consequences: Consequences | undefined): void {
+    if (ticket.isKept) return
+    ticket.isKept = true
+    const { settlement, durable, isFirst } = ticket
     if (!isFirst) this.#release(settlement.record)
     durable?.(settlement, consequences)
   }
@@ -452,8 +469,8 @@ export class WorkTopic {
       for (const { change } of arrived.rows) listener.rows(change)
       more = arrived.more
       if (more) await this.#parts.writer.written()
+      if (part.isLost) return
     }
-    if (part.isLost) return
     part.isReady = true
     const held = part.held ?? []
     part.held = undefined
@@ -479,14 +496,14 @@ export class WorkTopic {
   #restore(part: Part, messages: readonly FetchedMessage[]): void {
     const records: { key: Buffer; value: Buffer | null }[] = []
     for (const message of messages) {
-      const { key, value } = message
+      const { key } = message
       const owner = ownerOf(message)
       if (key === null) continue
       if (isClaim(message)) part.lastOwner = owner
       // Who wrote after another had taken over did not own it any more.
       else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
         part.usurped.push(Buffer.from(key))
-      else records.push({ key, value })
+      else records.push({ key, value: restorable(message) })
     }
     if (records.length === 0) return
     this.#asking(part, this.#parts.thread.ask('restore', { partition: part.partition, records: pack(records) })).catch(
@@ -509,8 +526,12 @@ export class WorkTopic {
       } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
       else if (parseKey(key) !== undefined) arrivals.push({ key, value })
     }
+    if (arrivals.length > 0) this.#arrive(part, arrivals)
+    // Of what has just arrived it is known then what holds.
     this.#reassert(part)
-    if (arrivals.length === 0) return
+  }
+
+  #arrive(part: Part, arrivals: readonly { readonly key: Buffer; readonly value: Buffer | null }[]): void {
     const asked = { partition: part.partition, records: pack(arrivals), now: this.#parts.clock.now() }
     this.#asking(part, this.#parts.thread.ask('arrive', asked))
       .then((arrived) => {
@@ -550,7 +571,8 @@ export class WorkTopic {
     this.#parts.thread
       .ask('reassert', { partition: part.partition, keys })
       .then((records) => {
-        if (!part.isLost) this.#write(part, { records, roots: nothing, told: [], dead: undefined }, () => undefined)
+        const change = { records, roots: nothing, told: [], dead: undefined }
+        if (!part.isLost) this.#write(part, change, () => undefined, { saysEnds: false })
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
@@ -606,10 +628,12 @@ export class WorkTopic {
   /** What is remembered of keys and root events for too long. */
   async forget(): Promise<void> {
     for (const part of this.#owned.values()) {
-      if (!part.isReady || part.isLost) continue
-      const forgotten = { partition: part.partition, now: this.#parts.clock.now() }
-      const change = await this.#parts.thread.ask('forget', forgotten)
-      if (!part.isLost) this.#write(part, { ...change, told: [], dead: undefined }, () => undefined)
+      for (let more = part.isReady; more && !part.isLost; ) {
+        const forgotten = { partition: part.partition, now: this.#parts.clock.now() }
+        const change = await this.#parts.thread.ask('forget', forgotten)
+        more = change.more
+        if (!part.isLost) this.#write(part, { ...change, told: [], dead: undefined }, () => undefined)
+      }
     }
   }
 }

@@ -219,7 +219,10 @@ export class Writer {
     }
   }
 
-  /** The broker judges a partition's part of a batch as one message. */
+  /**
+   * The broker judges a partition's part of a batch as one message. What was handed in together is not split if a batch of its
+   * own has room for it: then all of it that is of one partition is written, or none.
+   */
   #takeNext(): readonly Slice[] {
     const slices: Slice[] = []
     const perPartition = new Map<string, number>()
@@ -239,6 +242,10 @@ export class Writer {
           bytes > bytesAtOnce ||
           sum > Math.min(bytesPerPartition, this.#parts.largestBatch(record.topic))
         if (isFull && count > 1) {
+          if (begun === 0 && slices.length > 0) {
+            item.begun = 0
+            return slices
+          }
           if (item.begun > begun) slices.push({ item, records: records.slice(begun, item.begun) })
           return slices
         }

@@ -1,5 +1,5 @@
 import type { Key, Standing } from '../store.ts'
-import { type Database, int, type Row, type Statement } from './database.ts'
+import { type Database, int, type Row, type Statement, text } from './database.ts'
 import { dead, done, never, running, waiting } from './format.ts'
 import type { Words } from './words.ts'
 
@@ -68,6 +68,7 @@ export class Standings {
   readonly #postpone: Statement
   readonly #held: Statement
   readonly #release: Statement
+  readonly #heldKeys: Statement
   readonly #countRoot: Statement
   readonly #laterRoot: Statement
   readonly #hasLater: LaterRoot
@@ -128,6 +129,9 @@ export class Standings {
     )
     this.#held = database.prepare(`SELECT pos FROM deliveries WHERE ${live} AND until = ${never} ORDER BY pos LIMIT 1`)
     this.#release = database.prepare('UPDATE deliveries SET until = ?, reason = ? WHERE pos = ? AND rule = ?')
+    this.#heldKeys = database.prepare(
+      `SELECT DISTINCT rule, key FROM deliveries WHERE state = 0 AND turn = ${turns.oldest} AND until = ${never}`,
+    )
     this.#countRoot = database.prepare(`
       INSERT INTO roots(rule, signature, time, alive, expires) VALUES (?, ?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET alive = alive + excluded.alive, expires = excluded.expires
@@ -271,6 +275,14 @@ export class Standings {
     this.#called(call, { state: dead, reason: 0, until: null }, key)
   }
 
+  /** Within a transaction: the first of each key that nobody holds back any more. Says which they are. */
+  releaseOrphans(now: number): { readonly pos: number; readonly rule: number }[] {
+    return this.#heldKeys.all().flatMap(({ rule, key }) => {
+      const pos = this.#releaseFirst(int(rule), text(key), now)
+      return pos === undefined ? [] : [{ pos, rule: int(rule) }]
+    })
+  }
+
   /** Whether an event with a later time was accepted, and is neither dead nor discarded. */
   isSuperseded(rule: number, signature: string, time: number): boolean {
     return this.#laterRoot.get(rule, signature, time) !== undefined || this.#hasLater(rule, signature, time)
@@ -290,11 +302,17 @@ export class Standings {
   }
 
   #releaseNext(rule: number, key: string, pos: number, at: number): Moved {
-    if (this.#unheld.get(rule, key, pos) !== undefined) return nothing
+    const released = this.#releaseFirst(rule, key, at, pos)
+    return released === undefined ? nothing : [{ from: this.#reasons.key, to: this.#reasons.slot, count: 1 }]
+  }
+
+  /** The first that is held, if none of its key goes on but `ending`. */
+  #releaseFirst(rule: number, key: string, at: number, ending = -1): number | undefined {
+    if (this.#unheld.get(rule, key, ending) !== undefined) return undefined
     const next = this.#held.get(rule, key)
-    if (next === undefined) return nothing
+    if (next === undefined) return undefined
     this.#release.run(at, this.#reasons.slot, int(next.pos), rule)
-    return [{ from: this.#reasons.key, to: this.#reasons.slot, count: 1 }]
+    return int(next.pos)
   }
 }
 

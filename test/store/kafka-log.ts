@@ -1,0 +1,353 @@
+import { mkdtempSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import { ServiceError } from '../../src/base/errors.ts'
+import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
+import type { FetchedMessage } from '../../src/store/kafka/client.ts'
+import { eventIdOf, KafkaRecord, type Owned, type Source } from '../../src/store/kafka/kafka-record.ts'
+import { partitionOf } from '../../src/store/kafka/partition.ts'
+import { Progress as Position } from '../../src/store/kafka/position.ts'
+import type { Reader, Received } from '../../src/store/kafka/reader.ts'
+import type { ShardInputs, ShardOutputs, ShardThread } from '../../src/store/kafka/shard-protocol.ts'
+import { Topics } from '../../src/store/kafka/topics.ts'
+import { WorkTopic } from '../../src/store/kafka/work-topic.ts'
+import type { Writer } from '../../src/store/kafka/writer.ts'
+import type { Consequences, Progress, Settlement, Standing } from '../../src/store/store.ts'
+import { StoreThread } from '../../src/store/thread.ts'
+import { WoundClock } from '../support/clock.ts'
+import { until } from '../support/until.ts'
+import { anEvent, aSettlement, lane, stream } from './world.ts'
+
+/*
+ * The work topic without brokers: its records lie in memory, and when a write arrives, when it is acknowledged and when it is
+ * read is for the test to say. What runs on it is the real `WorkTopic` with its real thread.
+ */
+
+export const partitions = 4
+
+export const topics = new Topics({
+  ...{ service: 'test', prefix: '', consumePrefixes: [''] },
+  ...{ partitions, replication: 1, largestEvent: 1_048_576 },
+})
+
+/** Keys whose deliveries lie in that partition of the work. */
+export function keysIn(partition: number, count: number): string[] {
+  const keys: string[] = []
+  for (let number = 0; keys.length < count; number += 1) {
+    const text = `k${number}`
+    if (partitionOf(`${lane.rule}\u001f${text}`, partitions) === partition) keys.push(text)
+  }
+  return keys
+}
+
+/** One of them. */
+export function keyIn(partition: number): string {
+  return keysIn(partition, 1).join()
+}
+
+/** What all brokers have, in memory. */
+export class Log {
+  readonly clock = new WoundClock()
+  /** How many records were ever written. */
+  length = 0
+  readonly #places = new Map<string, FetchedMessage[]>()
+  readonly #listeners = new Set<() => void>()
+
+  append({ topic, partition, key, value, headers = {} }: Outgoing): void {
+    const records = this.#at(topic, partition)
+    const offset = String(Number(records.at(-1)?.offset ?? -1) + 1)
+    const timestamp = String(this.clock.now())
+    records.push({ offset, timestamp, key, value, headers, isControlRecord: false })
+    this.length += 1
+    for (const heard of this.#listeners) heard()
+  }
+
+  work(partition: number): readonly FetchedMessage[] {
+    return this.read(topics.work, partition)
+  }
+
+  read(topic: string, partition: number, from = 0): readonly FetchedMessage[] {
+    return this.#at(topic, partition).filter(({ offset }) => Number(offset) >= from)
+  }
+
+  end(topic: string, partition: number): number {
+    return Number(this.#at(topic, partition).at(-1)?.offset ?? -1) + 1
+  }
+
+  /** Of each key the last record is left. */
+  compact(partition: number): void {
+    const newest = new Map(this.work(partition).map((record) => [String(record.key), record]))
+    this.#places.set(`${topics.work}/${partition}`, [...newest.values()])
+  }
+
+  /** Calls back at each record that is written from now on. */
+  listen(heard: () => void): void {
+    this.#listeners.add(heard)
+  }
+
+  #at(topic: string, partition: number): FetchedMessage[] {
+    const name = `${topic}/${partition}`
+    const records = this.#places.get(name) ?? []
+    this.#places.set(name, records)
+    return records
+  }
+}
+
+/** Another process, for which these partitions of the work are read to their end. */
+export async function start(log: Log, owned: readonly number[]): Promise<Member> {
+  const member = new Member(log)
+  member.work.assigned(owned)
+  for (const partition of owned) await member.owned(partition)
+  return member
+}
+
+/** What was written, and is not acknowledged; `records`: those of it that have not even arrived. */
+interface Unanswered {
+  records: readonly Outgoing[]
+  readonly done: () => void
+}
+
+interface Routed {
+  readonly rules: number
+  readonly source: Source
+  readonly accepted: number
+}
+
+/** A delivery that was handed out. */
+export interface Taken {
+  readonly record: KafkaRecord
+  readonly standing: Standing | undefined
+  readonly progress: Progress
+}
+
+interface Reading {
+  readonly topic: string
+  readonly partition: number
+  readonly received: Received
+  offset: number
+}
+
+/** The part of a process that keeps the work. It ends with its test. */
+export class Member {
+  readonly work: WorkTopic
+  readonly thread: ShardThread
+  readonly broken: unknown[] = []
+  /** Offsets of events that need not be read any more. */
+  readonly finished: number[] = []
+  /** How often each settlement was told to be durable, in the order in which they were handed in. */
+  readonly kept: number[] = []
+  /** What happens to its writes from now on: they are acknowledged, arrive without being acknowledged, or do not arrive. */
+  writes: 'acknowledged' | 'unacknowledged' | 'held' = 'acknowledged'
+  /** Partitions of the work of which it gets nothing to read. */
+  readonly stalled = new Set<number>()
+  readonly #log: Log
+  readonly #folder: string
+  #isAlive = true
+  #unanswered: Unanswered[] = []
+  readonly #readings = new Map<string, Reading>()
+  readonly #paused = new Set<string>()
+  #isDelivering = false
+
+  constructor(log: Log) {
+    this.#log = log
+    log.listen(() => this.deliver())
+    const folder = mkdtempSync(join(tmpdir(), 'changeprop-work-'))
+    const thread = new StoreThread<ShardInputs, ShardOutputs>(
+      new URL('../../src/store/kafka/shards', import.meta.url),
+      (error) => this.broken.push(error),
+    )
+    this.thread = thread
+    this.#folder = folder
+    onTestFinished(() => this.end())
+    const nothing = () => undefined
+    const { clock } = log
+    this.work = new WorkTopic({
+      ...{ topics, partitions, folder, clock, thread, writer: this.#writer(), reader: this.#reader() },
+      listener: {
+        ...{ committed: nothing, changed: nothing, rows: nothing, shared: nothing, lost: nothing },
+        broken: (error) => this.broken.push(error),
+      },
+      ...{ restored: nothing, lost: nothing, deadChanged: nothing, trouble: nothing },
+      finished: ({ origin: [, , offset], source }) => {
+        source?.progress.end(offset)
+        this.finished.push(offset)
+      },
+      later: (ms, work) => void clock.at(clock.now() + ms, () => this.#isAlive && work()),
+      broken: (error) => {
+        if (this.#isAlive) this.broken.push(error)
+        return undefined
+      },
+    })
+  }
+
+  #writer(): Writer {
+    const write: Writer['write'] = (records, done) => {
+      if (!this.#isAlive) return
+      this.#unanswered.push({ records, done })
+      if (this.writes === 'held') return
+      this.#arrive()
+      if (this.writes === 'acknowledged') setImmediate(() => this.acknowledge())
+    }
+    const written = () => new Promise<void>((resolve) => write([], resolve))
+    return { write, written } as Pick<Writer, 'write' | 'written'> as Writer
+  }
+
+  #reader(): Reader {
+    const nameOf = (topic: string, partition: number) => `${topic}/${partition}`
+    const reader: Pick<Reader, 'read' | 'stop' | 'pause' | 'resume'> = {
+      read: (topic, partition, offset, received) => {
+        this.#paused.delete(nameOf(topic, partition))
+        this.#readings.set(nameOf(topic, partition), { topic, partition, received, offset })
+        this.deliver()
+      },
+      stop: (topic, partition) => void this.#readings.delete(nameOf(topic, partition)),
+      pause: (topic, partition) => void this.#paused.add(nameOf(topic, partition)),
+      resume: (topic, partition) => {
+        this.#paused.delete(nameOf(topic, partition))
+        this.deliver()
+      },
+    }
+    return reader as Reader
+  }
+
+  /** What is held, in order. */
+  get held(): readonly Outgoing[] {
+    return this.#unanswered.flatMap(({ records }) => records)
+  }
+
+  /** How many writes it waits for. */
+  get unanswered(): number {
+    return this.#unanswered.length
+  }
+
+  /** What was written so far has arrived and is acknowledged; what comes later fares as `writes` says. */
+  acknowledge(): void {
+    if (!this.#isAlive) return
+    this.#arrive()
+    for (const { done } of this.#unanswered.splice(0)) done()
+  }
+
+  #arrive(): void {
+    for (const one of this.#unanswered) {
+      for (const record of one.records) this.#log.append(record)
+      one.records = []
+    }
+  }
+
+  /** Soon reads what there is. */
+  deliver(): void {
+    if (this.#isDelivering || !this.#isAlive) return
+    this.#isDelivering = true
+    setImmediate(() => {
+      this.#isDelivering = false
+      for (const reading of [...this.#readings.values()]) {
+        const { topic, partition, offset, received } = reading
+        const messages = this.#log.read(topic, partition, offset)
+        if (!this.#isBehind(reading) || messages.length === 0) continue
+        reading.offset = this.#log.end(topic, partition)
+        received(messages, reading.offset)
+      }
+    })
+  }
+
+  /** There is something to read, and nothing in the way. */
+  #isBehind(reading: Reading): boolean {
+    const { topic, partition, offset } = reading
+    const name = `${topic}/${partition}`
+    if (this.#readings.get(name) !== reading || this.#paused.has(name) || this.stalled.has(partition)) return false
+    return offset < this.#log.end(topic, partition)
+  }
+
+  /** It gets to read all its partitions again. */
+  unstall(): void {
+    this.stalled.clear()
+    this.deliver()
+  }
+
+  /** Resolves when it has read what it gets to read, and nothing more follows from that, or from what was handed in. */
+  async quiet(): Promise<void> {
+    for (let before = -1; before !== this.#log.length; ) {
+      before = this.#log.length
+      await this.work.flushed()
+      await new Promise(setImmediate)
+      await until('it has read what there is', () => ![...this.#readings.values()].some((one) => this.#isBehind(one)))
+      // Answers come in the order of the questions, of which this is the last.
+      await this.thread.ask('take', { lane: { rule: 'none', key: '' }, now: 0, limit: 0 })
+      await new Promise(setImmediate)
+    }
+  }
+
+  /** From now on it does nothing, and nothing comes of what it has not written. */
+  kill(): void {
+    this.#isAlive = false
+    this.#unanswered = []
+    this.#readings.clear()
+  }
+
+  /** As kill; and leaves nothing behind. */
+  async end(): Promise<void> {
+    this.kill()
+    await this.thread.end(new ServiceError('STORE_CLOSED', 'the test is over'))
+    await rm(this.#folder, { recursive: true, force: true })
+  }
+
+  /** A partition of the work, when it has all that counts. */
+  owned(partition: number): Promise<Owned> {
+    return until(`partition ${partition} is taken over`, () => this.work.ready(partition))
+  }
+
+  /** The partition of the stream that goes with that partition of the work, from there on. */
+  source(partition: number, offset = 0, runs = ''): Source {
+    const owned = this.work.ready(partition)
+    if (owned === undefined) throw new Error(`partition ${partition} is not owned`)
+    const progress = new Position(offset, runs)
+    return { topic: stream, stream, partition, owned, progress, lives: 0, end: undefined }
+  }
+
+  /** An event is read, which is for so many rules. */
+  route(
+    offset: number,
+    { rules = 1, source = this.source(0), accepted = this.#log.clock.now() }: Partial<Routed> = {},
+  ): KafkaRecord {
+    const origin = [stream, source.partition, offset] as const
+    const event = { id: eventIdOf(accepted, origin), stream, accepted, origin }
+    const record = new KafkaRecord(event, anEvent().bytes, source.owned, source)
+    source.progress.begin(offset)
+    this.work.routed(record, rules)
+    return record
+  }
+
+  /** Resolves when it is durable, with what came of it. */
+  settle(record: KafkaRecord, part: Partial<Settlement> = {}): Promise<Consequences | undefined> {
+    const index = this.kept.push(0) - 1
+    const settlement = aSettlement(record, {
+      ...{ at: this.#log.clock.now(), until: this.#log.clock.now() },
+      ...{ releasesCursor: record.source !== undefined, ...part },
+    })
+    return new Promise((resolve) => {
+      this.work.settle(settlement, (_, consequences) => {
+        this.kept[index] = (this.kept[index] ?? 0) + 1
+        resolve(consequences)
+      })
+    })
+  }
+
+  /** What is due now, of all partitions that it owns. */
+  async take(): Promise<readonly Taken[]> {
+    const parts = this.work.parts()
+    const { rows } = await this.thread.ask('take', { lane, now: this.#log.clock.now(), limit: 1_000 })
+    return rows.map(({ event, bytes, partition, standing, progress }) => {
+      const record = new KafkaRecord(event, bytes, parts.get(partition) ?? { partition, isLost: true })
+      return { record, standing, progress }
+    })
+  }
+
+  /** Dead letters of a partition that it owns, as they are given out. */
+  async letters(partition: number): Promise<readonly KafkaRecord[]> {
+    const page = { rule: undefined, ids: undefined, limit: 1_000, after: -1 }
+    const { letters } = await this.thread.ask('letters', { partition, ...page })
+    return letters.map(({ event, bytes }) => new KafkaRecord(event, bytes, { partition, isLost: false }))
+  }
+}
