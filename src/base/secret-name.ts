@@ -5,16 +5,22 @@ export function isSecretName(name: string): boolean {
 
 const mask = '***'
 
-/** The same JSON value, with texts under secret names masked, however deep they lie. */
-export function withoutSecrets(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(withoutSecrets)
-  if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(
-    Object.entries(value).map(([name, inner]) => [
-      name,
-      isSecretName(name) && typeof inner === 'string' ? mask : withoutSecrets(inner),
-    ]),
-  )
+/** The same JSON value, with all that lies under secret names masked, in its texts too. */
+export function withoutSecrets(value: unknown, isSecret = false): unknown {
+  if (Array.isArray(value)) return value.map((item) => withoutSecrets(item, isSecret))
+  if (typeof value === 'object' && value !== null) {
+    return Object.fromEntries(
+      Object.entries(value).map(([name, inner]) => [name, withoutSecrets(inner, isSecret || isSecretName(name))]),
+    )
+  }
+  if (isSecret) return mask
+  return typeof value === 'string' ? withoutSecretParts(value) : value
+}
+
+/** What a rule sends may be written as one text: JSON, maybe with templates in it, a form, or an address with a query. */
+function withoutSecretParts(text: string): string {
+  if (/^\s*(?:\{(?!\{)|\[)/.test(text)) return withoutSecretMembers(text)
+  return /^[^=]*\?/.test(text) ? withoutSecretQuery(text) : withoutSecretFields(text)
 }
 
 /** A URL, or the path of one, with values under secret names in its query masked. */
@@ -29,7 +35,7 @@ export function withoutSecretFields(form: string): string {
     .split('&')
     .map((field) => {
       const [name = ''] = new URLSearchParams(field).keys()
-      return isSecretName(name) ? `${field.split('=', 1)[0]}=${mask}` : field
+      return field.includes('=') && isSecretName(name) ? `${field.split('=', 1)[0]}=${mask}` : field
     })
     .join('&')
 }
@@ -42,7 +48,7 @@ export function withoutSecretMembers(json: string): string {
   let secretDepth = Number.POSITIVE_INFINITY
   return json.replace(jsonToken, (token: string, text?: string, colon?: string) => {
     if (text !== undefined && colon !== undefined) {
-      if (secretDepth > depth && isSecretName(String(JSON.parse(text)))) secretDepth = depth
+      if (secretDepth > depth && isSecretName(nameIn(text))) secretDepth = depth
       return token
     }
     if (token === '{' || token === '[') {
@@ -55,4 +61,13 @@ export function withoutSecretMembers(json: string): string {
     if (depth <= secretDepth) secretDepth = Number.POSITIVE_INFINITY
     return shown
   })
+}
+
+/** A text with templates in it need not be JSON in every place. */
+function nameIn(json: string): string {
+  try {
+    return String(JSON.parse(json))
+  } catch {
+    return json
+  }
 }

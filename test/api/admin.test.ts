@@ -231,11 +231,20 @@ describe('rules', () => {
   })
 
   test('are shown without the secrets in them', async () => {
-    const written = { exec: [{ uri: 'http://a.example/', headers: { Authorization: 'Bearer x', accept: 'y' } }] }
+    const headers = { Authorization: 'Bearer x', 'x-api-key': 12345, accept: 'y' }
+    const written = { exec: [{ uri: 'http://a.example/', headers, body: 'action=x&token=y' }] }
     const world = await openWorld({ rules: [aRule({ written })] })
     const { name } = aRule({})
     expect(await json(await world.get(`/v1/rules/${name}`))).toMatchObject({
-      written: { exec: [{ uri: 'http://a.example/', headers: { Authorization: '***', accept: 'y' } }] },
+      written: {
+        exec: [
+          {
+            uri: 'http://a.example/',
+            headers: { Authorization: '***', 'x-api-key': '***', accept: 'y' },
+            body: 'action=x&token=***',
+          },
+        ],
+      },
     })
   })
 })

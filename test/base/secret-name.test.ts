@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { withoutSecretMembers, withoutSecretQuery } from '../../src/base/secret-name.ts'
+import { withoutSecretMembers, withoutSecretQuery, withoutSecrets } from '../../src/base/secret-name.ts'
 
 test.each([
   ['http://a/b', 'http://a/b'],
@@ -23,4 +23,21 @@ test.each([
   ['["token","x",{"a":"\\"token\\":\\"x\\""}]', '["token","x",{"a":"\\"token\\":\\"x\\""}]'],
 ])('of the JSON %s is shown %s', (json, shown) => {
   expect(withoutSecretMembers(json)).toBe(shown)
+})
+
+test.each<[unknown, unknown]>([
+  [
+    { 'x-api-key': 12345, password: 'x', secret: true, limit: 5 },
+    { 'x-api-key': '***', password: '***', secret: '***', limit: 5 },
+  ],
+  [{ a: [{ token: { value: 'x', list: [1, null] } }] }, { a: [{ token: { value: '***', list: ['***', '***'] } }] }],
+  ['action=x&token=y&o%5Bpassword%5D=z', 'action=x&token=***&o%5Bpassword%5D=***'],
+  ['title=Why?&token={{wiki.token}}', 'title=Why?&token=***'],
+  ['http://tokens.example/b?a=b&token=x', 'http://tokens.example/b?a=b&token=***'],
+  [' {"id": {{message.id}}, "token": "x", "\\q": 1}', ' {"id": {{message.id}}, "token": "***", "\\q": 1}'],
+  ['[{"password": {{message.x}}}]', '[{"password": {{"***"}}}]'],
+  ['{{message.token}}', '{{message.token}}'],
+  ['/^(?<token>[a-z]+)$/', '/^(?<token>[a-z]+)$/'],
+])('of a rule that says %j is shown %j', (written, shown) => {
+  expect(withoutSecrets(written)).toEqual(shown)
 })
