@@ -27,6 +27,7 @@ export class InternalUriError extends TemplateSyntaxError {}
 
 /** Throws TemplateSyntaxError. `readsQuery`: a `?` begins a query, as Wikimedia's files have it. */
 export function compileUri(parts: readonly Part[], readsQuery: boolean): UriTemplate {
+  refuseUser(parts)
   const { before, search } = splitQuery(parts, readsQuery)
   const [first, ...rest] = before
   if (first === undefined) throw notAbsolute('nothing')
@@ -219,6 +220,16 @@ function splitQuery(parts: readonly Part[], readsQuery: boolean): { before: read
     }
   }
   return { before: parts, search: [] }
+}
+
+/** Asked first, so that no other problem shows the password. */
+function refuseUser(parts: readonly Part[]): void {
+  const text = parts.map((part) => (isSlot(part) ? (isPathSlot(part) ? '/' : '') : part)).join('')
+  if (!/^(?:[a-z][a-z\d+.-]*:\/*|\/\/)?[^/?#]*@/i.test(text)) return
+  throw new TemplateSyntaxError(
+    'expected an address without user and password, found one with them (not shown)',
+    'leave them out; say who calls by authorization, under headers or with a target of the configuration',
+  )
 }
 
 function isPathSlot(part: Part | undefined): boolean {

@@ -139,7 +139,6 @@ describe('an address', () => {
     ['ftp://a.example/', 'begins with http'],
     ['a.example/', 'begins with http'],
     ['http:///x', 'begins with http'],
-    ['http://u:p@a.example/', 'begins with http'],
     ['http://a b/', 'begins with http'],
     ['http://a.example/../x', 'without . and ..'],
     ['http://a.example/{{globals.message}}', 'the whole message'],
@@ -150,6 +149,29 @@ describe('an address', () => {
 
     expect(problems).toHaveLength(1)
     expect(problems[0]).toContain(expected)
+  })
+
+  test.each([
+    'http://user:s3cret@h.example/p',
+    'HTTPS://s3cret@h.example',
+    'http://user:s3cret@h.example/p?x=1#y',
+    'http://user:s3cret@{{message.host}}/p',
+    'http://user:s3cret@h.example{/message.title}',
+    'http:user:s3cret@h.example/p',
+    '//user:s3cret@h.example/p',
+    'user:s3cret@h.example/p',
+  ])('with a user or password says so, and shows neither: %s', (uri) => {
+    const hosts = { wikis: [], targets: { s: { url: 'http://{{host}}' } } }
+
+    expect(problemsWith({ exec: { uri } }, hosts)).toEqual([
+      expect.stringMatching(
+        /^rules.yaml:1:\d+ rule.exec.uri: expected an address without user .*\(not shown\)((?!s3cret).)*$/,
+      ),
+    ])
+  })
+
+  test('has no user where an @ comes later', () => {
+    expect(pathOf('http://a.example/@b', {})).toBe('/%40b')
   })
 
   test('may name only configured targets, wherever it does', () => {
