@@ -1,6 +1,7 @@
 import type { Path } from '../base/document.ts'
 import { formatDuration } from '../base/units.ts'
 import type { Json } from '../event/event.ts'
+import { checkCommonFields } from '../stream/common-fields.ts'
 import { namesVersions } from './event-schema.ts'
 import type { Expression } from './expression.ts'
 import type { Findings } from './findings.ts'
@@ -17,6 +18,23 @@ import type { Topics } from './topic.ts'
 
 type Clauses = Partial<Pick<RuleText, 'match' | 'match_not' | 'exec'>>
 
+/** Names that no event can have, mostly regexes that do not read as such. */
+export function lintNames(topics: readonly string[], place: (index: number) => Path, findings: Findings): void {
+  topics.forEach((topic, index) => {
+    if (readsAsRegex(topic) || isStreamName(topic)) return
+    findings.warn(
+      place(index),
+      `expected the name of a stream, or a /regex/, found ${JSON.stringify(topic)}: no stream has such a name`,
+      'use up to 200 letters, digits, _ - and .; a regex begins and ends with /, maybe with some of the flags gimuy behind it',
+    )
+  })
+}
+
+/** The intake's own judgement. */
+function isStreamName(name: string): boolean {
+  return checkCommonFields({ $schema: '/any/1.0.0', meta: { stream: name } }).kind === 'admitted'
+}
+
 export function lintTopics(
   written: readonly string[],
   excluded: Topics,
@@ -25,7 +43,7 @@ export function lintTopics(
   findings: Findings,
 ): void {
   for (const name of excluded.names) {
-    if (included.concerns(name)) continue
+    if (included.concerns(name) || !isStreamName(name)) continue
     findings.warn([...at, 'exclude_topics'], `expected a stream that the rule concerns, found ${name}`, 'remove it')
   }
   const names = written.filter((topic) => !readsAsRegex(topic))

@@ -9,7 +9,16 @@ import { compileSchemaTest } from './event-schema.ts'
 import type { Findings } from './findings.ts'
 import type { Hosts } from './hosts.ts'
 import { canonical } from './json.ts'
-import { lintCaptures, lintClauses, lintReads, lintRetries, lintSchema, lintThrottle, lintTopics } from './lint.ts'
+import {
+  lintCaptures,
+  lintClauses,
+  lintNames,
+  lintReads,
+  lintRetries,
+  lintSchema,
+  lintThrottle,
+  lintTopics,
+} from './lint.ts'
 import { policiesOf } from './policies.ts'
 import { compileRequest } from './request.ts'
 import { durationAt, retryOf } from './retry.ts'
@@ -106,22 +115,25 @@ function topicsOf(
   if (text.topic !== undefined && text.topics !== undefined) {
     findings.error([...at, 'topics'], 'expected topic or topics, found both', 'put all of them under topics', 'key')
   }
-  const compile = (key: 'topic' | 'topics' | 'exclude_topics', excluded?: Topics, isAgain = false) => {
-    const entries = [text[key] ?? []].flat()
-    const place = (index: number) => (Array.isArray(text[key]) ? [...at, key, index] : [...at, key])
-    return compileTopics(
-      entries,
+  type Key = 'topic' | 'topics' | 'exclude_topics'
+  const entriesOf = (key: Key) => [text[key] ?? []].flat()
+  const place = (key: Key) => (index: number) => (Array.isArray(text[key]) ? [...at, key, index] : [...at, key])
+  const compile = (key: Key, excluded?: Topics, isAgain = false) =>
+    compileTopics(
+      entriesOf(key),
       (index, { message, remedy }) => {
-        if (!isAgain) findings.error(place(index), message, remedy)
+        if (!isAgain) findings.error(place(key)(index), message, remedy)
       },
       excluded,
     )
-  }
   const excluded = compile('exclude_topics')
-  const written = [text[key] ?? []].flat()
+  const written = entriesOf(key)
   const compiled = compile(key, excluded)
   if (written.length === 0) return undefined
-  if (isWhole) lintTopics(written, excluded, compile(key, undefined, true), at, findings)
+  if (isWhole) {
+    for (const one of [key, 'exclude_topics'] as const) lintNames(entriesOf(one), place(one), findings)
+    lintTopics(written, excluded, compile(key, undefined, true), at, findings)
+  }
   return { written, compiled }
 }
 

@@ -148,6 +148,19 @@ describe('warnings', () => {
       'expected a stream that the rule concerns, found other',
     ],
     ['all topics are excluded', { exclude_topics: ['page'] }, 'found all of them excluded'],
+    [
+      'a topic is a regex with flags that there are not',
+      { topic: '/a/gx' },
+      'rule.topic: expected the name of a stream',
+    ],
+    ['a topic is a regex without an end', { topic: ['page', '/'] }, 'rule.topic[1]: expected the name of a stream'],
+    ['a topic has a space', { topic: null, topics: ['a b'] }, 'found "a b": no stream has such a name'],
+    ['a topic is too long', { topic: 'x'.repeat(201) }, 'use up to 200 letters, digits'],
+    [
+      'an excluded topic is a regex without an end',
+      { exclude_topics: '/pa' },
+      'rule.exclude_topics: expected the name of a stream, or a /regex/, found "/pa"',
+    ],
     ['a named group is not used', { match: { a: '/(?<x>.)/' } }, 'uses the group x of a, found none'],
     [
       'a case cannot be reached',
@@ -185,6 +198,7 @@ describe('warnings', () => {
       'the groups are used as a whole',
       { match: { a: '/(?<x>.)/' }, exec: { method: 'post', uri: 'http://a.example/', body: '{{match}}' } },
     ],
+    ['a topic has all that a name may have', { topic: ['_a.b-C9', '9', '/a b/i', 'x'.repeat(200)] }],
     ['plain groups are not used', { match: { a: '/(.)/' } }],
     ['a schema has a version', { schema: '/a/b/1.0.0' }],
     ['a schema has a range', { schema: '/a/b/1.x || ^2.1' }],
