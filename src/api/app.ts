@@ -84,7 +84,7 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
     if (sendError(reply, error).isOurs) log.error({ err: error }, 'a request failed')
   })
   app.setNotFoundHandler((request, reply) => {
-    sendProblem(reply, 'NOT_FOUND', hint(request, routes))
+    sendProblem(reply, 'NO_ROUTE', hint(request, routes))
   })
   app.register((scope, _options, done) => {
     addIntake(scope, {

@@ -32,6 +32,7 @@ export const errorCodes = {
     means: 'the store cannot be trusted any more (an fsync error, a damaged file); the process ends',
   },
   NOT_FOUND: { http: 404, means: 'there is no such thing' },
+  NO_ROUTE: { http: 404, means: 'there is no such route' },
   BAD_REQUEST: { http: 400, means: 'the request cannot be understood' },
   UNAUTHORIZED: { http: 401, means: 'the operator token is missing or wrong' },
   FORBIDDEN: { http: 403, means: 'this address may not use that route' },

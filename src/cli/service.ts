@@ -5,7 +5,7 @@ import { CommandFailure, type Io } from './io.ts'
 
 /** A running service, asked over HTTP with the operator's token. */
 export interface Service {
-  /** The answer's body, or undefined for 404. Throws CommandFailure where the service cannot be asked, or says no. */
+  /** The answer's body, or undefined where the service says that there is no such thing. Throws CommandFailure where the service cannot be asked, or says no. */
   get(path: string, query?: Readonly<Record<string, string | readonly string[] | undefined>>): Promise<unknown>
   post(path: string, body: unknown): Promise<unknown>
 }
@@ -38,8 +38,12 @@ export async function withService<T>(url: string, io: Io, work: (service: Servic
           cause: error,
         })
       })
-    if (status === 404 && method === 'GET') return undefined
     const answer = parse(text)
+    if (status === 404) {
+      const isOurs = isObject(answer) && answer.code === 'NOT_FOUND'
+      if (!isOurs) throw new CommandFailure(1, elsewhere(base, path))
+      if (method === 'GET') return undefined
+    }
     if (status < 200 || status > 299) throw new CommandFailure(1, refusal(base, status, answer))
     if (answer === undefined)
       throw new CommandFailure(1, `expected JSON from ${base}, found something else; is it changeprop? (--url)`)
@@ -81,6 +85,11 @@ function parse(text: string): unknown {
   } catch {
     return undefined
   }
+}
+
+function elsewhere(base: string, path: string): string {
+  const [route] = path.split('?', 1)
+  return `expected ${base} to know ${route}, found that it does not; is it changeprop, and all of the URL right? (--url)`
 }
 
 function refusal(base: string, status: number, answer: unknown): string {

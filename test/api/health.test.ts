@@ -152,8 +152,9 @@ describe('routes that are not there', () => {
     const world = await openWorld()
     const response = await world.get(path)
     expect(response.headers.get('content-type')).toContain('application/problem+json')
-    expect(await response.json()).toMatchObject({ detail: expect.stringContaining(hint) })
-    expect(response.status).toBe(path.includes('%') ? 400 : 404)
+    const [status, code] = path.includes('%') ? [400, 'BAD_REQUEST'] : [404, 'NO_ROUTE']
+    expect(await response.json()).toMatchObject({ status, code, detail: expect.stringContaining(hint) })
+    expect(response.status).toBe(status)
   })
 
   test('are no reason to read a body', async () => {

@@ -456,4 +456,23 @@ describe('a service that cannot be asked is exit code 1, with what to do', () =>
     expect(code).toBe(1)
     expect(stderr).toContain('is it changeprop')
   })
+
+  test.each(['<html>', { status: 404 }, { code: 'NO_ROUTE', detail: 'There is no GET /foo/v1/events/x.' }])(
+    'for it is something else, or another path, that answers 404: %j',
+    async (answer) => {
+      const { url } = await serviceThatSays({ '/v1/events/x': answer }, 404)
+      const { code, stderr } = await (await terminalWith()).run([
+        'why',
+        'x',
+        '--since',
+        '1h',
+        '--stream',
+        's',
+        '--url',
+        url,
+      ])
+      const message = `expected ${url} to know /v1/events/x, found that it does not; is it changeprop, and all of the URL right? (--url)\n`
+      expect([code, stderr]).toEqual([1, message])
+    },
+  )
 })
