@@ -38,7 +38,7 @@ export async function why({ id, url, stream, since, format }: WhyOptions, io: Io
     const others = found.length === 0 ? '' : `; ${found.length} with this id are older, or of other streams`
     const hint =
       stream === undefined && found.length === 0
-        ? '\nOn Kafka nothing is remembered of what no rule matched: --stream NAME looks for it there.'
+        ? '\n(If the store is Kafka, an event that no rule matched is found only with --stream NAME.)'
         : ''
     io.stderr.write(`no event ${id} is known${others}${hint}\n`)
     return 1

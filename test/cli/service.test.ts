@@ -242,7 +242,7 @@ describe('why', () => {
       'that nobody knows',
       [],
       {},
-      'no event x is known\nOn Kafka nothing is remembered of what no rule matched: --stream NAME looks for it there.\n',
+      'no event x is known\n(If the store is Kafka, an event that no rule matched is found only with --stream NAME.)\n',
     ],
     ['that nobody knows in its stream', ['--stream', 'page'], {}, 'no event x is known\n'],
     [
