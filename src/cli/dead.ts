@@ -32,16 +32,18 @@ export interface SettleOptions extends AskOptions {
 export async function listDead({ url, rule, format }: ListOptions, io: Io): Promise<number> {
   const now = Date.now()
   let count = 0
-  await withService(url, io, async (service) => {
+  const isUnknown = await withService(url, io, async (service) => {
     for await (const letter of pages(service, { rule })) {
       count++
       const { id, reason, at, attempts, stream } = letter
       if (format === 'json') io.stdout.write(`${JSON.stringify(letter)}\n`)
       else io.stdout.write(`${id}  ${reason}  ${when(at, now)}  ${counted(attempts.length, 'call')}  ${stream}\n`)
     }
+    return count === 0 && rule !== undefined && (await lookUp(rule, service)).isUnknown
   })
-  if (format === 'text') io.stdout.write(`${counted(count, 'dead letter')}\n`)
-  return 0
+  if (isUnknown) io.stderr.write(`no rule ${rule} is known\n`)
+  else if (format === 'text') io.stdout.write(`${counted(count, 'dead letter')}\n`)
+  return isUnknown ? 1 : 0
 }
 
 export async function showDead({ url, ids, format }: ShowOptions, io: Io): Promise<number> {
@@ -107,8 +109,7 @@ async function find(selection: Selection, service: Service, verb: 'replay' | 'di
     return { selection: { ids }, count: ids.length, unknown: unknown.map(unknownLetter) }
   }
   if ('all' in selection) return { selection, count: await countPages(service, {}), unknown: [] }
-  const answer = await service.get('/v1/rules')
-  const rule = isRules(answer) ? answer.rules.find(({ name }) => name === selection.rule) : undefined
+  const { rule, isUnknown } = await lookUp(selection.rule, service)
   if (rule?.gone === false) return { selection, count: rule.dead + (rule.waiting.parked ?? 0), unknown: [] }
   if (verb === 'discard' && rule !== undefined) {
     const waiting = Object.values(rule.waiting).reduce((sum, count) => sum + count, 0)
@@ -116,8 +117,15 @@ async function find(selection: Selection, service: Service, verb: 'replay' | 'di
   }
   // Of what waits for a rule that is gone nothing says whether it is parked, so they are counted one by one.
   const count = await countPages(service, selection)
-  const isUnknown = rule === undefined && count === 0
-  return { selection, count, unknown: isUnknown ? [`no rule ${selection.rule} is known\n`] : [] }
+  return { selection, count, unknown: isUnknown && count === 0 ? [`no rule ${selection.rule} is known\n`] : [] }
+}
+
+/** A rule in force, or one that is gone but has deliveries. While the rules are invalid none is in force, and none unknown. */
+async function lookUp(name: string, service: Service) {
+  const answer = await service.get('/v1/rules')
+  if (!isRules(answer)) throw unexpected('the service')
+  const rule = answer.rules.find((one) => one.name === name)
+  return { rule, isUnknown: rule === undefined && answer.note === undefined }
 }
 
 async function countPages(service: Service, filter: { rule?: string }): Promise<number> {

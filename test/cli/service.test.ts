@@ -291,6 +291,34 @@ describe('dead', () => {
     ).toEqual(['a/purge', 'b/purge', 'c/purge'])
   })
 
+  test.each([
+    ['that is in force', 'purge', {}, 0, '0 dead letters\n', ''],
+    ['that is gone', 'old', {}, 0, '0 dead letters\n', ''],
+    [
+      'that may be there once the rules are valid',
+      'nosuch',
+      { note: 'There are problems.' },
+      0,
+      '0 dead letters\n',
+      '',
+    ],
+    ['that nobody knows', 'nosuch', {}, 1, '', 'no rule nosuch is known\n'],
+  ])('list of a rule %s and has no dead letters', async (_, rule, note, expected, out, message) => {
+    const rules = [
+      { name: 'purge', gone: false, dead: 0, waiting: {} },
+      { name: 'old', gone: true, dead: 0, waiting: { rule_gone: 1 } },
+    ]
+    const { url } = await serviceThatSays({ '/v1/dead': { dead: [], cursor: null }, '/v1/rules': { rules, ...note } })
+    const { code, stdout, stderr } = await (await terminalWith()).run(['dead', 'list', '--rule', rule, '--url', url])
+    expect([code, stdout, stderr]).toEqual([expected, out, message])
+  })
+
+  test('list of a rule that nobody knows any more but that has dead letters shows them', async () => {
+    const { url } = await serviceThatSays({ ...pages, '/v1/rules': { rules: [] } })
+    const { code, stdout } = await (await terminalWith()).run(['dead', 'list', '--rule', 'purge', '--url', url])
+    expect([code, stdout.trimEnd().split('\n').at(-1)]).toEqual([0, '3 dead letters'])
+  })
+
   test('show prints all that is kept, and is exit code 1 where one is unknown', async () => {
     const { url, asked } = await serviceThatSays({ '/v1/dead': { dead: [letter('a/purge')], cursor: null } })
     const { code, stdout, stderr } = await (await terminalWith()).run([
