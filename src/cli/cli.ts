@@ -8,8 +8,10 @@ import { CommandFailure, type Io } from './io.ts'
 
 /*
  * Names, arguments and exit codes of the commands; what each does is in a file of its own, which is loaded only when asked
- * for: `check` needs neither a server nor a store. 0: all is well. 1: problems were found. 2: used wrongly.
+ * for: `check` needs neither a server nor a store.
  */
+
+const exitCodes = '\nExit codes: 0 all is well, 1 problems were found, 2 used wrongly.'
 
 /** Runs one command line (without node and script) and answers with its exit code. Rejects only if we are broken. */
 export async function run(argv: readonly string[], io: Io): Promise<number> {
@@ -36,6 +38,7 @@ function commands(io: Io, exit: (code: number) => void): Command {
     .exitOverride()
     .configureOutput({ writeOut: (text) => io.stdout.write(text), writeErr: (text) => io.stderr.write(text) })
     .showHelpAfterError('(--help tells more)')
+    .addHelpText('after', exitCodes)
 
   program
     .command('serve')
@@ -195,7 +198,7 @@ const ownHeaders =
 const tokenHelp = '\nThe token, where the service has one, is read from CHANGEPROP_ADMIN_TOKEN.'
 
 function example(line: string, more = ''): string {
-  return `\nExample:\n  $ ${line}\n${more}`
+  return `\nExample:\n  $ ${line}\n${more}${exitCodes}`
 }
 
 function configOption(): Option {

@@ -7,17 +7,19 @@ import { ruleSchema } from '../../src/rule/schema.ts'
 import { purgeConfig, purgeRule, terminalWith } from './terminal.ts'
 
 const subcommands = ['list', 'show', 'replay', 'discard'].map((name) => `dead ${name}`)
-const all = ['serve', 'check', 'try', 'why', 'dead', 'config', 'schema', ...subcommands]
+const all = ['serve', 'check', 'try', 'why', 'dead', 'topics', 'config', 'schema', ...subcommands]
 
-test.each(all)('%s --help shows an example, and is no failure', async (command) => {
+test.each(all)('%s --help shows an example and the exit codes, and is no failure', async (command) => {
   const { code, stdout, stderr } = await (await terminalWith()).run([...command.split(' '), '--help'])
   expect([code, stderr]).toEqual([0, ''])
   expect(stdout).toMatch(new RegExp(`Usage: changeprop ${command}`))
   expect(stdout).toMatch(/Example:\n {2}\$ .*changeprop /)
+  expect(stdout).toMatch(/\nExit codes: 0 all is well, 1 problems were found, 2 used wrongly\.\n$/)
 })
 
 test.each([
   ['help', 'Usage: changeprop [options]'],
+  ['--help', '\nExit codes: 0 all is well'],
   ['help serve', 'Usage: changeprop serve'],
   ['help dead', 'Usage: changeprop dead'],
   ['help dead list', 'Usage: changeprop dead list'],
