@@ -1,4 +1,4 @@
-import type { AnswersPreset, Reason, RequestOutcome, RetryPolicy } from '../rule/rule.ts'
+import type { AnswersPreset, PolicyTexts, Reason, RequestOutcome, RetryPolicy } from '../rule/rule.ts'
 import type { DeliveryState, LastAnswer, WaitReason } from '../store/store.ts'
 
 /*
@@ -128,9 +128,8 @@ export interface RuleSummary extends RuleCounts {
   readonly file: string
   readonly line: number
   readonly topics: readonly string[]
-  readonly policies: {
+  readonly policies: PolicyTexts & {
     readonly retry: RetryPolicyView | 'never'
-    readonly throttle: { readonly concurrency: number }
     /** Null: as the wiki or target says. */
     readonly answers: AnswersPreset | null
   }

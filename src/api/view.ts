@@ -168,7 +168,7 @@ export function summarizeRule(rule: Rule, operations: Operations): RuleSummary {
     topics: rule.topics,
     policies: {
       retry: viewRetry(rule.retry),
-      throttle: { concurrency: rule.throttle.total.concurrency },
+      ...rule.policyTexts,
       answers: rule.answers.preset ?? null,
     },
     ...countsOf(rule.name, operations),

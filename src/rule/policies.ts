@@ -6,6 +6,7 @@ import type { Findings } from './findings.ts'
 import { member } from './json.ts'
 import { murmur3 } from './murmur.ts'
 import { percentEncode } from './percent.ts'
+import { impliedKeys, policyTexts } from './policy-texts.ts'
 import { durationAt } from './retry.ts'
 import {
   type Dedup,
@@ -23,7 +24,8 @@ import type { RuleText, SampleText } from './schema.ts'
 import { isSlot, type Part, textOf } from './template.ts'
 import { TemplateCompiler } from './value.ts'
 
-export interface Policies extends Pick<Rule, 'throttle' | 'dueAt' | 'dedup' | 'supersede' | 'order' | 'expire'> {
+export interface Policies
+  extends Pick<Rule, 'throttle' | 'dueAt' | 'dedup' | 'supersede' | 'order' | 'expire' | 'policyTexts'> {
   /** By case; a rule without cases is one. Undefined where all events are taken. */
   readonly samples: readonly Rule['sample'][]
 }
@@ -81,6 +83,7 @@ class PolicyCompiler {
         order: dedup === undefined ? order : undefined,
         expire,
         samples: this.#samples(),
+        policyTexts: policyTexts(this.#text, { throttle, dedup, supersede, expire }),
       },
       // What is written is in the revision already; these are the values that nobody wrote.
       normalised: {
@@ -139,7 +142,7 @@ class PolicyCompiler {
   #dedup(isImplied: boolean): Dedup | undefined {
     const { dedup } = this.#text
     if (dedup === false || (dedup === undefined && !isImplied)) return undefined
-    const parts = dedup === undefined ? this.#implied('{{message.sha1}}') : this.#parts(dedup.key, ['dedup', 'key'])
+    const parts = dedup === undefined ? this.#implied(impliedKeys.dedup) : this.#parts(dedup.key, ['dedup', 'key'])
     const named = { id: idOf('dedup', parts), key: compileKey(parts) }
     if (dedup === undefined) return { ...named, windowMs: 0, acrossWikis: false }
     return {
@@ -153,7 +156,7 @@ class PolicyCompiler {
     const { supersede } = this.#text
     if (supersede === false || (supersede === undefined && !isImplied)) return undefined
     if (supersede === undefined) {
-      const [signature, time] = ['{{message.root_event.signature}}', '{{message.root_event.dt}}'] as const
+      const { signature, time } = impliedKeys
       return supersedeBy(this.#implied(signature), this.#implied(time), false)
     }
     const signature = this.#parts(supersede.signature, ['supersede', 'signature'])

@@ -148,6 +148,35 @@ export interface Expire {
   readonly rootAgeMs: number
 }
 
+interface LimitTexts {
+  readonly concurrency: number
+  /** These two are left out where any number may start. */
+  readonly rate?: string
+  readonly burst?: number
+}
+
+interface SampleTexts {
+  readonly rate: number
+  readonly key: string
+}
+
+/**
+ * What a rule says of when, how often and whether at all, defaults and what is implied included, in the words of rule files;
+ * null where it has no such policy.
+ */
+export interface PolicyTexts {
+  /** With a key: of each, beside those of all together. */
+  readonly throttle: LimitTexts & { readonly key?: string; readonly total?: LimitTexts }
+  /** Null: until the event's own `delay_until`. */
+  readonly delay: string | null
+  readonly dedup: { readonly key: string; readonly window: string | null; readonly across_wikis: boolean } | null
+  readonly supersede: { readonly signature: string; readonly time: string; readonly across_wikis: boolean } | null
+  readonly order: { readonly key: string } | null
+  readonly expire: { readonly age: string | null; readonly root_age: string | null } | null
+  /** A list, by case, where the cases have shares of their own. */
+  readonly sample: SampleTexts | readonly (SampleTexts | null)[] | null
+}
+
 /** A rule, fully resolved: all that the engine may ask of one. Spellings and defaults end in the parser. */
 export interface Rule {
   readonly name: string
@@ -178,6 +207,8 @@ export interface Rule {
   readonly expire: Expire | undefined
   /** Whether the event is in the rule's share of all; asked once, at routing. */
   readonly sample: ((context: TemplateContext) => boolean) | undefined
+  /** For people (`GET /v1/rules`). */
+  readonly policyTexts: PolicyTexts
   /** The rule as written, for people (`GET /v1/rules/NAME`). */
   readonly written: JsonObject
 }

@@ -202,6 +202,8 @@ describe('rules', () => {
           jitter: 'full',
         },
         throttle: { concurrency: 50 },
+        ...{ delay: null, dedup: null, supersede: null, order: null, sample: null },
+        expire: { age: '1d', root_age: null },
         answers: 'http',
       },
       waiting: { retry: 2, due: 1 },

@@ -140,6 +140,11 @@ export function aRule(changes: Partial<Rule> = {}): Rule {
     order: undefined,
     expire: undefined,
     sample: undefined,
+    policyTexts: {
+      throttle: { concurrency: 50 },
+      ...{ delay: null, dedup: null, supersede: null, order: null, sample: null },
+      expire: { age: '1d', root_age: null },
+    },
     written: { topic: 'page.edited' },
     ...changes,
   }

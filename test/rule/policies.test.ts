@@ -57,6 +57,64 @@ describe('a key', () => {
   })
 })
 
+describe('policies are told in the words of rule files', () => {
+  const texts = (keys: JsonObject) => ruleWith(keys).policyTexts
+  const none = { delay: null, dedup: null, supersede: null, order: null, expire: null, sample: null }
+
+  test('where a rule has none but the defaults', () => {
+    expect(texts({})).toEqual({ throttle: { concurrency: 50 }, ...none })
+  })
+
+  test.each<[string, JsonObject, JsonObject]>([
+    ['a rate', { throttle: { rate: '2.5/s' } }, { throttle: { concurrency: 50, rate: '150/min', burst: 2 } }],
+    [
+      'a key of limits',
+      { throttle: { concurrency: 2, rate: '50/s', burst: 9, key: '{{message.a}}', total: { rate: '60/s' } } },
+      {
+        throttle: {
+          ...{ concurrency: 2, rate: '50/s', burst: 9, key: '{{message.a}}' },
+          total: { concurrency: 50, rate: '60/s', burst: 60 },
+        },
+      },
+    ],
+    ['Wikimedia’s concurrency', { concurrency: 7 }, { throttle: { concurrency: 7 } }],
+    ['a delay', { delay: '2s' }, { delay: '2s' }],
+    ['an instant', { delay: '{{message.at}}' }, { delay: '{{message.at}}' }],
+    [
+      'dedup',
+      { dedup: { key: '{{message.a}}', window: '60m', across_wikis: true } },
+      { dedup: { key: '{{message.a}}', window: '1h', across_wikis: true } },
+    ],
+    [
+      'supersede',
+      { supersede: { signature: '{{message.a}}', time: '{{message.b}}' } },
+      { supersede: { signature: '{{message.a}}', time: '{{message.b}}', across_wikis: false } },
+    ],
+    [
+      'what is implied for jobs',
+      { answers: 'mediawiki-job' },
+      {
+        dedup: { key: '{{message.sha1}}', window: null, across_wikis: false },
+        supersede: {
+          ...{ signature: '{{message.root_event.signature}}', time: '{{message.root_event.dt}}' },
+          across_wikis: false,
+        },
+      },
+    ],
+    ['jobs that are neither', { answers: 'mediawiki-job', dedup: false, supersede: false }, {}],
+    ['order', { order: { key: '{{message.a}}' } }, { order: { key: '{{message.a}}' } }],
+    ['an age', { expire: '36h' }, { expire: { age: '36h', root_age: null } }],
+    ['Wikimedia’s ages', { claim_ttl: 86_400, root_claim_ttl: 1 }, { expire: { age: '1d', root_age: '1s' } }],
+    [
+      'Wikimedia’s sample',
+      { sample: { rate: 0.5, hash_template: '{{message.a}}' } },
+      { sample: { rate: 0.5, key: '{{message.a}}' } },
+    ],
+  ])('where it has %s', (_, keys, expected) => {
+    expect(texts(keys)).toEqual({ throttle: { concurrency: 50 }, ...none, ...expected })
+  })
+})
+
 describe('a delay', () => {
   test('that is constant counts from the time of the event', () => {
     expect(ruleWith({ delay: '2s' }).dueAt(context({}), eventTime)).toBe(accepted + 2_000)
@@ -160,12 +218,13 @@ test('cases of Wikimedia’s rules have shares of their own, else that of the ru
     const options = { templates: { rule: rule(sample) } }
     return JSON.stringify({ paths: { '/x': { 'x-modules': [{ path: 'sys/kafka.js', options }] } } })
   }
-  const { sample } = ruleOf(file({ rate: 0.5, hash_template: '{{message.k}}' }))
+  const { sample, policyTexts } = ruleOf(file({ rate: 0.5, hash_template: '{{message.k}}' }))
   const k = 'en.wikipedia.org-N0ryO6Lrp'
 
   expect(sample?.(context({ kind: 'some', k }))).toBe(false)
   expect(sample?.(context({ kind: 'some', k: 'en.wikipedia.org-rpiwQuPlA' }))).toBe(true)
   expect(sample?.(context({ kind: 'all', k }))).toBe(true)
+  expect(policyTexts.sample).toEqual([0.5, 1].map((rate) => ({ rate, key: '{{message.k}}' })))
   expect(parse(file({ rate: 0.001, hash_template: '{{message.k}}' })).problems[0]).toMatchObject({
     path: expect.stringMatching(/rule\.cases\[0\]\.sample\.rate$/),
     message: 'expected a rate from 0.01 to 1, found 0.001',
