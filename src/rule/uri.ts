@@ -58,7 +58,7 @@ export function compileUri(parts: readonly Part[], readsQuery: boolean): UriTemp
 
 function literalUri(text: string, path: readonly Part[], search: readonly Part[]): UriTemplate {
   const origin = parseOrigin(text)
-  if (origin === undefined) throw notAbsolute(text)
+  if (origin === undefined) throw portFault(text) ?? notAbsolute(text)
   const renderPath = compilePath('', path, search)
   const constant = typeof renderPath === 'string' ? { origin, path: renderPath } : undefined
   return {
@@ -268,6 +268,12 @@ function notAbsolute(found: string): TemplateSyntaxError {
     `expected an address that begins with http:// or https:// and a host, found ${JSON.stringify(found)}`,
     'write for instance https://wiki.example/w/api.php, or {{wiki.url}}/api.php',
   )
+}
+
+function portFault(origin: string): TemplateSyntaxError | undefined {
+  const port = /^https?:\/\/(?:[^:]+|\[.+\]):([^:\]]+)$/i.exec(origin)?.[1]
+  if (port === undefined || (/^\d+$/.test(port) && Number(port) <= 65_535)) return undefined
+  return new TemplateSyntaxError(`expected a port up to 65535, found ${JSON.stringify(port)}`, 'correct the port')
 }
 
 function fail(expression: string, message: string): never {
