@@ -56,9 +56,6 @@ export function compilePattern(
     })
     return leaf(path, pattern, () => false, 1, capturesNothing)
   }
-  if (typeof pattern === 'number' && !Number.isFinite(pattern)) {
-    report(at, { message: `expected a number that JSON can say, found ${pattern}`, remedy: 'correct the value' })
-  }
   if (pattern === absentWord) return leaf(path, pattern, (value) => value === undefined, 1, capturesNothing)
   if (typeof pattern === 'string' && readsAsRegex(pattern)) return regexCondition(pattern, report, at, path)
   const capture = { capture: () => pattern, constant: pattern, isConstant: true }

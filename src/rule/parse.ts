@@ -145,7 +145,7 @@ const validators: Readonly<Record<Dialect, () => Validators>> = {
     const { properties } = ruleSchema
     // The parser speaks of these itself, better than "unknown key" would.
     const silent = Object.fromEntries([...Object.keys(laterKeys), ...Object.keys(idleKeys)].map((key) => [key, {}]))
-    return compile({ ...ruleSchema, properties: { ...silent, ...properties } })
+    return compile({ ...ruleSchema, properties: { ...properties, ...silent } })
   }),
   service: once(() => {
     return compile(serviceRuleSchema)

@@ -103,6 +103,18 @@ describe('problems', () => {
     expect(problems.map(formatProblem).join('\n')).toContain(expected)
   })
 
+  test('say once that a number is none', () => {
+    const { problems } = parse('rule: { topic: x, match: { n: .inf, l: [.nan] }, exec: { uri: "http://a.example/" } }')
+
+    expect(problems.map(({ path }) => path)).toEqual(['rule.match.n', 'rule.match.l[0]'])
+  })
+
+  test('name the known keys, those that have an effect first', () => {
+    expect(problemsWith({ zzzzzz: 1 })[0]).toMatch(
+      /known here: topic, topics, .*, concurrency, limiters, .*, consumer$/,
+    )
+  })
+
   test('of requests are found beside keys that cannot be read', () => {
     const exec = [
       { methd: 'post', uri: 'http://a.example/{{mesage.x}}' },
