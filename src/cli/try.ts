@@ -1,6 +1,6 @@
 import type { ReasonView } from '../api/contract.ts'
 import { viewReason } from '../api/view.ts'
-import { hasErrors } from '../base/problem.ts'
+import { hasErrors, inReadingOrder } from '../base/problem.ts'
 import { isSecretName, withoutSecretFields, withoutSecretMembers, withoutSecretQuery } from '../base/secret-name.ts'
 import { contextOf } from '../engine/gates.ts'
 import type { JsonObject, StreamRecord } from '../event/event.ts'
@@ -53,7 +53,7 @@ export async function tryRules(options: TryOptions, io: Io): Promise<number> {
   writeProblems(io, problems)
   if (config === undefined) return 1
   const loaded = await loadRules(config.rules, config)
-  writeProblems(io, loaded.problems)
+  writeProblems(io, inReadingOrder(loaded.problems))
   if (loaded.rules === undefined) return 1
   const { rules } = loaded.rules
 

@@ -325,3 +325,11 @@ describe('try finds problems (exit code 1)', () => {
     expect(stderr).toContain('exec')
   })
 })
+
+test('try tells problems of rules in the order of the file, as check does', async () => {
+  const rules = 'r:\n  topic: t\n  nosuch: 1\n  match: { n: .nan }\n  exec: { uri: http://a.example/ }\n'
+  const terminal = await terminalWith({ 'rules/a.yaml': rules })
+  const told = (await terminal.run(['try', '--event', '-'], { stdin: pageChange() })).stderr
+  expect(told.match(/:\d+:\d+ /g)).toEqual([':3:3 ', ':4:15 '])
+  expect((await terminal.run(['check'])).stderr).toBe(told)
+})
