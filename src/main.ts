@@ -97,6 +97,14 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     pausedTargets: () => engine.pausedTargets(),
   })
 
+  const registry = createRegistry({
+    ...config.schemas,
+    tell: (schema, why) => {
+      if (why === undefined) log.info({ schema }, 'the schema can be had again')
+      else log.warn({ schema, why }, 'a schema cannot be had: events that name it are answered 503')
+    },
+  })
+
   const status = (): ServiceStatus => {
     const { accepting, trouble, warnings } = store.health()
     const invalid =
@@ -110,10 +118,9 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     return {
       ready: accepting,
       reasons: trouble === undefined ? [] : [trouble],
-      warnings: [...warnings, ...invalid, ...wary, ...stale, ...gone],
+      warnings: [...warnings, ...invalid, ...wary, ...stale, ...gone, ...registry.warnings()],
     }
   }
-  const registry = createRegistry(config.schemas)
   const operations = {
     // Of a rule that is gone, dead letters may be all that is left, and the engine knows nothing of those.
     ruleNames: () => [...new Set([...engine.ruleNames(), ...store.deadCounts().keys()])],

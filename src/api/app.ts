@@ -19,7 +19,7 @@ import { watchRoutes } from './route.ts'
 export interface ServerParts {
   readonly config: Pick<Config, 'listen' | 'intake' | 'admin' | 'stopTimeoutMs'>
   readonly store: Pick<Store, 'append' | 'health' | 'find' | 'deliveries' | 'deadLetters'>
-  readonly registry: Registry
+  readonly registry: Pick<Registry, 'admit'>
   /** Undefined while the rules are invalid and none is in force. */
   readonly rules: () => RuleSet | undefined
   readonly operations: Operations

@@ -25,7 +25,7 @@ import type { NetworkTest } from './network.ts'
 
 export interface IntakeParts {
   readonly store: Pick<Store, 'append'>
-  readonly registry: Registry
+  readonly registry: Pick<Registry, 'admit'>
   readonly metrics: Metrics
   readonly log: Logger
   readonly maxBodyBytes: number

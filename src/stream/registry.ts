@@ -4,11 +4,14 @@ import type { Json, JsonObject } from '../event/event.ts'
 import type { Admission } from './admission.ts'
 import { type CommonFields, checkCommonFields, invalid, isSchemaPath, isVersioned } from './common-fields.ts'
 import { compileSchema } from './compile.ts'
+import { SchemaTroubles, type TellTrouble } from './schema-troubles.ts'
 import { openSource, type SchemaSource } from './source.ts'
 
 export interface Registry {
   /** Answers at once, without a promise, whenever the event's schema is at hand. Never rejects, never changes the event. */
   admit(message: Json): Admission | Promise<Admission>
+  /** What keeps events out for no fault of theirs, in sentences. */
+  warnings(): readonly string[]
 }
 
 export interface RegistryOptions {
@@ -17,6 +20,7 @@ export interface RegistryOptions {
   /** Events whose schema is nowhere: stored with only their common fields checked, or not stored. */
   readonly unknown: 'accept' | 'refuse'
   readonly now?: () => number
+  readonly tell?: TellTrouble
 }
 
 /** A schema that was nowhere, or could not be had, is looked for again after this long. */
@@ -41,12 +45,13 @@ interface Compiled {
   readonly validate: ValidateFunction
 }
 
-export function createRegistry({ from, unknown, now = Date.now }: RegistryOptions): Registry {
+export function createRegistry({ from, unknown, now = Date.now, tell = () => undefined }: RegistryOptions): Registry {
   const sources = from.map(openSource)
   /** Schemas are versioned and do not change: a compiled one is never looked for again. */
   const compiled = new Map<string, Compiled>()
   const misses = new Map<string, Miss>()
   const loads = new Map<string, Promise<Compiled | Miss>>()
+  const troubles = new SchemaTroubles(tell, now)
 
   function withoutSchema(event: CommonFields, trouble: string | undefined): Admission {
     if (trouble !== undefined) return { kind: 'error', stream: event.stream, message: trouble, ours: true }
@@ -62,6 +67,7 @@ export function createRegistry({ from, unknown, now = Date.now }: RegistryOption
     } else {
       remember(misses, path, found, rememberedMisses)
     }
+    troubles.note(path, found.kind === 'compiled' ? undefined : found.trouble)
     loads.delete(path)
     return found
   }
@@ -88,6 +94,7 @@ export function createRegistry({ from, unknown, now = Date.now }: RegistryOption
       if (miss !== undefined && now() < miss.until) return withoutSchema(event, miss.trouble)
       return admitLoading(event)
     },
+    warnings: () => troubles.warnings(),
   }
 }
 

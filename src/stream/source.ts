@@ -16,7 +16,8 @@ export interface SchemaSource {
 /** A file is looked for as named, then with an extension: repositories keep `1.0.0` as a link to `1.0.0.yaml`, or do not. */
 const extensions = ['', '.yaml', '.json'] as const
 const largestSchemaBytes = 1024 * 1024
-const answerWithinMs = 10_000
+/** With all its extensions. EventBus waits 10 s for our answer, and takes none for success: it must be told before that. */
+const answerWithinMs = 3_000
 /** A base URL that gave no answer is not asked again before this, so that no queue of waiting requests builds up. */
 const restMs = 10_000
 
@@ -78,15 +79,16 @@ class UrlSource implements SchemaSource {
 
   async find(path: string): Promise<JsonObject | undefined> {
     if (Date.now() < this.#restsUntil) throw new Error(`${this.#shown} gave no answer a moment ago`)
+    const signal = AbortSignal.timeout(answerWithinMs)
     for (const extension of extensions) {
-      const text = await this.#fetch(`${path}${extension}`)
+      const text = await this.#fetch(`${path}${extension}`, signal)
       if (text !== undefined) return parseSchema(text, `${this.#shown}${path}${extension}`)
     }
     return undefined
   }
 
-  async #fetch(path: string): Promise<string | undefined> {
-    const { statusCode, body } = await this.#request(path)
+  async #fetch(path: string, signal: AbortSignal): Promise<string | undefined> {
+    const { statusCode, body } = await this.#request(path, signal)
     if (statusCode === 200) return bodyText(body, `${this.#shown}${path}`)
     await body.dump()
     if (statusCode === 404 || statusCode === 410) return undefined
@@ -94,9 +96,9 @@ class UrlSource implements SchemaSource {
     throw new Error(`${this.#shown}${path} answered ${statusCode}`)
   }
 
-  async #request(path: string): Promise<Dispatcher.ResponseData> {
+  async #request(path: string, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
     try {
-      return await request(`${this.#base}${path}`, { signal: AbortSignal.timeout(answerWithinMs) })
+      return await request(`${this.#base}${path}`, { signal })
     } catch (error) {
       this.#rest()
       throw error

@@ -13,7 +13,7 @@ export interface WorldOptions {
   readonly allow?: readonly string[]
   readonly token?: string
   readonly host?: string
-  readonly registry?: Registry
+  readonly registry?: Pick<Registry, 'admit'>
   readonly rules?: readonly Rule[]
   readonly limits?: ServerParts['limits']
 }

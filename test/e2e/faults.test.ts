@@ -268,6 +268,17 @@ describe('the process', () => {
     expect(called(mended)).toEqual([second.meta.id])
   })
 
+  test('schemas that cannot be had are told of once, in the log and by /healthz, and their events are not taken', async () => {
+    const gone = await openTarget()
+    await gone.close()
+    const running = await service({ rules: '{}', config: `schemas: { from: ['${gone.url}'] }\n` })
+
+    for (const event of events(2, stream)) expect((await running.post(event)).status).toBe(503)
+
+    expect(await health(running)).toMatch(/no schema can be had at \/test\/page_edited\/1\.0\.0/)
+    expect(running.output.match(/a schema cannot be had/g)).toHaveLength(1)
+  })
+
   test('with wrong rules at start it accepts and stores, and calls once they are mended', async () => {
     const good = await target()
     const running = await service({ rules: 'call:\n  topik: test.fault\n' })

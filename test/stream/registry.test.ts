@@ -278,6 +278,54 @@ describe('schemas at a base URL', () => {
     expect(asked).toHaveLength(1)
   })
 
+  test('that do not come are waited for less long than EventBus waits for our answer', async () => {
+    const silent = createServer(() => undefined)
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => {
+      silent.closeAllConnections()
+      silent.close()
+    })
+    const { port } = silent.address() as AddressInfo
+    const registry = createRegistry({ from: [`http://127.0.0.1:${port}`], unknown: 'accept' })
+    const began = performance.now()
+    expect(await registry.admit(event())).toMatchObject({ kind: 'error', ours: true })
+    expect(performance.now() - began).toBeLessThan(6_000)
+  }, 15_000)
+
+  test('that cannot be had are told of once, not for every event, and once more when they are there', async () => {
+    let clock = 0
+    let status = 403
+    const told: unknown[] = []
+    const { base } = await schemaServer(() => ({ status, body: wantsTitle }))
+    const registry = createRegistry({
+      ...{ from: [base], unknown: 'accept', now: () => clock },
+      tell: (schema, why) => told.push([schema, why]),
+    })
+    const [one, other] = ['/page/edited/1.0.0', '/page/moved/1.0.0']
+    for (const [$schema, ms] of [
+      [one, 0],
+      [other, 0],
+      [one, 11_000],
+    ] as const) {
+      clock = ms
+      await registry.admit(event({ $schema }))
+    }
+    const why = expect.stringContaining('answered 403')
+    expect(told.splice(0)).toEqual([
+      [one, why],
+      [other, why],
+    ])
+    expect(registry.warnings()).toEqual([expect.stringContaining(`${one} and 1 more`)])
+
+    clock = 22_000
+    status = 200
+    await registry.admit(event())
+    expect(told).toEqual([[one, undefined]])
+    expect(registry.warnings()).toEqual([expect.stringContaining(`${other}:`)])
+    clock = 3_600_000
+    expect(registry.warnings()).toEqual([])
+  })
+
   test('that never end are cut off', async () => {
     const { base } = await schemaServer(() => ({ status: 200, body: 'x'.repeat(2 * 1024 * 1024) }))
     const registry = createRegistry({ from: [base], unknown: 'accept' })
