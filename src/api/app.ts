@@ -44,6 +44,8 @@ export interface ServerLimits {
   readonly checkEveryMs: number
   /** Bodies in hand at one time, over all requests; undefined: as the intake thinks fit. */
   readonly bodiesInHandBytes: number | undefined
+  /** A body of which nothing came for so long is given up where another needs its room. */
+  readonly silentBodyMs: number
 }
 
 const usualLimits: ServerLimits = {
@@ -52,6 +54,7 @@ const usualLimits: ServerLimits = {
   keepAliveMs: 75_000,
   checkEveryMs: 2_000,
   bodiesInHandBytes: undefined,
+  silentBodyMs: 5_000,
 }
 
 /** Bodies of operators' requests; the intake has its own limit. */
@@ -95,6 +98,7 @@ export function buildApp(parts: ServerParts, isStopping: () => boolean): Fastify
       isStopping,
       maxBodyBytes: config.intake.maxBodyBytes,
       isAllowed,
+      silentBodyMs: limits.silentBodyMs,
       ...(limits.bodiesInHandBytes === undefined ? {} : { bodiesInHandBytes: limits.bodiesInHandBytes }),
     })
     done()

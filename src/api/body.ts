@@ -1,16 +1,25 @@
 import type { IncomingMessage } from 'node:http'
 
-/** How many bytes of bodies are in hand at one time, over all requests. */
+/**
+ * How many bytes of bodies are in hand at one time, over all requests. Where that is too little, bodies that have stalled
+ * make room for others.
+ */
 export class BodyBudget {
   readonly #limitBytes: number
+  readonly #silentMs: number
   #inHandBytes = 0
+  /** What ends a body that is not whole yet, and when the last of it came: silent for longest first. */
+  readonly #open = new Map<() => void, number>()
 
-  constructor(limitBytes: number) {
+  constructor(limitBytes: number, silentMs: number) {
     this.#limitBytes = limitBytes
+    this.#silentMs = silentMs
   }
 
-  hasRoomFor(bytes: number): boolean {
-    return this.#inHandBytes + bytes <= this.#limitBytes
+  makesRoomFor(bytes: number): boolean {
+    if (this.#hasRoomFor(bytes)) return true
+    this.#endSilent()
+    return this.#hasRoomFor(bytes)
   }
 
   take(bytes: number): void {
@@ -20,6 +29,28 @@ export class BodyBudget {
   give(bytes: number): void {
     this.#inHandBytes -= bytes
   }
+
+  /** More of a body came, and it may not be all. */
+  heard(end: () => void): void {
+    this.#open.delete(end)
+    this.#open.set(end, performance.now())
+  }
+
+  closed(end: () => void): void {
+    this.#open.delete(end)
+  }
+
+  #hasRoomFor(bytes: number): boolean {
+    return this.#inHandBytes + bytes <= this.#limitBytes
+  }
+
+  #endSilent(): void {
+    const silentSince = performance.now() - this.#silentMs
+    for (const [end, heardAt] of this.#open) {
+      if (heardAt > silentSince) return
+      end()
+    }
+  }
 }
 
 export type ReadBody =
@@ -28,6 +59,8 @@ export type ReadBody =
   | { readonly kind: 'too_large' }
   /** The budget is spent. */
   | { readonly kind: 'busy' }
+  /** Others need the room, and no more of it comes. */
+  | { readonly kind: 'silent' }
   /** The client has gone. */
   | { readonly kind: 'aborted' }
 
@@ -38,13 +71,15 @@ export type ReadBody =
 export function readBody(raw: IncomingMessage, mostBytes: number, budget: BodyBudget): Promise<ReadBody> {
   const announced = Number(raw.headers['content-length'] ?? 0)
   if (announced > mostBytes) return refused(raw, 'too_large')
-  if (!budget.hasRoomFor(announced)) return refused(raw, 'busy')
+  if (!budget.makesRoomFor(announced)) return refused(raw, 'busy')
   return new Promise((resolve) => {
     const chunks: Buffer[] = []
     let size = 0
     const onData = (chunk: Buffer) => {
+      // Most bodies come whole, in one chunk.
+      if (chunk.length !== announced) budget.heard(onSilent)
       if (size + chunk.length > mostBytes) giveUp('too_large')
-      else if (!budget.hasRoomFor(chunk.length)) giveUp('busy')
+      else if (!budget.makesRoomFor(chunk.length)) giveUp('busy')
       else {
         size += chunk.length
         budget.take(chunk.length)
@@ -57,10 +92,12 @@ export function readBody(raw: IncomingMessage, mostBytes: number, budget: BodyBu
       resolve({ kind: 'body', bytes: chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks, size) })
     }
     const onGone = () => giveUp('aborted')
+    const onSilent = () => giveUp('silent')
     const stop = () => {
+      budget.closed(onSilent)
       raw.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone)
     }
-    const giveUp = (kind: 'too_large' | 'busy' | 'aborted') => {
+    const giveUp = (kind: 'too_large' | 'busy' | 'silent' | 'aborted') => {
       stop()
       budget.give(size)
       chunks.length = 0

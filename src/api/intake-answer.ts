@@ -17,9 +17,12 @@ export interface IntakeReply {
   readonly body?: string
   /** After how many seconds it makes sense to post again. */
   readonly retryAfter?: number
+  /** No other request can follow on this connection. */
+  readonly closes?: true
 }
 
 export const forbidden: IntakeReply = { status: 403, sentence: 'Forbidden' }
+export const silent: IntakeReply = { status: 408, sentence: 'Request Timeout', closes: true }
 export const tooLarge: IntakeReply = { status: 413, sentence: 'Payload Too Large' }
 export const unsupportedType: IntakeReply = { status: 415, sentence: 'Unsupported Media Type' }
 export const badRequest: IntakeReply = { status: 400, sentence: 'Bad Request' }

@@ -16,6 +16,7 @@ import {
   forbidden,
   type IntakeReply,
   judged,
+  silent,
   tooLarge,
   unavailable,
   unavailableBesides,
@@ -35,6 +36,8 @@ export interface IntakeParts {
   readonly isStopping: () => boolean
   /** Over all requests; by default 64 MiB, or room for two bodies of full size. */
   readonly bodiesInHandBytes?: number
+  /** A body of which nothing came for so long is given up where another needs its room. */
+  readonly silentBodyMs: number
 }
 
 type IntakeRequest = FastifyRequest<{ Querystring: { readonly hasty?: string | readonly string[] } }>
@@ -72,7 +75,8 @@ class Intake {
 
   constructor(parts: IntakeParts) {
     this.#parts = parts
-    this.#budget = new BodyBudget(parts.bodiesInHandBytes ?? Math.max(64 * 1024 * 1024, 2 * parts.maxBodyBytes))
+    const inHandBytes = parts.bodiesInHandBytes ?? Math.max(64 * 1024 * 1024, 2 * parts.maxBodyBytes)
+    this.#budget = new BodyBudget(inHandBytes, parts.silentBodyMs)
   }
 
   async take(request: IntakeRequest, reply: FastifyReply): Promise<void> {
@@ -91,6 +95,7 @@ class Intake {
     const body = await readBody(raw, this.#parts.maxBodyBytes, this.#budget)
     if (body.kind === 'aborted') return undefined
     if (body.kind === 'too_large') return tooLarge
+    if (body.kind === 'silent') return silent
     if (body.kind === 'busy') return unavailable('STORE_BUSY')
     try {
       return await this.#decideBody(body.bytes, isHasty(query.hasty))
@@ -170,10 +175,11 @@ class Intake {
   }
 }
 
-function send(reply: FastifyReply, { status, sentence, body, retryAfter }: IntakeReply): void {
+function send(reply: FastifyReply, { status, sentence, body, retryAfter, closes }: IntakeReply): void {
   reply.raw.statusMessage = sentence
   reply.code(status).headers(crossOriginHeaders)
   if (retryAfter !== undefined) reply.header('retry-after', String(retryAfter))
+  if (closes) reply.header('connection', 'close')
   if (body !== undefined) reply.type('application/json; charset=utf-8')
   reply.send(body)
 }
@@ -206,6 +212,7 @@ const about = {
     207: 'Some were refused or could not be stored; the body says which',
     400: 'None was accepted, for faults of theirs; the body says which, and is empty where there were none to be read',
     403: 'This network may not post; empty body',
+    408: 'The body did not come to its end in time; empty body',
     413: 'More than `intake.max_body`, or too many events; empty body',
     415: 'Neither application/json nor text/plain nor application/reports+json; empty body',
     503: 'Nothing could be stored; post again after `Retry-After` seconds',

@@ -38,6 +38,25 @@ describe('clients that take too long', () => {
     expect(response.status).toBe(201)
   })
 
+  test.each([
+    ['announced', 'content-length: 1900\r\n\r\n'],
+    ['chunked', `transfer-encoding: chunked\r\n\r\n${(1_900).toString(16)}\r\n`],
+  ])('make room for others when no more of their body comes, and are answered 408: %s', async (_how, start) => {
+    const limits = { bodiesInHandBytes: 2_000, silentBodyMs: 0 }
+    const world = await openWorld({ limits, maxBodyBytes: 1_900 })
+    const socket = await connectTo(world)
+    socket.write(`${posting}${start}${'x'.repeat(1_800)}`)
+    let answer: string | undefined
+    const answered = text(socket).then((all) => {
+      answer = all
+    })
+    do expect((await world.post(anEvent({ text: 'x'.repeat(500) }))).status).toBe(201)
+    while (answer === undefined)
+    await answered
+    expect(answer).toMatch(/^HTTP\/1\.1 408 Request Timeout\r\n.*\r\nconnection: close\r\n.*\r\n\r\n$/is)
+    expect(world.store.appended.every(({ bytes }) => bytes.length > 500)).toBe(true)
+  })
+
   test('give their memory back when they go away', async () => {
     const world = await openWorld({ limits: { bodiesInHandBytes: 2_000 }, maxBodyBytes: 1_900 })
     const half = 'x'.repeat(1_800)
