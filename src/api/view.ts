@@ -1,4 +1,3 @@
-import { metaOf } from '../event/event.ts'
 import type { Reason, Rule, RuleSet } from '../rule/rule.ts'
 import type { DeadLetter, DeliveryEntry, EventEntry } from '../store/store.ts'
 import type {
@@ -149,10 +148,8 @@ export function listDelivery(entry: DeliveryEntry): ListedDelivery {
 
 export function viewDeadLetter(letter: DeadLetter): DeadLetterView {
   const { record, answer } = letter
-  const metaId = metaOf(record.message)?.id
   return {
     ...listDelivery(letter),
-    meta_id: letter.metaId ?? (typeof metaId === 'string' ? metaId : null),
     event: asText(record.bytes),
     answer: answer ?? null,
   }

@@ -1,6 +1,6 @@
 import { request } from 'undici'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import type { DeliveryView } from '../../src/api/contract.ts'
+import type { DeadAnswer, DeliveryView } from '../../src/api/contract.ts'
 import { terminalWith } from '../cli/terminal.ts'
 import { hang, openTarget, respond, respondLate, type Script } from '../support/target.ts'
 import { becomes } from '../support/until.ts'
@@ -77,6 +77,17 @@ rule: { topic: page, exec: { uri: '${there.url}/' }, retry: { limit: 3, delay: 1
       [500, 'failed'],
       [200, 'ok'],
     ])
+  })
+
+  test('has in its dead letter no meta_id that its producer did not give', async () => {
+    const there = await target(respond(404))
+    const world = await openWorld(`rule: { topic: page, exec: { uri: '${there.url}/' } }`)
+    await world.postAll([{ $schema: '/test/1.0.0', meta: { stream: 'page' } }])
+    const dead = await becomes(
+      async () => ((await world.ask('GET', '/v1/dead')).body as DeadAnswer).dead,
+      ({ length }) => length === 1,
+    )
+    expect(dead).toMatchObject([{ reason: 'refused', meta_id: null, event_id: expect.any(String) }])
   })
 
   test('becomes a dead letter with the last answer when its retries are used up, and can be replayed', async () => {
