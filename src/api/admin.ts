@@ -76,6 +76,8 @@ const selection = { ...exact, title: 'a mapping with ids, rule or all', examples
 const ReplayBody = Type.Object({ ...SelectionFields, rate }, selection)
 const DiscardBody = Type.Object(SelectionFields, selection)
 
+const ofBody = { 413: 'More than 8 MiB', 415: 'Not application/json' }
+
 /** The operator's routes. Errors are for the enclosing server to answer. */
 export function addAdmin(app: FastifyInstance, { store, rules, operations, token }: AdminParts): void {
   const check = compileOperatorCheck(token)
@@ -154,7 +156,9 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     '/v1/dead/replay',
     {
       schema: { body: ReplayBody },
-      config: { about: about('Try dead letters again: `ids`, those of a `rule`, or `all`; no faster than `rate`') },
+      config: {
+        about: about('Try dead letters again: `ids`, those of a `rule`, or `all`; no faster than `rate`', ofBody),
+      },
     },
     async (request): Promise<CountAnswer> => {
       const perSecond = parseRate(request.body.rate)
@@ -170,7 +174,7 @@ export function addAdmin(app: FastifyInstance, { store, rules, operations, token
     '/v1/dead/discard',
     {
       schema: { body: DiscardBody },
-      config: { about: about('Throw dead letters away: `ids`, those of a `rule`, or `all`') },
+      config: { about: about('Throw dead letters away: `ids`, those of a `rule`, or `all`', ofBody) },
     },
     async (request): Promise<CountAnswer> => operations.discard(selectionOf(request.body)),
   )

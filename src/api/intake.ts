@@ -3,10 +3,11 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Logger } from 'pino'
 import { type ErrorCode, errorCodes, ServiceError } from '../base/errors.ts'
 import type { NewEvent } from '../event/event.ts'
-import { splitEvents } from '../event/split.ts'
+import { splitEvents, splitLimits } from '../event/split.ts'
 import type { Metrics } from '../observability/metrics.ts'
 import type { RefusedEvent, Store } from '../store/store.ts'
 import type { Admission } from '../stream/admission.ts'
+import { commonSchema } from '../stream/common-fields.ts'
 import type { Registry } from '../stream/registry.ts'
 import { BodyBudget, discard, readBody } from './body.ts'
 import {
@@ -43,7 +44,8 @@ export interface IntakeParts {
 type IntakeRequest = FastifyRequest<{ Querystring: { readonly hasty?: string | readonly string[] } }>
 
 const noneRefused: readonly RefusedEvent[] = []
-const readableTypes: ReadonlySet<string> = new Set(['application/json', 'text/plain', 'application/reports+json'])
+const types = ['application/json', 'text/plain', 'application/reports+json']
+const readableTypes: ReadonlySet<string> = new Set(types)
 
 /** EventGate's. */
 export const crossOriginHeaders = {
@@ -218,6 +220,16 @@ const about = {
     503: 'Nothing could be stored; post again after `Retry-After` seconds',
   },
   access: 'public',
+  reads: {
+    types,
+    body: { anyOf: [commonSchema, { type: 'array', items: commonSchema, minItems: 1, maxItems: splitLimits.events }] },
+    query: {
+      hasty: {
+        type: 'string',
+        description: 'Any value but none: 202 in place of 201. Events are as durable as without.',
+      },
+    },
+  },
 } as const
 
 const aboutOptions = {

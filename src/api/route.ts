@@ -1,4 +1,5 @@
 import type { FastifyInstance, RouteOptions } from 'fastify'
+import type { JsonObject } from '../event/event.ts'
 
 /** What a route says of itself, for `/openapi.json`. */
 export interface RouteDescription {
@@ -6,6 +7,13 @@ export interface RouteDescription {
   /** What each status means. */
   readonly answers: Readonly<Record<number, string>>
   readonly access: 'public' | 'operator'
+  /** Of a route that reads its requests itself, so that fastify has no schemas of them. */
+  readonly reads?: {
+    readonly types: readonly string[]
+    readonly body: JsonObject
+    /** Parameters by name; all may be absent. */
+    readonly query: JsonObject
+  }
 }
 
 declare module 'fastify' {

@@ -27,7 +27,7 @@ const longestSchemaPath = 255
 
 const dateTime = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:?\d\d)$/
 
-const commonSchema = {
+export const commonSchema = {
   type: 'object',
   required: ['$schema', 'meta'],
   properties: {

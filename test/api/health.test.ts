@@ -137,6 +137,27 @@ describe('what the service is', () => {
     })
     expect(document.paths['/v1/events']?.post).not.toHaveProperty('security')
   })
+
+  test('is described with the bodies and parameters that are read, and which of them must be there', async () => {
+    const world = await openWorld()
+    const { paths }: { paths: Record<string, { post: unknown }> } = JSON.parse(
+      await (await world.get('/openapi.json')).text(),
+    )
+    const event = { required: ['$schema', 'meta'], properties: { meta: { required: ['stream'] } } }
+    const body = { schema: { anyOf: [event, { type: 'array', items: event }] } }
+    expect(paths['/v1/events']?.post).toMatchObject({
+      parameters: [{ name: 'hasty', in: 'query', required: false }],
+      requestBody: { required: true, content: { 'application/json': body, 'text/plain': body } },
+    })
+    for (const path of ['/v1/dead/replay', '/v1/dead/discard']) {
+      expect(paths[path]?.post).toMatchObject({
+        requestBody: { required: true, content: { 'application/json': { schema: { additionalProperties: false } } } },
+        responses: { 413: {}, 415: {} },
+      })
+    }
+    // Nothing of it must be there: `rate` has a default.
+    expect(JSON.stringify(paths['/v1/dead/replay'])).toContain('"required":[]')
+  })
 })
 
 describe('routes that are not there', () => {
