@@ -5,6 +5,7 @@ import { openServer } from './api/server.ts'
 import { systemClock } from './base/clock.ts'
 import { formatProblem, hasErrors, type Problem } from './base/problem.ts'
 import type { Config } from './config/config.ts'
+import { needRestart } from './config/print.ts'
 import { Engine } from './engine/engine.ts'
 import { Letters } from './engine/letters.ts'
 import { openSender } from './http/undici-send.ts'
@@ -108,7 +109,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   const status = (): ServiceStatus => {
     const { accepting, trouble, warnings } = store.health()
     const invalid =
-      loaded.rules === undefined ? [`${countErrors(loaded.problems)} problems in the rules: nothing is dispatched`] : []
+      loaded.rules === undefined ? [`${countErrors(loaded.problems)} in the rules: nothing is dispatched`] : []
     const wary = store.isWary ? [waryWarning] : []
     const stale = reloadTrouble === undefined ? [] : [reloadTrouble]
     const gone = engine.ruleNames().flatMap((name) => {
@@ -159,8 +160,10 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     const next = read.config === undefined ? undefined : await loadRules(read.config.rules, read.config)
     const problems = [...read.problems, ...(next?.problems ?? [])]
     tellProblems(log, problems)
+    const stale = read.config === undefined ? [] : needRestart(config, read.config)
+    if (stale.length > 0) log.warn(`what was changed in ${stale.join(', ')} holds only after a restart`)
     if (read.config === undefined || next?.rules === undefined) {
-      reloadTrouble = `the last reload found ${countErrors(problems)} problems: the rules loaded before it stay in force`
+      reloadTrouble = `the last reload found ${countErrors(problems)}: the rules, wikis and targets loaded before it stay in force`
       log.error(reloadTrouble)
       return
     }
@@ -200,6 +203,7 @@ function tellProblems(log: Logger, problems: readonly Problem[]): void {
   if (hasErrors(problems)) log.error('see `changeprop check`')
 }
 
-function countErrors(problems: readonly Problem[]): number {
-  return problems.filter(({ severity }) => severity === 'error').length
+function countErrors(problems: readonly Problem[]): string {
+  const count = problems.filter(({ severity }) => severity === 'error').length
+  return `${count} problem${count === 1 ? '' : 's'}`
 }

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { formatDuration, formatRate, formatSize } from '../base/units.ts'
 import type { Config, EmbeddedStoreConfig, KafkaStoreConfig, TargetConfig } from './config.ts'
 import type { Origin } from './resolve.ts'
@@ -17,17 +18,40 @@ export function showConfig(
   config: Config,
   origins: ReadonlyMap<string, Origin>,
 ): Readonly<Record<string, ShownSetting>> {
+  const values = valuesOf(config, masked)
+  const other = config.store.embedded === undefined ? 'store.embedded.' : 'store.kafka.'
+  const inForce = settings.filter(({ name }) => !name.startsWith(other))
+  return Object.fromEntries(
+    inForce.map(({ name }) => [name, { value: values[name], origin: origins.get(name) ?? 'default' }]),
+  )
+}
+
+const takenUpByReload: ReadonlySet<string> = new Set(['rules', 'wikis', 'targets'])
+
+/** Names of the settings that differ and are read only when the service starts. */
+export function needRestart(was: Config, is: Config): readonly string[] {
+  const [before, after] = [valuesOf(was, asItIs), valuesOf(is, asItIs)]
+  return settings
+    .map(({ name }) => name)
+    .filter((name) => !takenUpByReload.has(name) && !isDeepStrictEqual(before[name], after[name]))
+}
+
+type Hide = (secret: string | undefined) => string | undefined
+
+const asItIs: Hide = (secret) => secret
+
+function valuesOf(config: Config, hide: Hide): Readonly<Record<string, unknown>> {
   const { listen, store, rules, schemas, intake, admin, log } = config
-  const values: Readonly<Record<string, unknown>> = {
+  return {
     'listen.host': listen.host,
     'listen.port': listen.port,
-    ...(store.embedded === undefined ? showKafka(store.kafka) : showEmbedded(store.embedded)),
+    ...(store.embedded === undefined ? showKafka(store.kafka, hide) : showEmbedded(store.embedded)),
     rules,
     'schemas.from': schemas.from,
     'schemas.unknown': schemas.unknown,
     'intake.max_body': formatSize(intake.maxBodyBytes),
     'intake.allow': intake.allow,
-    'admin.token': masked(admin.token),
+    'admin.token': hide(admin.token),
     stop_timeout: formatDuration(config.stopTimeoutMs),
     'log.level': log.level,
     wikis: config.wikis.map(({ login, ...wiki }) => ({
@@ -36,11 +60,6 @@ export function showConfig(
     })),
     targets: Object.fromEntries(Object.entries(config.targets).map(([name, target]) => [name, showSite(target)])),
   }
-  const other = store.embedded === undefined ? 'store.embedded.' : 'store.kafka.'
-  const inForce = settings.filter(({ name }) => !name.startsWith(other))
-  return Object.fromEntries(
-    inForce.map(({ name }) => [name, { value: values[name], origin: origins.get(name) ?? 'default' }]),
-  )
 }
 
 function showEmbedded({ path, retention }: EmbeddedStoreConfig): Readonly<Record<string, unknown>> {
@@ -52,9 +71,9 @@ function showEmbedded({ path, retention }: EmbeddedStoreConfig): Readonly<Record
   }
 }
 
-function showKafka(kafka: KafkaStoreConfig): Readonly<Record<string, unknown>> {
+function showKafka(kafka: KafkaStoreConfig, hide: Hide): Readonly<Record<string, unknown>> {
   const { tls, sasl, streams } = kafka
-  const parts = tls === undefined ? [] : Object.keys(tls)
+  const parts = Object.entries(tls ?? {})
   return {
     'store.kafka.brokers': kafka.brokers,
     'store.kafka.service': kafka.service,
@@ -65,10 +84,11 @@ function showKafka(kafka: KafkaStoreConfig): Readonly<Record<string, unknown>> {
     'store.kafka.streams': Object.fromEntries(
       Object.entries(streams).map(([name, { partitionKey }]) => [name, { partition_key: partitionKey }]),
     ),
-    'store.kafka.tls': parts.length === 0 ? tls !== undefined : Object.fromEntries(parts.map((part) => [part, mask])),
+    'store.kafka.tls':
+      parts.length === 0 ? tls !== undefined : Object.fromEntries(parts.map(([part, pem]) => [part, hide(pem)])),
     'store.kafka.sasl.mechanism': sasl?.mechanism,
     'store.kafka.sasl.username': sasl?.username,
-    'store.kafka.sasl.password': masked(sasl?.password),
+    'store.kafka.sasl.password': hide(sasl?.password),
     'store.kafka.scratch': kafka.scratch,
   }
 }

@@ -25,11 +25,15 @@ interface Served {
 }
 
 /** Starts `changeprop serve` in a folder with these rules and waits until it says that it is ready. */
-async function serve(rules: string, folder?: string): Promise<Served & { folder: string }> {
+async function serve(
+  rules: string,
+  folder?: string,
+  flags: readonly string[] = [],
+): Promise<Served & { folder: string }> {
   if (!existsSync(built)) throw new Error('expected dist/cli/cli.js, found none: run npm run build')
   const cwd = folder ?? (await terminalWith({ 'rules/a.yaml': rules })).folder
   if (folder === undefined) await symlink(built, join(cwd, 'changeprop'))
-  const child = spawn(process.execPath, [join(cwd, 'changeprop'), 'serve', '--port', '0'], {
+  const child = spawn(process.execPath, [join(cwd, 'changeprop'), 'serve', '--port', '0', ...flags], {
     cwd,
     env: {},
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -91,6 +95,24 @@ test('serve takes up changed rules at SIGHUP, and keeps the old ones where the n
   expect(await names()).toContain('"two"')
   served.kill('SIGINT')
   expect(await served.exit).toBe(0)
+})
+
+test('serve names at SIGHUP what was changed and needs a restart, but not what it was changed to', async () => {
+  const config = (token: string, limit: string) =>
+    `admin: { token: { file: ${token} } }\nintake: { max_body: 1MiB }\nstop_timeout: ${limit}\n`
+  const files = { 'config.yaml': config('token', '1s'), token: 'first', other: 'second', 'rules/a.yaml': oneRule }
+  const { folder } = await terminalWith(files)
+  await symlink(built, join(folder, 'changeprop'))
+  const served = await serve('', folder, ['--config', 'config.yaml'])
+  await writeFile(join(folder, 'config.yaml'), config('other', '2s'))
+  served.kill('SIGHUP')
+  const { level, msg } = JSON.parse(await served.logged('holds only'))
+  expect([level, msg]).toEqual(['warn', 'what was changed in admin.token, stop_timeout holds only after a restart'])
+  await served.logged('loaded anew')
+
+  await writeFile(join(folder, 'config.yaml'), 'stop_timeout: never\n')
+  served.kill('SIGHUP')
+  await served.logged('found 1 problem: the rules, wikis and targets loaded before it stay in force')
 })
 
 test('serve starts with wrong rules, and says so; but a second process on its data does not start', async () => {
