@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { int, openDatabase, single } from '../../src/store/tables/database.ts'
@@ -42,11 +42,23 @@ test('a file of a later version is refused, in words', async () => {
   })
 })
 
-test('a file that is no database is refused', async () => {
+test.each([
+  ['is no database', (bytes: Buffer) => Buffer.alloc(bytes.length, 'not a database ')],
+  ['is damaged', (bytes: Buffer) => bytes.fill(0xff, 100, bytes.length)],
+])('a file that %s is refused with its name, and with what to do', async (_what, spoil) => {
   const path = await temporaryFolder()
-  await writeFile(join(path, 'changeprop.db'), Buffer.alloc(8192, 'not a database '))
+  const file = join(path, 'changeprop.db')
+  const { store } = await openEmbedded(path)
+  await store.append(events(50))
+  await store.close()
+  await writeFile(file, spoil(await readFile(file)))
 
-  await expect(openEmbedded(path)).rejects.toMatchObject({ code: 'STORE_BROKEN' })
+  await expect(openEmbedded(path)).rejects.toMatchObject({
+    code: 'STORE_BROKEN',
+    message: expect.stringMatching(
+      new RegExp(`^${file} cannot be read \\(.*\\); move it, .* -wal .* starts empty.* lost`),
+    ),
+  })
 })
 
 test('a store that cannot write for a reason other than room is broken: it says so once, and takes nothing more', async () => {

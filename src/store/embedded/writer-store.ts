@@ -1,7 +1,8 @@
 import { existsSync, mkdirSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
+import { messageOf } from '../../base/errors.ts'
 import { Commits, type Effect } from '../tables/commit.ts'
-import { blob, type Database, int, openDatabase, type Statement } from '../tables/database.ts'
+import { blob, type Database, int, isDamaged, openDatabase, type Statement } from '../tables/database.ts'
 import { DueRows } from '../tables/due.ts'
 import type { Group } from '../tables/format.ts'
 import { never } from '../tables/format.ts'
@@ -86,8 +87,8 @@ export class WriterStore {
   async #open(input: Inputs['open']): Promise<Opened> {
     makeFolder(resolve(input.path))
     const unlock = await lockFolder(input.path)
+    const file = join(input.path, 'changeprop.db')
     try {
-      const file = join(input.path, 'changeprop.db')
       const database = await openDatabase(file)
       try {
         return this.#recover(input, file, database, unlock)
@@ -97,7 +98,7 @@ export class WriterStore {
       }
     } catch (error) {
       unlock()
-      throw error
+      throw isDamaged(error) ? damaged(file, error) : error
     }
   }
 
@@ -215,6 +216,13 @@ function makeFolder(path: string): void {
   const parent = dirname(path)
   if (parent !== path) makeFolder(parent)
   mkdirSync(path)
+}
+
+function damaged(file: string, cause: unknown): Error {
+  return new Error(
+    `${file} cannot be read (${messageOf(cause)}); move it, with what lies beside it under its name and -wal or -shm, out of the folder: without it the service starts empty, and what waited and the dead letters are lost; with a copy in its place only what came after the copy is lost, and calls of that time are made again`,
+    { cause },
+  )
 }
 
 /** In words, for the service's thread. */

@@ -91,13 +91,19 @@ export function sqliteCode(error: unknown): number {
 }
 
 const sqliteBusy = 5
+const sqliteCorrupt = 11
 const sqliteFull = 13
+const sqliteNotADatabase = 26
 /** A write was refused, for instance by a quota. Nothing of the group is in the log then, unlike after a failed sync. */
 const ioErrorWrite = 778
 const ioErrorShmSize = 4874
 
 export function isBusy(error: unknown): boolean {
   return (sqliteCode(error) & 0xff) === sqliteBusy
+}
+
+export function isDamaged(error: unknown): boolean {
+  return [sqliteCorrupt, sqliteNotADatabase].includes(sqliteCode(error) & 0xff)
 }
 
 export function isFull(error: unknown): boolean {
