@@ -177,7 +177,10 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   async function stop(): Promise<void> {
     const { cutOff } = await engine.stop(config.stopTimeoutMs)
     if (cutOff > 0)
-      log.warn({ calls: cutOff }, 'calls were cut off at stop_timeout; all but those of retry: never are made again')
+      log.warn(
+        { calls: cutOff },
+        'calls were cut off, as stop_timeout was over or a second signal came; all but those of retry: never are made again',
+      )
     await server.close()
     await store.close()
     await engine.stopped()

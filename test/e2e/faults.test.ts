@@ -239,6 +239,7 @@ describe('the process', () => {
     })
 
     expect(await stopped).toBe(1)
+    expect(running.output).toMatch(/calls were cut off, .*second signal/)
     slow.behave(respond(200))
     await running.restart()
     await until('the call is made again', async () => (await fate(running, event.meta.id, 'call')) === 'done ok')
