@@ -3,8 +3,14 @@ import type { FastifyRequest } from 'fastify'
 import { ServiceError } from '../base/errors.ts'
 import { isLoopback } from './network.ts'
 
-/** A proxy on this machine adds these for clients elsewhere: they come from loopback, but are not from here. */
-const forwardingHeaders = ['forwarded', 'x-forwarded-for', 'x-real-ip'] as const
+/**
+ * A proxy on this machine adds one or more of these for clients elsewhere: they come from loopback, but are not from here.
+ * Beside them there is whatever begins with `x-forwarded-`.
+ */
+const forwardingHeaders: ReadonlySet<string> = new Set([
+  ...['forwarded', 'via', 'x-original-forwarded-for', 'x-original-host', 'x-envoy-external-address'],
+  ...['x-real-ip', 'x-client-ip', 'x-cluster-client-ip', 'client-ip', 'true-client-ip', 'cf-connecting-ip'],
+])
 
 /**
  * Throws UNAUTHORIZED or FORBIDDEN where a request is not the operator's. With a token, whoever has it is; without one,
@@ -29,7 +35,7 @@ function requireLoopback(request: FastifyRequest): void {
   if (!isLoopback(request.socket.remoteAddress)) {
     throw new ServiceError('FORBIDDEN', `Without a token this route answers on loopback only. ${remedy}`)
   }
-  const forwarded = forwardingHeaders.find((name) => request.headers[name] !== undefined)
+  const forwarded = Object.keys(request.headers).find(isForwarding)
   if (forwarded !== undefined) {
     throw new ServiceError(
       'FORBIDDEN',
@@ -42,6 +48,10 @@ function requireLoopback(request: FastifyRequest): void {
       `Without a token this route is asked for as localhost or 127.0.0.1 only. ${remedy}`,
     )
   }
+}
+
+function isForwarding(header: string): boolean {
+  return header.startsWith('x-forwarded-') || forwardingHeaders.has(header)
 }
 
 /** Of a `host` header; a client that sends none is no browser. */

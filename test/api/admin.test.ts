@@ -378,17 +378,22 @@ describe('the operator', () => {
     expect(world.log.join()).not.toContain('secret')
   })
 
-  test.each(['forwarded', 'x-forwarded-for', 'x-real-ip'])(
-    'without a token is nobody who comes with %s',
-    async (header) => {
-      const world = await openWorld()
-      expect(await json(await world.get('/v1/rules', { [header]: '127.0.0.1' }))).toMatchObject({
-        status: 403,
-        code: 'FORBIDDEN',
-      })
-      expect((await world.get('/v1/rules')).status).toBe(200)
-    },
-  )
+  test.each([
+    'forwarded',
+    'x-forwarded-for',
+    'x-forwarded-host',
+    'x-forwarded-proto',
+    'x-real-ip',
+    'via',
+    'x-client-ip',
+  ])('without a token is nobody who comes with %s', async (header) => {
+    const world = await openWorld()
+    expect(await json(await world.get('/v1/rules', { [header]: '127.0.0.1' }))).toMatchObject({
+      status: 403,
+      code: 'FORBIDDEN',
+    })
+    expect((await world.get('/v1/rules')).status).toBe(200)
+  })
 
   test('may post nothing without being one', async () => {
     const world = await openWorld({ token: 't' })
