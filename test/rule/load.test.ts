@@ -106,6 +106,12 @@ test('the rules we ship load without a word, those for a wiki with its configura
   expect(await loadRules(['config/examples/wiki-rules.yaml'], hosts)).toMatchObject({ problems: [] })
 })
 
+test('a call of the sample rule that failed is made again within ten seconds, as the README says', async () => {
+  const { rules } = await loadRules(['rules'], noHosts)
+
+  expect(rules?.get('tell_about_edit')?.retry).toMatchObject({ maxDelayMs: 10_000 })
+})
+
 test('the reference names every key, with a description of each', () => {
   const reference = renderRuleReference()
 
