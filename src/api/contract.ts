@@ -58,7 +58,10 @@ export interface DeliveryView {
   readonly reason: string
   /** When it came to that state. */
   readonly at: string
+  /** Oldest first; the newest 50 at most. */
   readonly attempts: readonly AttemptView[]
+  /** How many calls were made before those; nothing else is kept of them. */
+  readonly earlier_attempts: number
   /** `waiting`: until when; null otherwise, and where no time can be told, as while the rules are invalid. */
   readonly next: string | null
   /** `duplicate`: the delivery whose call covers this one: a newer one, or an older one of the same `meta.id`. */

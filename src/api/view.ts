@@ -71,7 +71,7 @@ function unrecorded(rule: string, { record, metaId }: EventEntry, running: Runni
   if (inFlight === undefined) return undefined
   const { revision, since } = inFlight
   return {
-    ...{ id, rule, revision, state: 'running', reason: '', at: since, next: null, attempts: [] },
+    ...{ id, rule, revision, state: 'running', reason: '', at: since, next: null, attempts: [], earlierAttempts: 0 },
     ...{ eventId: record.id, metaId, stream: record.stream, accepted: record.accepted },
     ...{ coveredBy: undefined, covers: { count: 0, ids: [] } },
   }
@@ -114,7 +114,7 @@ function onRecord(delivery: DeliveryEntry, matchedCase: number | null): RuleView
 }
 
 export function viewDelivery(entry: DeliveryEntry): DeliveryView {
-  const { id, state, reason, at, attempts, next, coveredBy, covers } = entry
+  const { id, state, reason, at, attempts, earlierAttempts, next, coveredBy, covers } = entry
   return {
     id,
     state,
@@ -128,6 +128,7 @@ export function viewDelivery(entry: DeliveryEntry): DeliveryView {
       request: attempt.request,
       note: attempt.note,
     })),
+    earlier_attempts: earlierAttempts,
     next: next === null ? null : iso(next),
     covered_by: coveredBy ?? null,
     covers,

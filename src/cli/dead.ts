@@ -35,9 +35,12 @@ export async function listDead({ url, rule, format }: ListOptions, io: Io): Prom
   const isUnknown = await withService(url, io, async (service) => {
     for await (const letter of pages(service, { rule })) {
       count++
-      const { id, reason, at, attempts, stream } = letter
+      const { id, reason, at, attempts, earlier_attempts: earlier, stream } = letter
       if (format === 'json') io.stdout.write(`${JSON.stringify(letter)}\n`)
-      else io.stdout.write(`${id}  ${reason}  ${when(at, now)}  ${counted(attempts.length, 'call')}  ${stream}\n`)
+      else
+        io.stdout.write(
+          `${id}  ${reason}  ${when(at, now)}  ${counted(earlier + attempts.length, 'call')}  ${stream}\n`,
+        )
     }
     return count === 0 && rule !== undefined && (await lookUp(rule, service)).isUnknown
   })

@@ -63,10 +63,12 @@ function tellRule(view: RuleView, isRouted: boolean, errors: Beside['errors'], n
 
 /** `error`: what a dead letter keeps of its end. */
 export function tellDelivery(delivery: DeliveryView, now: number, error?: string): readonly string[] {
-  const { state, reason, attempts, at, covered_by: coveredBy, covers } = delivery
+  const { state, reason, attempts, earlier_attempts: earlier, at, covered_by: coveredBy, covers } = delivery
   const meaning = meaningOf(state, reason)
-  const told = attempts.map((attempt, index) => tellAttempt(attempt, index + 1, now))
+  const told = attempts.map((attempt, index) => tellAttempt(attempt, earlier + index + 1, now))
+  const isKept = earlier === 1 ? 'is not kept' : 'are not kept'
   return [
+    ...(earlier === 0 ? [] : [`${counted(earlier, 'earlier call')} ${isKept}.`]),
     ...told,
     `${state}${reason === '' ? '' : ` (${reason})`} since ${when(at, now)}${meaning === undefined ? '' : `: ${meaning}`}`,
     ...(error === undefined ? [] : [`It failed with: ${error.slice(0, longestError)}`]),

@@ -246,6 +246,8 @@ export interface DeliveryEntry {
   readonly next: number | null
   /** Calls made, oldest first; the newest 50 at most. */
   readonly attempts: readonly AttemptEntry[]
+  /** How many calls were made before those. */
+  readonly earlierAttempts: number
   readonly eventId: string
   readonly metaId: string | undefined
   readonly stream: string

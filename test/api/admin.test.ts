@@ -26,6 +26,7 @@ function aDelivery(changes: Partial<DeliveryEntry> = {}): DeliveryEntry {
     at: accepted + 1_000,
     next: accepted + 60_000,
     attempts: [{ at: accepted + 500, ms: 20, status: 500, outcome: 'failed', request: 0, note: '' }],
+    earlierAttempts: 21,
     eventId: record.id,
     metaId,
     stream: record.stream,
@@ -108,6 +109,7 @@ describe('what became of an event', () => {
                 attempts: [
                   { at: '2026-11-24T02:40:00.500Z', status: 500, ms: 20, outcome: 'failed', request: 0, note: '' },
                 ],
+                earlier_attempts: 21,
                 next: '2026-11-24T02:41:00.000Z',
                 covered_by: null,
                 covers: { count: 0, ids: [] },

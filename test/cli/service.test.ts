@@ -58,6 +58,7 @@ const event: EventView = {
         next: null,
         covered_by: null,
         covers: { count: 0, ids: [] },
+        earlier_attempts: 0,
         attempts: [
           { at: ago(9 * minute), status: 503, ms: 20, outcome: 'failed', request: 0, note: '' },
           { at: ago(6 * minute), status: 0, ms: 3_000, outcome: 'failed', request: 1, note: 'timeout: no answer came' },
@@ -80,6 +81,7 @@ const event: EventView = {
         covered_by: null,
         covers: { count: 3, ids: [] },
         attempts: [],
+        earlier_attempts: 0,
       },
     },
     {
@@ -118,6 +120,7 @@ function letter(id: string): DeadLetterView {
     next: null,
     covered_by: null,
     covers: { count: 0, ids: [] },
+    earlier_attempts: 0,
     attempts: [{ at: ago(9 * minute), status: 404, ms: 20, outcome: 'refused', request: 0, note: '' }],
     event: '{"the":"event"}',
     answer: {
@@ -177,6 +180,12 @@ describe('why', () => {
     expect(code).toBe(0)
     return { stdout, asked }
   }
+
+  test('of a delivery of which the first calls are not kept goes on with their number', async () => {
+    const { stdout } = await storyOf(ended({ attempts: rule?.delivery?.attempts ?? [], earlier_attempts: 21 }))
+    expect(stdout).toMatch(/\n {4}21 earlier calls are not kept\.\n.* call 22: .*\n.* call 23 \(request 2\)/)
+    expect((await storyOf(ended({ earlier_attempts: 1 }))).stdout).toContain(' 1 earlier call is not kept.')
+  })
 
   test.each([
     [true, 'It was routed when the rule was not there, or did not match it: it is not called.'],
@@ -266,7 +275,10 @@ describe('why', () => {
 
 describe('dead', () => {
   const pages = {
-    '/v1/dead?rule=purge': { dead: [letter('a/purge'), letter('b/purge')], cursor: 'next page' },
+    '/v1/dead?rule=purge': {
+      dead: [letter('a/purge'), { ...letter('b/purge'), earlier_attempts: 21 }],
+      cursor: 'next page',
+    },
     '/v1/dead?rule=purge&cursor=next+page': { dead: [letter('c/purge')], cursor: null },
   }
 
@@ -282,6 +294,7 @@ describe('dead', () => {
       '3',
       '',
     ])
+    expect(text.stdout.match(/\d+ calls?/g)).toEqual(['1 call', '22 calls', '1 call'])
     const lines = await terminal.run(['dead', 'list', '--rule', 'purge', '--url', url, '--format', 'json'])
     expect(
       lines.stdout

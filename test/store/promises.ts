@@ -526,8 +526,10 @@ export function promisesOfAStore(
     expect(await list({ rule: 'call', state: 'waiting' })).toEqual([])
   })
 
-  test(of('remembers the newest 50 attempts'), async () => {
-    const { store } = await setup()
+  test(of('remembers the newest 50 attempts, and how many there were before, also after a kill'), async () => {
+    const { store, reopenAfterKill } = await setup()
+    const kept = (first: number) => Array.from({ length: 50 }, (_, index) => first + index)
+    const told = { earlierAttempts: 10, attempts: kept(10).map((at) => ({ at })) }
     const [record] = await appendAndRoute(store, 1)
     if (record === undefined) throw new Error('one was appended')
     for (let index = 0; index < 6; index += 1) {
@@ -543,9 +545,13 @@ export function promisesOfAStore(
       })
     }
 
-    const [entry] = (await store.deliveries({ limit: 1 })).items
-
-    expect(entry?.attempts.map(({ at }) => at)).toEqual(Array.from({ length: 50 }, (_, index) => index + 10))
+    const again = await reopenAfterKill()
+    const found = await again.store.find(record.id)
+    expect(found.map(({ deliveries }) => deliveries)).toMatchObject([[told]])
+    expect((await again.store.deliveries({ limit: 1 })).items).toMatchObject([told])
+    await settle(again.store, record, { state: 'dead', reason: 'refused', attempts: [anAttempt({ at: 60 })] })
+    const [letter] = (await again.store.deadLetters({ limit: 1 })).items
+    expect([letter?.earlierAttempts, letter?.attempts.map(({ at }) => at)]).toEqual([11, kept(11)])
   })
 
   test(

@@ -2,7 +2,8 @@ import { ServiceError } from '../../base/errors.ts'
 import { metaIdOf } from '../../event/event.ts'
 import type { RequestOutcome } from '../../rule/rule.ts'
 import { type AttemptEntry, type DeliveryEntry, deliveryStates, type LastAnswer } from '../store.ts'
-import { blob, type Database, int, type Row, type Statement, text } from '../tables/database.ts'
+import { keptAttempts } from '../tables/commit.ts'
+import { blob, type Database, earlierThan, int, type Row, type Statement, text } from '../tables/database.ts'
 import { formatEventId, hashId, parseEventId } from '../tables/event-id.ts'
 import { dead, never, parked, type StoredRecord } from '../tables/format.ts'
 import type { MetaIds } from '../tables/ids.ts'
@@ -227,7 +228,7 @@ export class Queries {
       reason: this.#words.of('reason', int(row.reason)),
       at: int(row.at),
       next: isWaiting && row.until !== never ? int(row.until) : null,
-      attempts: this.#attemptsOf(pos, rule, row),
+      ...this.#attemptsOf(pos, rule, row),
       eventId,
       metaId,
       stream,
@@ -248,8 +249,10 @@ export class Queries {
     return `${formatEventId(this.#mark, this.#eventAt(pos)?.accepted ?? 0, pos)}/${rule}`
   }
 
-  #attemptsOf(pos: number, rule: number, delivery: Row): AttemptEntry[] {
-    const entries = this.#attempts.all(pos, rule).map((row) => ({
+  #attemptsOf(pos: number, rule: number, delivery: Row): Pick<DeliveryEntry, 'attempts' | 'earlierAttempts'> {
+    const rows = this.#attempts.all(pos, rule)
+    const earlierAttempts = earlierThan(rows)
+    const attempts = rows.map((row) => ({
       at: int(row.at),
       ms: int(row.ms),
       status: int(row.status),
@@ -258,9 +261,11 @@ export class Queries {
       note: text(row.note),
     }))
     const { began, ms, status } = delivery
-    if (began === null) return entries
+    if (began === null) return { attempts, earlierAttempts }
     const last: AttemptEntry = { at: int(began), ms: int(ms), status: int(status), outcome: 'ok', request: 0, note: '' }
-    return [...entries, last].slice(-50)
+    attempts.push(last)
+    const tooMany = Math.max(0, attempts.length - keptAttempts)
+    return { attempts: attempts.slice(tooMany), earlierAttempts: earlierAttempts + tooMany }
   }
 
   #outcome(number: number): RequestOutcome {

@@ -170,7 +170,7 @@ function collect(told: readonly Told[]): Found[] {
 }
 
 function entryOf(told: Extract<Told, { state: string }>, covers: DeliveryEntry['covers']): DeliveryEntry {
-  const { event, metaId, rule, revision, state, reason, at, until, attempts, coveredBy } = told
+  const { event, metaId, rule, revision, state, reason, at, until, attempts, earlierAttempts = 0, coveredBy } = told
   return {
     id: `${event.id}/${rule}`,
     rule,
@@ -180,6 +180,7 @@ function entryOf(told: Extract<Told, { state: string }>, covers: DeliveryEntry['
     at,
     next: until,
     attempts,
+    earlierAttempts,
     eventId: event.id,
     metaId,
     stream: event.stream,

@@ -63,7 +63,21 @@ function isLetter({ state, reason }: WorkRow): boolean {
 }
 
 function letterOf(row: WorkRow, bytes: Uint8Array, partition: number): DeadLetter {
-  const { id, rule, lane, stream, accepted, origin, revision, state, reason, at, progress, attempts } = row
+  const {
+    id,
+    rule,
+    lane,
+    stream,
+    accepted,
+    origin,
+    revision,
+    state,
+    reason,
+    at,
+    progress,
+    attempts,
+    earlierAttempts = 0,
+  } = row
   const record = new KafkaRecord({ id, stream, accepted, origin }, bytes, { partition, isLost: false })
   return {
     id: `${id}/${rule}`,
@@ -74,6 +88,7 @@ function letterOf(row: WorkRow, bytes: Uint8Array, partition: number): DeadLette
     at,
     next: null,
     attempts,
+    earlierAttempts,
     eventId: id,
     metaId: metaIdOf(bytes),
     stream,

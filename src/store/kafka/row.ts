@@ -27,6 +27,8 @@ export interface WorkRow {
   readonly progress: Progress
   readonly claimed: boolean
   readonly attempts: readonly AttemptEntry[]
+  /** How many calls were made before those; absent where there were none. */
+  readonly earlierAttempts?: number
   readonly standing?: Standing | undefined
   readonly answer?: LastAnswer | undefined
   /** How often its owner died while it ran. */

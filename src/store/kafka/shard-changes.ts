@@ -106,7 +106,7 @@ export class ShardChanges {
       const tell = (pos: number, rule: number) => {
         this.#untold.delete(pos)
         const row = this.#rows.read(pos, rule)
-        const { settle, event, metaId, coveredBy } = row
+        const { settle, event, metaId, earlierAttempts, coveredBy } = row
         const { state, reason, revision, at, until, attempts } = settle
         const name = settle.lane.rule
         told.push({
@@ -119,6 +119,7 @@ export class ShardChanges {
           at,
           until: state === 'waiting' && until !== Number.POSITIVE_INFINITY ? until : null,
           attempts,
+          earlierAttempts,
           coveredBy: coveredBy === undefined ? undefined : this.#rows.deliveryIdAt(coveredBy, name),
         })
         if (coveredBy !== undefined) {

@@ -77,7 +77,7 @@ export class ShardListing {
   }
 
   #entryOf(pos: number, rule: number): DeliveryEntry {
-    const { settle, event, metaId, coveredBy } = this.#rows.read(pos, rule)
+    const { settle, event, metaId, earlierAttempts, coveredBy } = this.#rows.read(pos, rule)
     const { lane, revision, state, reason, at, until, attempts } = settle
     return {
       id: `${event.id}/${lane.rule}`,
@@ -88,6 +88,7 @@ export class ShardListing {
       at,
       next: state === 'waiting' && until !== Number.POSITIVE_INFINITY ? until : null,
       attempts,
+      earlierAttempts,
       eventId: event.id,
       metaId,
       stream: event.stream,

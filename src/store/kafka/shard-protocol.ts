@@ -42,6 +42,8 @@ export type Told = { readonly event: RowEvent; readonly metaId: string | undefin
       readonly at: number
       readonly until: number | null
       readonly attempts: readonly AttemptEntry[]
+      /** Absent where there were none, and with those that told of it before this was counted. */
+      readonly earlierAttempts?: number
       readonly coveredBy: string | undefined
     }
   | { readonly covers: DeliveryEntry['covers'] }

@@ -1,7 +1,7 @@
 import { metaIdOf } from '../../event/event.ts'
 import type { RequestOutcome } from '../../rule/rule.ts'
 import { type AttemptEntry, deliveryStates, type LastAnswer } from '../store.ts'
-import { blob, type Database, int, type Row, type Statement, text } from '../tables/database.ts'
+import { blob, type Database, earlierThan, int, type Row, type Statement, text } from '../tables/database.ts'
 import { hashId } from '../tables/event-id.ts'
 import { dead, never, parked } from '../tables/format.ts'
 import { parseLane } from '../tables/lane-name.ts'
@@ -65,6 +65,8 @@ export interface StoredRow {
   readonly settle: ShardSettle
   readonly event: RowEvent
   readonly metaId: string | undefined
+  /** How many calls were made before the attempts that are kept. */
+  readonly earlierAttempts: number
   /** The place of the delivery whose call covers it. */
   readonly coveredBy: number | undefined
 }
@@ -125,7 +127,7 @@ export class ShardRows {
 
   /** As the owner before us had it: nothing follows from it for others. */
   insertRow(pos: number, rule: number, row: WorkRow): void {
-    const { progress, standing, attempts, answer, stops } = row
+    const { progress, standing, attempts, earlierAttempts = 0, answer, stops } = row
     const isParked = row.reason === 'parked'
     const state = isParked ? parked : deliveryStates.indexOf(row.state)
     const until = row.state === 'waiting' ? (row.until ?? never) : null
@@ -162,7 +164,7 @@ export class ShardRows {
       insert.run(
         pos,
         rule,
-        index + 1,
+        earlierAttempts + index + 1,
         one.at,
         one.ms,
         one.status,
@@ -255,6 +257,7 @@ export class ShardRows {
     const event = this.#eventOf(row)
     const state = int(row.state)
     const answer = state === dead || state === parked ? this.#answerOf(pos, rule) : undefined
+    const attempts = this.prepare('SELECT * FROM attempts WHERE pos = ? AND rule = ? ORDER BY n').all(pos, rule)
     const settle: ShardSettle = {
       lane: parseLane(this.#words.of('lane', int(row.lane))),
       event,
@@ -273,7 +276,7 @@ export class ShardRows {
         ...readMore(row.more),
       },
       claimed: row.claimed === 1,
-      attempts: this.#attemptsOf(pos, rule),
+      attempts: attempts.map((one) => this.#attemptOf(one)),
       answer,
       standing: readStanding(row),
     }
@@ -281,6 +284,7 @@ export class ShardRows {
       settle,
       event,
       metaId: metaOfRow(row),
+      earlierAttempts: earlierThan(attempts),
       coveredBy: typeof row.covered_by === 'number' ? row.covered_by : undefined,
     }
   }
@@ -290,18 +294,16 @@ export class ShardRows {
     return typeof answer === 'string' ? (JSON.parse(answer) as LastAnswer) : undefined
   }
 
-  #attemptsOf(pos: number, rule: number): AttemptEntry[] {
-    return this.prepare('SELECT * FROM attempts WHERE pos = ? AND rule = ? ORDER BY n')
-      .all(pos, rule)
-      .map((row) => ({
-        at: int(row.at),
-        ms: int(row.ms),
-        status: int(row.status),
-        // Written by us, from what the contract lists.
-        outcome: this.#words.of('outcome', int(row.outcome)) as RequestOutcome,
-        request: int(row.request),
-        note: text(row.note),
-      }))
+  #attemptOf(row: Row): AttemptEntry {
+    return {
+      at: int(row.at),
+      ms: int(row.ms),
+      status: int(row.status),
+      // Written by us, from what the contract lists.
+      outcome: this.#words.of('outcome', int(row.outcome)) as RequestOutcome,
+      request: int(row.request),
+      note: text(row.note),
+    }
   }
 
   /** Within a transaction it is a part of that. */
@@ -326,7 +328,7 @@ export class ShardRows {
   }
 
   /** As the changelog has it. */
-  format(pos: number, rule: number, { settle, event }: StoredRow): Buffer {
+  format(pos: number, rule: number, { settle, event, earlierAttempts }: StoredRow): Buffer {
     const stops = this.prepare('SELECT stops FROM suspects WHERE pos = ? AND rule = ?').get(pos, rule)?.stops
     const row: WorkRow = {
       id: event.id,
@@ -343,6 +345,7 @@ export class ShardRows {
       progress: settle.progress,
       claimed: settle.claimed,
       attempts: settle.attempts,
+      ...(earlierAttempts === 0 ? {} : { earlierAttempts }),
       standing: settle.standing,
       answer: settle.answer,
       ...(typeof stops === 'number' ? { stops } : {}),

@@ -36,7 +36,8 @@ export interface Effect {
   readonly due: readonly DueLane[]
 }
 
-const keptAttempts = 50
+/** Of a delivery. */
+export const keptAttempts = 50
 const noEvents = new Float64Array(0)
 const noBytes = new ArrayBuffer(0)
 const noEffects: readonly Effect[] = []

@@ -73,6 +73,12 @@ export function int(value: Value | undefined): number {
   throw new Error(`the store expected a number in a column and found ${kind(value)}`)
 }
 
+/** How many attempts there were before these rows of the table, which are in order. */
+export function earlierThan(attempts: readonly Row[]): number {
+  const [oldest] = attempts
+  return oldest === undefined ? 0 : int(oldest.n) - 1
+}
+
 export function text(value: Value | undefined): string {
   if (typeof value === 'string') return value
   throw new Error(`the store expected text in a column and found ${kind(value)}`)
