@@ -77,6 +77,25 @@ test.each([0, 1, 2, 3])(
   },
 )
 
+test('who waits for a key after such a death is before who is handed over later', async () => {
+  const log = new Log()
+  const text = keyIn(1)
+  const member = await start(log, [0, 1])
+  const waiting = [1, 2].map((offset) => member.route(offset))
+  for (const record of waiting) await member.settle(record, waits(text))
+  const first = only(await member.take())
+  member.writes = 'held'
+  void member.settle(first.record, { ...ok, standing: first.standing })
+  await until('it is written', () => member.held.length > 0)
+  for (const record of member.held.slice(0, 1)) log.append(record)
+  member.kill()
+  const sender = await start(log, [0])
+  await sender.settle(sender.route(3), waits(text))
+
+  const heir = await start(log, [1])
+  expect(only(await heir.take()).record.id).toBe(waiting[1]?.id)
+})
+
 test('what was handed over is there for the next owner, though one before tells too late that it has none', async () => {
   const log = new Log()
   const member = await start(log, [0, 1])
