@@ -61,6 +61,7 @@ export class Standings {
   readonly #putStart: Statement
   readonly #retryUntil: Statement
   readonly #unheld: Statement
+  readonly #ahead: Statement
   readonly #stand: Statement
   readonly #coverable: Statement
   readonly #cover: Statement
@@ -111,6 +112,9 @@ export class Standings {
     )
     this.#unheld = database.prepare(
       `SELECT 1 FROM deliveries WHERE ${live} AND pos <> ? AND (state = 1 OR until < ${never}) LIMIT 1`,
+    )
+    this.#ahead = database.prepare(
+      `SELECT 1 FROM deliveries WHERE ${live} AND pos <> ? AND (state = 1 OR until < ${never} OR pos < ?) LIMIT 1`,
     )
     this.#stand = database.prepare(`
       UPDATE deliveries SET key = ?, turn = ?, window = ?, signature = ?, time = ?, covered_by = ? WHERE pos = ? AND rule = ?
@@ -170,8 +174,10 @@ export class Standings {
     const key = standing?.key
     if (key === undefined || state !== waiting || until === null) return asDecided
     if (key.turn === 'oldest') {
-      const isHeld = this.#unheld.get(rule, key.text, pos) !== undefined
-      return isHeld ? { ...asDecided, reason: this.#reasons.key, until: never } : asDecided
+      // Who comes to a key that nobody has is still behind those who wait for it.
+      const holder =
+        before?.key === key.text ? this.#unheld.get(rule, key.text, pos) : this.#ahead.get(rule, key.text, pos, pos)
+      return holder !== undefined ? { ...asDecided, reason: this.#reasons.key, until: never } : asDecided
     }
     const start = this.#start.get(rule, key.text)
     if (start !== undefined && int(start.pos) > pos) return this.#duplicateOf(int(start.pos))
