@@ -265,3 +265,15 @@ test('a letter that another process has discarded is not reopened without its ev
   expect(kept?.amended?.state).toBe('elsewhere')
   expect(await owner.take()).toEqual([])
 })
+
+test('a delivery whose call ends while it is given a row leaves none', async () => {
+  const log = new Log()
+  const member = await start(log, [0])
+  const record = member.route(1)
+
+  const kept = await Promise.all([member.settle(record, { state: 'running', reason: '' }), member.settle(record, ok)])
+  member.kill()
+
+  expect(kept).toEqual([undefined, undefined])
+  expect(await (await start(log, [0])).take()).toEqual([])
+})

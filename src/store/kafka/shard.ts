@@ -167,10 +167,14 @@ export class Shard {
   /** `arrived`: when they were handed over, in ms, where they were. `areTakenAway`: those that are done have not ended. */
   #settle(settles: readonly ShardSettle[], arrived: number | undefined, areTakenAway = false): Change {
     const { commits, letters } = this.#ready
-    // What comes without its event is of a row that is here; somebody else may have ended it meanwhile.
+    // What comes without its event is of a row that is here, or made just before it; somebody else may have ended that meanwhile.
+    const made = new Set<string>()
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
-      const isRepeated = bytes === undefined ? !this.#hasRow(event.id, lane.rule) : this.#isKnown(event.id, lane.rule)
-      return isRepeated ? [{ index, ...elsewhere }] : []
+      const name = `${event.id}/${lane.rule}`
+      const isNew = bytes !== undefined && !this.#isKnown(event.id, lane.rule)
+      if (isNew) made.add(name)
+      const isOfRow = bytes === undefined && (made.has(name) || this.#hasRow(event.id, lane.rule))
+      return isNew || isOfRow ? [] : [{ index, ...elsewhere }]
     })
     const isRepeated = new Set(repeated.map(({ index }) => index))
     const indexes = [...settles.keys()].filter((index) => !isRepeated.has(index))
