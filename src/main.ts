@@ -12,6 +12,7 @@ import { openSender } from './http/undici-send.ts'
 import { createDirectory } from './mediawiki/directory.ts'
 import { createSessions } from './mediawiki/session.ts'
 import { createMetrics } from './observability/metrics.ts'
+import { logWarnings } from './observability/warnings.ts'
 import { loadRules } from './rule/load.ts'
 import { storeOf } from './store-of.ts'
 import { createRegistry } from './stream/registry.ts'
@@ -114,12 +115,20 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     const stale = reloadTrouble === undefined ? [] : [reloadTrouble]
     const gone = engine.ruleNames().flatMap((name) => {
       const waiting = engine.counts(name).waiting.rule_gone ?? 0
-      return waiting === 0 ? [] : [`${waiting} deliveries wait for the rule ${name}, which is gone`]
+      return waiting === 0 ? [] : [`${counted(waiting, 'delivery', 'deliveries')} of the rule ${name}, which is gone`]
+    })
+    const troubled = engine.troubledTargets().map(([target, ms]) => {
+      return `for ${Math.floor(ms / 1_000)} s the target ${target} has taken no calls: it refuses them, fails, or asked for time`
+    })
+    const dead = [...store.deadCounts()].flatMap(([rule, { count }]) => {
+      return count === 0
+        ? []
+        : [`${counted(count, 'dead letter')} of the rule ${rule}: see \`changeprop dead list --rule ${rule}\``]
     })
     return {
       ready: accepting,
       reasons: trouble === undefined ? [] : [trouble],
-      warnings: [...warnings, ...invalid, ...wary, ...stale, ...gone, ...registry.warnings()],
+      warnings: [...warnings, ...invalid, ...wary, ...stale, ...gone, ...registry.warnings(), ...troubled, ...dead],
     }
   }
   const operations = {
@@ -148,6 +157,8 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     throw error
   })
 
+  const stopLogging = logWarnings(log, clock, () => status().warnings)
+
   let reloading = Promise.resolve()
   /** One after another: the files as they were read last are in force. */
   function reload(): Promise<void> {
@@ -175,6 +186,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
   }
 
   async function stop(): Promise<void> {
+    stopLogging()
     const { cutOff } = await engine.stop(config.stopTimeoutMs)
     if (cutOff > 0)
       log.warn(
@@ -208,5 +220,9 @@ function tellProblems(log: Logger, problems: readonly Problem[]): void {
 
 function countErrors(problems: readonly Problem[]): string {
   const count = problems.filter(({ severity }) => severity === 'error').length
-  return `${count} problem${count === 1 ? '' : 's'}`
+  return counted(count, 'problem')
+}
+
+function counted(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`
 }

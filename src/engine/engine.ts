@@ -35,6 +35,8 @@ export interface EngineParts {
 
 /** What was in memory longer gets a row, so that it holds back neither the store's cursor nor a restart. */
 const rowAfterMs = 1_000
+/** Most targets that ask for time, or fail, are well again before that. */
+const troubledAfterMs = 30_000
 const sweepEveryMs = 500
 
 /** Counts of one rule, as they stand. */
@@ -166,6 +168,14 @@ export class Engine {
   /** Until when, in ms. */
   pausedTargets(): ReadonlyMap<string, number> {
     return this.#works.pausedTargets()
+  }
+
+  /** Targets that have taken no calls for longer than is usual, and for how many ms. */
+  troubledTargets(): readonly (readonly [target: string, ms: number])[] {
+    const now = this.#parts.clock.now()
+    return [...this.#works.pausedSince()]
+      .map(([target, since]) => [target, now - since] as const)
+      .filter(([, ms]) => ms >= troubledAfterMs)
   }
 
   counts(name: string): RuleCounts {

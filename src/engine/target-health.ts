@@ -33,6 +33,7 @@ export class TargetHealth {
   #refusedInARow = 0
   #nextPauseMs = firstPauseMs
   #pausedUntil = 0
+  #pausedSince = 0
   #isTripped = false
   /** It failed: after the probe it gets more and more calls. */
   #isBroken = false
@@ -64,6 +65,11 @@ export class TargetHealth {
   /** Until when it is left alone, in ms; undefined where it is not. It stays so while a probe runs. */
   get pausedUntil(): number | undefined {
     return this.#isTripped ? this.#pausedUntil : undefined
+  }
+
+  /** Since when, in ms; probes that came to nothing do not count. Undefined where it is not left alone. */
+  get pausedSince(): number | undefined {
+    return this.#isTripped ? this.#pausedSince : undefined
   }
 
   /** Whether not even a probe may start. */
@@ -121,6 +127,7 @@ export class TargetHealth {
   /** The target asked to be left alone for so long, or is out of service. */
   pause(ms: number): void {
     const until = this.#clock.now() + ms
+    if (!this.#isTripped) this.#pausedSince = this.#clock.now()
     this.#isTripped = true
     this.#probeSince = undefined
     if (until <= this.#pausedUntil) return

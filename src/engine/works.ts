@@ -122,6 +122,15 @@ export class Works {
     return paused
   }
 
+  /** Targets that have been left alone since then, in ms. */
+  pausedSince(): ReadonlyMap<string, number> {
+    const paused = new Map<string, number>()
+    for (const { name, pausedSince } of this.#healths.values()) {
+      if (pausedSince !== undefined) paused.set(name, pausedSince)
+    }
+    return paused
+  }
+
   /** Of a target, all rules together. */
   limit(target: string): Limit {
     let limit = this.#limits.get(target)

@@ -463,7 +463,7 @@ rule: { topic: page, exec: [{ uri: '${there.url}/a' }, { uri: '${there.url}/b' }
     await world.rewrite('{}')
     await becomes(
       () => world.ask('GET', '/healthz'),
-      ({ body }) => JSON.stringify(body).includes('1 deliveries wait for the rule rule, which is gone'),
+      ({ body }) => JSON.stringify(body).includes('1 delivery of the rule rule, which is gone'),
     )
     const held = await becomes(
       () => deliveryOf(world, id, 'rule'),

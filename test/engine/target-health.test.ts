@@ -224,4 +224,21 @@ describe('the health of a target', () => {
     }
     expect(probes).toEqual(['a', 'b', 'c', 'a', 'b', 'c'])
   })
+
+  test('says since when it is left alone, whatever its probes come to, until one is answered', () => {
+    const { health, clock } = setup()
+    clock.wind(1_000)
+    const since = clock.now()
+    for (let i = 0; i < 5; i++) health.refused()
+    clock.wind(5_000)
+    health.started()
+    health.refused()
+    health.ended()
+    expect(health.pausedSince).toBe(since)
+    clock.wind(5_000)
+    health.started()
+    health.answered(lane)
+    health.ended()
+    expect(health.pausedSince).toBeUndefined()
+  })
 })
