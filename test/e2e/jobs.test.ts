@@ -52,9 +52,15 @@ targets: { cdn: { url: '${cdn.url}' } }
       await cdn?.close()
     })
 
+    async function withWhatWaits(error: unknown): Promise<never> {
+      const counts = await ruleCounts(service, 'run_jobs')
+      const { body } = await service.get('/v1/deliveries?rule=run_jobs&state=waiting')
+      throw new Error(`${String(error)}: ${JSON.stringify([counts, body])}`.slice(0, 6_000))
+    }
+
     /** `page_touched` when nothing more is to be done, in a second that is over. */
     async function settledTouch(title: string): Promise<string> {
-      await until('the jobs so far are done', () => isIdle(service, 'run_jobs'), retriesMs)
+      await until('the jobs so far are done', () => isIdle(service, 'run_jobs'), retriesMs).catch(withWhatWaits)
       const touched = await wiki.touched(title)
       await until('the next second begins', () => Date.now() >= Date.parse(touched) + 1_000)
       return touched

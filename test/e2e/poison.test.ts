@@ -74,6 +74,7 @@ describe('a delivery of which every process dies at once is found out', () => {
         await service.kill()
         await service.restart()
       }
+      expect(JSON.stringify((await service.get('/healthz')).body)).toContain('1 dead letter of the rule rule')
       await service.post([anEvent('test.poison', 'other')])
       await until('another is called', () => calls('other') > 0)
       expect(deaths).toBe(9)
