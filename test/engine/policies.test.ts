@@ -471,7 +471,7 @@ describe('throttle', () => {
   test('what waits for the rate of its rule says so, and is called as soon as that allows', async () => {
     const there = await target()
     const world = await openWorld(
-      `${posting(there.url, '  throttle: { rate: 5/s, burst: 1 }')}\nlater:\n  topic: later\n  exec: { uri: '${there.url}/later' }\n  delay: 800ms`,
+      `${posting(there.url, '  throttle: { rate: 1/s, burst: 1 }')}\nlater:\n  topic: later\n  exec: { uri: '${there.url}/later' }\n  delay: 4s`,
     )
     await ended(world, await world.post('page', { n: 0 }))
     await Promise.all([world.post('later'), world.post('page', { n: 1 }), world.post('page', { n: 2 })])
