@@ -195,6 +195,9 @@ class KafkaStore implements Store {
         if (!this.#isClosed) this.#trouble('streams', why)
       },
       later: (ms, work) => this.#later(ms, work),
+      commitNow: () => {
+        streams.commit().catch((error: unknown) => this.#tellFailure(error))
+      },
     })
     this.#parts = {
       ...{
@@ -415,11 +418,13 @@ class KafkaStore implements Store {
   #every(ms: number, work: () => Promise<void>): void {
     this.#later(ms, () => {
       work()
-        .catch((error: unknown) => {
-          if (!this.#isClosed) this.#options.tell('warn', messageOf(error))
-        })
+        .catch((error: unknown) => this.#tellFailure(error))
         .finally(() => this.#every(ms, work))
     })
+  }
+
+  #tellFailure(error: unknown): void {
+    if (!this.#isClosed) this.#options.tell('warn', messageOf(error))
   }
 
   #later(ms: number, work: () => void): void {

@@ -37,6 +37,8 @@ export interface StreamsParts {
   told(): Promise<void>
   trouble(why: string | undefined): void
   later(ms: number, work: () => void): void
+  /** Commits at once, beside its turn. */
+  commitNow(): void
 }
 
 const recordsAhead = 2_000
@@ -324,8 +326,8 @@ export class Streams {
     })
     const known = await this.#through(from)
     for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
-    // One life more, before its first call may end it. What fails is tried again, and told, at the next commit's turn.
-    this.commit().catch(() => undefined)
+    // One life more, before its first call may end it.
+    this.#parts.commitNow()
   }
 
   /**
