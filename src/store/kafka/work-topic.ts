@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import type { Clock } from '../../base/clock.ts'
 import type { StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Settlement, StoreListener } from '../store.ts'
@@ -7,11 +6,12 @@ import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
 import { pack, unpack } from './packed.ts'
+import { handedOver, keyOf, newPart, type Part, shardSettle, type Ticket } from './part.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
-import { endHeader, formatKey, formatRow, isClaim, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
+import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
 import { Rowless } from './rowless.ts'
-import type { Arrived, Change, DeadCounts, ShardSettle, ShardThread } from './shard-protocol.ts'
+import type { Arrived, Change, ShardSettle, ShardThread } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
 
@@ -52,48 +52,6 @@ const askedAtMost = 4
 const untoldForMs = 1_000
 /** Which write of its owner a claim is of. */
 const writeHeader = 'write'
-
-/** A settlement that is not durable yet. */
-interface Ticket {
-  readonly settlement: Settlement
-  readonly durable: Durable | undefined
-  /** It is in the log, where it was handed over. */
-  isWritten: boolean
-  /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
-  isFirst: boolean
-  isKept: boolean
-}
-
-/** A partition of the work while it is ours. */
-interface Part extends Owned {
-  /** What tells this ownership of it from every other. */
-  readonly owner: string
-  isReady: boolean
-  /** What came after our claim, while what came before is taken up; undefined when it is. */
-  held: FetchedMessage[] | undefined
-  /** What the thread was asked to take up, and has not yet. */
-  asked: number
-  /** The topic has no more of some rows than what was handed over. */
-  hasUntold: boolean
-  /** While it is read from its beginning: who owned it last. */
-  lastOwner: string | undefined
-  /** Keys of which somebody wrote who did not own it any more. */
-  usurped: Buffer[]
-  readonly settles: { readonly settle: ShardSettle; readonly ticket: Ticket }[]
-  isFlushing: boolean
-  /** Writes so far that have claims among them. */
-  writes: number
-  /** Claims that count once they were read back: by write and key. A key alone may be that of what was written before. */
-  readonly claims: Map<string, Ticket[]>
-  /**
-   * Rows of events from their streams that were not read back yet, by key. One that was written after another process had
-   * taken the partition over does not count, whatever the broker said: its event comes again there.
-   */
-  readonly unconfirmed: Map<string, Settlement>
-  /** What this process has handed over to itself, and not read yet, by key. */
-  readonly arriving: Map<string, Ticket>
-  dead: DeadCounts
-}
 
 const nothing = pack([])
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
@@ -193,7 +151,7 @@ export class WorkTopic {
   /** It is handed over to where it belongs, and then removed from where it was. */
   #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const partition = this.#placeOf(settlement.lane.rule, settlement.standing, record)
-    this.#parts.writer.write([this.#handedOver(settlement, record, partition)], () => {
+    this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], () => {
       const { standing: _, ...settle } = shardSettle(settlement, record, false)
       const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
       const remove = async () => {
@@ -342,28 +300,11 @@ export class WorkTopic {
       record.rows ??= new Map()
       record.rows.set(lane.rule, part)
     }
-    this.#parts.writer.write([this.#handedOver(settlement, record, partition)], () => {
+    this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], () => {
       ticket.isWritten = true
       // What becomes of it is known when it was read.
       if (!isOwn || part.isLost) this.#keep(ticket, elsewhere)
     })
-  }
-
-  #handedOver(settlement: Settlement, record: KafkaRecord, partition: number) {
-    const { id, stream, accepted, origin, bytes, source, owned } = record
-    const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
-    const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
-    const value = formatRow(
-      {
-        ...row,
-        ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
-        until: until === Number.POSITIVE_INFINITY ? null : until,
-        // What only moves may have come to its end there already.
-        ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
-      },
-      bytes,
-    )
-    return { topic: this.#parts.topics.work, partition, key: Buffer.from(keyOf(settlement)), value }
   }
 
   /** It is durable. What one partition keeps waiting holds up no other. Once only: it may be read before its batch is answered. */
@@ -402,24 +343,7 @@ export class WorkTopic {
 
   #takeOver(partition: number): void {
     const { thread, writer, reader } = this.#parts
-    const part: Part = {
-      partition,
-      owner: randomUUID(),
-      isLost: false,
-      isReady: false,
-      held: undefined,
-      asked: 0,
-      hasUntold: false,
-      lastOwner: undefined,
-      usurped: [],
-      settles: [],
-      isFlushing: false,
-      writes: 0,
-      claims: new Map(),
-      unconfirmed: new Map(),
-      arriving: new Map(),
-      dead: [],
-    }
+    const part = newPart(partition)
     this.#owned.set(partition, part)
     this.#parts.trouble(partition, `partition ${partition} of the work is being taken over`)
     thread.ask('open', { partition, folder: this.#parts.folder }).catch((error: unknown) => this.#parts.broken(error))
@@ -636,15 +560,4 @@ export class WorkTopic {
       }
     }
   }
-}
-
-/** Of the row that it makes or changes. */
-function keyOf({ record, lane }: Settlement): string {
-  return formatKey({ kind: 'delivery', id: record.id, rule: lane.rule }).toString()
-}
-
-function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean): ShardSettle {
-  const { record: _, releasesCursor: __, ...rest } = settlement
-  const { id, stream, accepted, origin } = record
-  return { ...rest, event: { id, stream, accepted, origin }, bytes: isNew ? record.bytes : undefined }
 }

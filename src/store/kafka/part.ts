@@ -1,0 +1,101 @@
+import { randomUUID } from 'node:crypto'
+import type { Durable, Settlement } from '../store.ts'
+import type { Outgoing } from './batch-sender.ts'
+import type { FetchedMessage } from './client.ts'
+import type { KafkaRecord, Owned } from './kafka-record.ts'
+import { formatKey, formatRow } from './row.ts'
+import type { DeadCounts, ShardSettle } from './shard-protocol.ts'
+
+/** A settlement that is not durable yet. */
+export interface Ticket {
+  readonly settlement: Settlement
+  readonly durable: Durable | undefined
+  /** It is in the log, where it was handed over. */
+  isWritten: boolean
+  /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
+  isFirst: boolean
+  /** What came of it was told, once. */
+  isKept: boolean
+}
+
+/** A partition of the work while it is ours. */
+export interface Part extends Owned {
+  /** What tells this ownership of it from every other. */
+  readonly owner: string
+  isReady: boolean
+  /** What came after our claim, while what came before is taken up; undefined when it is. */
+  held: FetchedMessage[] | undefined
+  /** What the thread was asked to take up, and has not yet. */
+  asked: number
+  /** The topic has no more of some rows than what was handed over. */
+  hasUntold: boolean
+  /** While it is read from its beginning: who owned it last. */
+  lastOwner: string | undefined
+  /** Keys of which somebody wrote who did not own it any more. */
+  usurped: Buffer[]
+  readonly settles: { readonly settle: ShardSettle; readonly ticket: Ticket }[]
+  isFlushing: boolean
+  /** Writes so far that have claims among them. */
+  writes: number
+  /** Claims that count once they were read back: by write and key. A key alone may be that of what was written before. */
+  readonly claims: Map<string, Ticket[]>
+  /**
+   * Rows of events from their streams that were not read back yet, by key. One that was written after another process had
+   * taken the partition over does not count, whatever the broker said: its event comes again there.
+   */
+  readonly unconfirmed: Map<string, Settlement>
+  /** What this process has handed over to itself, and not read yet, by key. */
+  readonly arriving: Map<string, Ticket>
+  dead: DeadCounts
+}
+
+export function newPart(partition: number): Part {
+  return {
+    partition,
+    owner: randomUUID(),
+    isLost: false,
+    isReady: false,
+    held: undefined,
+    asked: 0,
+    hasUntold: false,
+    lastOwner: undefined,
+    usurped: [],
+    settles: [],
+    isFlushing: false,
+    writes: 0,
+    claims: new Map(),
+    unconfirmed: new Map(),
+    arriving: new Map(),
+    dead: [],
+  }
+}
+
+/** Of the row that it makes or changes. */
+export function keyOf({ record, lane }: Settlement): string {
+  return formatKey({ kind: 'delivery', id: record.id, rule: lane.rule }).toString()
+}
+
+/** As the thread takes it; with the event's bytes where it makes a row. */
+export function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean): ShardSettle {
+  const { record: _, releasesCursor: __, ...rest } = settlement
+  const { id, stream, accepted, origin } = record
+  return { ...rest, event: { id, stream, accepted, origin }, bytes: isNew ? record.bytes : undefined }
+}
+
+/** What asks the owner of a partition to take it up. */
+export function handedOver(topic: string, partition: number, settlement: Settlement, record: KafkaRecord): Outgoing {
+  const { id, stream, accepted, origin, bytes, source, owned } = record
+  const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
+  const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
+  const value = formatRow(
+    {
+      ...row,
+      ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
+      until: until === Number.POSITIVE_INFINITY ? null : until,
+      // What only moves may have come to its end there already.
+      ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
+    },
+    bytes,
+  )
+  return { topic, partition, key: Buffer.from(keyOf(settlement)), value }
+}
