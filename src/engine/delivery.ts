@@ -25,6 +25,10 @@ export class Delivery {
   hasRow = false
   /** Whether the store's cursor waits for its first settlement. */
   holdsCursor = false
+  /** The key that it holds in memory, until its first settlement. */
+  heldKey: string | undefined
+  /** It was given a row while it queued in memory, and is to be passed over there. */
+  isRecalled = false
   uncleanStops = 0
   standing: Standing | undefined
   /** How many wait for it to end, because they share its key. */

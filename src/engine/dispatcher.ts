@@ -87,13 +87,13 @@ export class Dispatcher {
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return false
     if (until > clock.now()) {
+      this.#meetHolder(work, delivery)
       settler.settle(work, delivery, { state: 'waiting', reason: 'due', until })
       return false
     }
-    // What stands to others is in rows: there the store sees to it that they meet.
-    const mayStart = queue.isOpen && delivery.standing === undefined
     const room = queue.hasMore ? works.room : works.roomForFirsts
-    if (mayStart && !queue.hasBacklog && work.inMemory < room) {
+    const hasRoom = queue.isOpen && !queue.hasBacklog && work.inMemory < room
+    if (hasRoom && this.#holds(work, delivery)) {
       delivery.holdsCursor = true
       queue.push(delivery)
       if (work.inMemory > Math.min(works.room / 2, 2 * work.total.concurrency)) work.owe(1)
@@ -101,6 +101,7 @@ export class Dispatcher {
       this.pump(work)
       return true
     }
+    this.#meetHolder(work, delivery)
     const reason = queue.closedBy ?? work.closedBy
     if (reason === 'slot') work.owe(2)
     settler.settle(work, delivery, { state: 'waiting', reason, until: clock.now() })
@@ -127,6 +128,38 @@ export class Dispatcher {
       const delivery = item instanceof Delivery ? this.#current(work, item) : this.#revive(work, item)
       if (delivery !== undefined) this.#askGates(work, delivery)
     }
+  }
+
+  /** Whether it may run from memory. Where it stands to others, it has its key from then on, and they meet it in rows. */
+  #holds(work: RuleWork, delivery: Delivery): boolean {
+    const { standing, record } = delivery
+    if (standing === undefined) return true
+    const { key, root } = standing
+    if (key === undefined || root !== undefined || !work.isKeyFree(key.text)) return false
+    if (!this.#parts.store.isKeyFree(record, work.name, key)) return false
+    delivery.heldKey = key.text
+    work.held.set(key.text, delivery)
+    return true
+  }
+
+  /** Gives a row to whoever has its key in memory: there the store sees to it that they meet. Says whether there was one. */
+  #meetHolder(work: RuleWork, delivery: Delivery): boolean {
+    const key = delivery.standing?.key?.text
+    const holder = key === undefined ? undefined : work.held.get(key)
+    if (holder === undefined || holder === delivery) return false
+    if (this.running.has(holder)) this.recordRunning(work, holder)
+    else {
+      this.#parts.works.lane(work, holder.lane.key).recall(holder)
+      this.shelve(work, holder)
+    }
+    return true
+  }
+
+  /** Gives a row to a delivery in flight that has none. */
+  recordRunning(work: RuleWork, delivery: Delivery): void {
+    if (delivery.hasRow) return
+    delivery.hasRow = true
+    this.#parts.settler.settle(work, delivery, { ...sofar(delivery), state: 'running', reason: '', claimed: false })
   }
 
   /** Gives a row to a delivery in memory. */
@@ -206,8 +239,8 @@ export class Dispatcher {
       settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason: 'superseded' })
       return undefined
     }
-    if (until <= clock.now() && !isElsewhere) return delivery
-    // Its key is another than it was, by the rule or the configuration: it finds its place anew.
+    if (!this.#meetHolder(work, delivery) && until <= clock.now() && !isElsewhere) return delivery
+    // Its key is another than it was, by the rule or the configuration, or another has it: it finds its place anew.
     const waits =
       until > clock.now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: clock.now() } as const)
     settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
@@ -263,6 +296,7 @@ export class Dispatcher {
     const { now } = this.#parts.clock
     if (until <= now() && delivery.standing === undefined) return delivery
     if (this.#laneOf(work, delivery) === undefined) return undefined
+    this.#meetHolder(work, delivery)
     const waits = until > now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now() } as const)
     this.#parts.settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
     return undefined

@@ -107,7 +107,11 @@ export class Engine {
 
   /** Drops what is another process's now; calls of it that are in flight end as they may. */
   dropLost(): void {
-    for (const work of this.#works) for (const queue of work.lanes.values()) queue.dropLost()
+    const { store } = this.#parts
+    for (const work of this.#works) {
+      for (const queue of work.lanes.values()) queue.dropLost()
+      for (const [key, { record }] of work.held) if (!store.isOurs(record)) work.held.delete(key)
+    }
   }
 
   /** Such a part of the work, from 0 to 1, is ours, and so much of each limit. */
@@ -291,12 +295,9 @@ export class Engine {
       }
     }
     for (const delivery of this.#dispatcher.running) {
-      if (delivery.hasRow || delivery.since >= before) continue
-      const { progress, rule } = delivery
-      const work = this.#works.of(rule.name)
-      if (!isMeant(work)) continue
-      delivery.hasRow = true
-      this.#settler.settle(work, delivery, { state: 'running', reason: '', claimed: false, progress })
+      if (delivery.since >= before) continue
+      const work = this.#works.of(delivery.rule.name)
+      if (isMeant(work)) this.#dispatcher.recordRunning(work, delivery)
     }
   }
 }

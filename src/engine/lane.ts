@@ -110,12 +110,18 @@ export class LaneQueue {
   /** When the oldest that could run became eligible, in ms; Infinity where nothing is. */
   get oldestEligible(): number {
     const inRows = this.#nextUntil <= this.#clock.now() ? this.#nextUntil : Number.POSITIVE_INFINITY
-    return Math.min(inRows, this.#memory.peek()?.since ?? Number.POSITIVE_INFINITY)
+    return Math.min(inRows, this.#peekMemory()?.since ?? Number.POSITIVE_INFINITY)
   }
 
   push(delivery: Delivery): void {
     this.#memory.push(delivery)
     this.#work.inMemory += 1
+  }
+
+  /** It is not to run from memory. */
+  recall(delivery: Delivery): void {
+    delivery.isRecalled = true
+    this.#work.inMemory -= 1
   }
 
   shift(): Delivery | StoredDelivery | undefined {
@@ -124,7 +130,7 @@ export class LaneQueue {
 
   /** What has been in memory since before `time`, to be put into rows. */
   shiftOlderThan(time: number): Delivery | undefined {
-    const oldest = this.#memory.peek()
+    const oldest = this.#peekMemory()
     return oldest !== undefined && oldest.since < time ? this.#shiftMemory() : undefined
   }
 
@@ -136,10 +142,9 @@ export class LaneQueue {
       if (this.#store.isOurs(delivery.record)) this.#stored.push(delivery)
       else this.#work.count(delivery.reason, -1)
     }
-    for (let left = this.#memory.length; left > 0; left -= 1) {
-      const delivery = this.#shiftMemory()
-      if (delivery !== undefined && this.#store.isOurs(delivery.record)) this.push(delivery)
-    }
+    const inMemory: Delivery[] = []
+    for (let one = this.#shiftMemory(); one !== undefined; one = this.#shiftMemory()) inMemory.push(one)
+    for (const delivery of inMemory) if (this.#store.isOurs(delivery.record)) this.push(delivery)
   }
 
   /** A row of this lane will be due then. */
@@ -194,10 +199,15 @@ export class LaneQueue {
     if (this.keyLimit !== undefined) this.keyLimit.lanes -= 1
   }
 
+  #peekMemory(): Delivery | undefined {
+    while (this.#memory.peek()?.isRecalled === true) this.#memory.shift()
+    return this.#memory.peek()
+  }
+
   #shiftMemory(): Delivery | undefined {
-    const delivery = this.#memory.shift()
-    if (delivery !== undefined) this.#work.inMemory -= 1
-    return delivery
+    if (this.#peekMemory() === undefined) return undefined
+    this.#work.inMemory -= 1
+    return this.#memory.shift()
   }
 
   #arm(): void {

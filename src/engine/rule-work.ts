@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
 import type { Rule } from '../rule/rule.ts'
 import type { WaitReason } from '../store/store.ts'
+import type { Delivery } from './delivery.ts'
 import type { LaneQueue } from './lane.ts'
 import { Limit, noLimits, type Share } from './limit.ts'
 
@@ -30,6 +31,8 @@ export class RuleWork {
   readonly total: Limit
   /** Answered, but not yet durable. */
   unsettled = 0
+  /** By key of dedup or order: settlements that are not durable yet. */
+  readonly #settling = new Map<string, number>()
   /** Queued in memory, without a row. */
   inMemory = 0
   /** Ended since the service started. */
@@ -42,6 +45,8 @@ export class RuleWork {
   readonly lanes = new Map<string, LaneQueue>()
   /** By throttle key. */
   readonly limits = new Map<string, Limit>()
+  /** By key of dedup or order: who runs, or is to run, from memory. What comes under the same key meets it in rows. */
+  readonly held = new Map<string, Delivery>()
   /** The router did not wait for it in vain the last time. */
   isPaying = false
   /** Called when the router need not wait any longer. */
@@ -99,6 +104,18 @@ export class RuleWork {
   /** What keeps its calls from starting, all lanes alike. */
   get closedBy(): 'slot' | 'rate' {
     return this.#isAwaitingRate ? 'rate' : (this.total.closedBy ?? 'slot')
+  }
+
+  /** Whether neither memory has a delivery of the key, nor one is on its way to the store. */
+  isKeyFree(key: string): boolean {
+    return !this.held.has(key) && !this.#settling.has(key)
+  }
+
+  /** A settlement under that key is on its way to the store, or has arrived. */
+  settling(key: string, by: 1 | -1): void {
+    const sum = (this.#settling.get(key) ?? 0) + by
+    if (sum === 0) this.#settling.delete(key)
+    else this.#settling.set(key, sum)
   }
 
   /** How many calls may start now. */

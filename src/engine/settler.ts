@@ -34,6 +34,7 @@ export interface Settled {
   readonly lane: Lane
   readonly record: StreamRecord
   holdsCursor?: boolean
+  heldKey?: string | undefined
   /** Of the rule that decided; by default the one in force. */
   readonly revision?: string
   readonly standing?: Standing | undefined
@@ -86,6 +87,12 @@ export class Settler {
     const { lane, record } = settled
     const releasesCursor = settled.holdsCursor === true
     if (releasesCursor) settled.holdsCursor = false
+    if (settled.heldKey !== undefined) {
+      work.held.delete(settled.heldKey)
+      settled.heldKey = undefined
+    }
+    const key = settled.standing?.key?.text
+    if (key !== undefined) work.settling(key, 1)
     const at = this.#clock.now()
     const { state, reason } = verdict
     const until = verdict.state === 'waiting' ? verdict.until : 0
@@ -109,6 +116,7 @@ export class Settler {
     }
     if (verdict.state !== 'waiting') {
       this.#store.settle(settlement, (_, consequences) => {
+        if (key !== undefined) work.settling(key, -1)
         if (consequences !== undefined) this.#follow(work, consequences)
         this.#durable(durable, consequences)
       })
@@ -119,6 +127,7 @@ export class Settler {
     // The lane is looked up when the row is there: until then nothing keeps it from being forgotten.
     const rowAt = (time: number) => this.#works.lane(work, lane.key).rowAt(time)
     this.#store.settle(settlement, (_, consequences) => {
+      if (key !== undefined) work.settling(key, -1)
       const amended = consequences?.amended
       if (amended === undefined) rowAt(until)
       else {

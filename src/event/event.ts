@@ -49,6 +49,12 @@ export function metaIdOf(bytes: Uint8Array): string | undefined {
   return typeof id === 'string' ? id : undefined
 }
 
+/** The producer's `meta.id` of a record, if there is one; read from what is parsed already. */
+export function givenIdOf({ id, message }: StreamRecord): string | undefined {
+  const given = metaOf(message)?.id
+  return typeof given === 'string' && given !== id ? given : undefined
+}
+
 export function metaOf(message: JsonObject | undefined): JsonObject | undefined {
   const meta = message?.meta
   return typeof meta === 'object' && meta !== null && !Array.isArray(meta) ? (meta as JsonObject) : undefined

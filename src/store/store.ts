@@ -366,6 +366,12 @@ export interface Store {
 
   /** Which streams some rule concerns; said before anything is routed, and whenever it is others. */
   subscribe(wants: (stream: string) => boolean): void
+  /**
+   * Whether a delivery of the record may run from memory under that key, as far as what is durable tells: nothing of the key is
+   * waiting or running, and no call that is remembered makes this one wait, or a duplicate. False also where that cannot be
+   * told at once.
+   */
+  isKeyFree(record: StreamRecord, rule: string, key: Key): boolean
   /** Whether what becomes of a record that was given out is still this process's to decide. */
   isOurs(record: StreamRecord): boolean
   /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */

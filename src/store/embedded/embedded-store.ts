@@ -1,12 +1,13 @@
 import { type Clock, systemClock } from '../../base/clock.ts'
 import { type ErrorCode, messageOf, ServiceError } from '../../base/errors.ts'
-import type { NewEvent, StreamRecord } from '../../event/event.ts'
+import { givenIdOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
 import type {
   DeadLetter,
   DeliveryEntry,
   DeliveryFilter,
   Durable,
   EventEntry,
+  Key,
   Lane,
   LaneBacklog,
   Page,
@@ -20,15 +21,17 @@ import type {
   Taken,
 } from '../store.ts'
 import { deliveryStates, shortLifeMs, shortLivesInRow } from '../store.ts'
+import { openReader } from '../tables/database.ts'
 import { parseEventId } from '../tables/event-id.ts'
 import type { StoredRecord } from '../tables/format.ts'
+import { FreeKeys } from '../tables/free-keys.ts'
 import { Numbers } from '../tables/numbers.ts'
 import { StoreThread } from '../thread.ts'
 import { packRunning } from './group.ts'
 import { GroupCommit } from './group-commit.ts'
 import { LogReader } from './log-reader.ts'
 import { LowWaterMark } from './low-water.ts'
-import type { Committed, Inputs, Outputs, Retention, WriterThread } from './protocol.ts'
+import { type Committed, fileIn, type Inputs, type Outputs, type Retention, type WriterThread } from './protocol.ts'
 import { LogRecord } from './record.ts'
 import { Health } from './store-health.ts'
 
@@ -63,6 +66,7 @@ interface Parts {
   readonly numbers: Numbers
   readonly cursor: LowWaterMark
   readonly commits: GroupCommit
+  readonly freeKeys: FreeKeys
   readonly reader: LogReader
   readonly listener: StoreListener
 }
@@ -139,6 +143,7 @@ class EmbeddedStore implements Store {
     const { mark, last, lives, names } = opened
     this.isWary = lives > shortLivesInRow
     this.#cancelLived = this.#clock.at(this.#clock.now() + shortLifeMs, () => this.#lived(thread))
+    const freeKeys = new FreeKeys(await openReader(fileIn(this.#path)))
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
     const reader = new LogReader({ thread, numbers, mark, cursor, last })
@@ -154,7 +159,7 @@ class EmbeddedStore implements Store {
       full: (message) => this.#filledUp(message),
       broken: (error) => this.#break(error),
     })
-    this.#parts = { mark, thread, numbers, cursor, commits, reader, listener }
+    this.#parts = { mark, thread, numbers, cursor, commits, freeKeys, reader, listener }
     this.#health.counted(opened.dead, (rule) => numbers.rule(rule))
     this.#health.measured(opened.sizes)
     this.#retainLater()
@@ -169,8 +174,9 @@ class EmbeddedStore implements Store {
     this.#end(closed)
     await this.#pending?.end(closed)
     if (parts === undefined) return
-    const { thread, reader, commits, cursor } = parts
+    const { thread, freeKeys, reader, commits, cursor } = parts
     reader.close()
+    freeKeys.close()
     try {
       // On a full disk this is the last try; what cannot be written is as if the process had died now.
       if (wasWritable || (await commits.probe())) {
@@ -205,6 +211,23 @@ class EmbeddedStore implements Store {
 
   /** All streams are in one log, and read. */
   subscribe(): void {}
+
+  isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
+    const { mark, numbers, freeKeys } = this.#opened
+    if (this.#isOver) return false
+    const number = numbers.find('rule', rule)
+    if (number === undefined) return true
+    try {
+      return freeKeys.isFree(number, key, {
+        pos: positionOf(record, mark),
+        metaId: givenIdOf(record),
+        now: this.#clock.now(),
+      })
+    } catch (error) {
+      this.#break(error)
+      return false
+    }
+  }
 
   isOurs(): true {
     return true
@@ -406,6 +429,7 @@ class EmbeddedStore implements Store {
     this.#end(broken)
     this.#parts?.commits.stop(broken)
     this.#parts?.reader.close()
+    this.#parts?.freeKeys.close()
     void (this.#parts?.thread ?? this.#pending)?.end(broken)
     this.#listener?.broken(broken)
   }

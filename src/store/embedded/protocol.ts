@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import type { Consequences, DeliveryEntry, Lane, LaneBacklog, LastAnswer, Progress, Standing } from '../store.ts'
 import type { DeadCount, Group, Name, StoredRecord, TakenRow } from '../tables/format.ts'
 import type { AnswersOf, StoreThread } from '../thread.ts'
@@ -6,6 +7,11 @@ import type { AnswersOf, StoreThread } from '../thread.ts'
  * What passes between the service's thread and the one that writes. Bulk goes as typed arrays that are transferred, not
  * copied: a few numbers per event and per settlement.
  */
+
+/** In the data folder. */
+export function fileIn(folder: string): string {
+  return join(folder, 'changeprop.db')
+}
 
 /** What is kept, in bytes: of live pages, of dead letters, and of parked deliveries. */
 export interface Sizes {

@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, resolve } from 'node:path'
 import { messageOf } from '../../base/errors.ts'
 import { Commits, type Effect } from '../tables/commit.ts'
 import { blob, type Database, int, isDamaged, openDatabase, type Statement } from '../tables/database.ts'
@@ -16,7 +16,7 @@ import { Words } from '../tables/words.ts'
 import { LaneNames } from './lane-names.ts'
 import { lockFolder } from './lock.ts'
 import type { Answers, Committed, Inputs, Opened, RecordPage, Sizes } from './protocol.ts'
-import { recordWidth } from './protocol.ts'
+import { fileIn, recordWidth } from './protocol.ts'
 import { Queries } from './queries.ts'
 import { readBacklog, recover } from './recovery.ts'
 import { RetentionSteps } from './retention.ts'
@@ -87,7 +87,7 @@ export class WriterStore {
   async #open(input: Inputs['open']): Promise<Opened> {
     makeFolder(resolve(input.path))
     const unlock = await lockFolder(input.path)
-    const file = join(input.path, 'changeprop.db')
+    const file = fileIn(input.path)
     try {
       const database = await openDatabase(file)
       try {

@@ -13,6 +13,7 @@ import {
   type Durable,
   deliveryStates,
   type EventEntry,
+  type Key,
   type Lane,
   type LaneBacklog,
   type Page,
@@ -240,6 +241,7 @@ class KafkaStore implements Store {
     }
     // Without an answer kafkajs would go on asking for most of a minute; who has not left is missed after his session.
     await atMost(writer.trouble === undefined ? leaveMs : silentLeaveMs, takeLeave())
+    work.close()
     await thread.end(closed())
     await rm(folder, { recursive: true, force: true })
   }
@@ -257,6 +259,10 @@ class KafkaStore implements Store {
     const { accepting, trouble } = this.#health
     if (!accepting) throw new ServiceError('STORE_UNAVAILABLE', trouble ?? 'Kafka does not answer')
     return events.length === 0 ? [] : this.#ready.streams.append(events)
+  }
+
+  isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
+    return !this.#isClosed && this.#ready.work.isKeyFree(record, rule, key)
   }
 
   isOurs(record: StreamRecord): boolean {

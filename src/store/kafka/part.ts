@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto'
+import { givenIdOf } from '../../event/event.ts'
 import type { Durable, Settlement } from '../store.ts'
+import type { FreeKeys } from '../tables/free-keys.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import type { KafkaRecord, Owned } from './kafka-record.ts'
 import { formatKey, formatRow } from './row.ts'
-import type { DeadCounts, ShardSettle } from './shard-protocol.ts'
+import type { DeadCounts, KeyEnd, ShardSettle, Told } from './shard-protocol.ts'
 
 /** A settlement that is not durable yet. */
 export interface Ticket {
@@ -17,6 +19,12 @@ export interface Ticket {
   /** What came of it was told, once. */
   isKept: boolean
 }
+
+/** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
+export type Pending = { readonly ticket: Ticket } & (
+  | { readonly settle: ShardSettle }
+  | { readonly told: Told; readonly end: KeyEnd | undefined }
+)
 
 /** A partition of the work while it is ours. */
 export interface Part extends Owned {
@@ -33,7 +41,9 @@ export interface Part extends Owned {
   lastOwner: string | undefined
   /** Keys of which somebody wrote who did not own it any more. */
   usurped: Buffer[]
-  readonly settles: { readonly settle: ShardSettle; readonly ticket: Ticket }[]
+  /** Which keys are free of rows and of what is remembered; once it is ready. */
+  freeKeys: FreeKeys | undefined
+  readonly settles: Pending[]
   isFlushing: boolean
   /** Writes so far that have claims among them. */
   writes: number
@@ -60,6 +70,7 @@ export function newPart(partition: number): Part {
     hasUntold: false,
     lastOwner: undefined,
     usurped: [],
+    freeKeys: undefined,
     settles: [],
     isFlushing: false,
     writes: 0,
@@ -98,4 +109,16 @@ export function handedOver(topic: string, partition: number, settlement: Settlem
     bytes,
   )
   return { topic, partition, key: Buffer.from(keyOf(settlement)), value }
+}
+
+/** Undefined where nothing is remembered of its key. */
+export function keyEndOf(
+  { lane, standing, attempts, progress, at }: Settlement,
+  record: KafkaRecord,
+): KeyEnd | undefined {
+  const key = standing?.key
+  if (key?.turn !== 'newest' || attempts.length === 0) return undefined
+  const { id, stream, accepted, origin } = record
+  const event = { id, stream, accepted, origin }
+  return { event, metaId: givenIdOf(record), rule: lane.rule, key, began: progress.firstAttemptAt, at }
 }

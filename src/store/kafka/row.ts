@@ -124,6 +124,11 @@ export function parseFact(value: Buffer): Fact | undefined {
   return typeof fact === 'object' && fact !== null && 'numbers' in fact ? (fact as Fact) : undefined
 }
 
+/** A key or signature without what tells the rule's policy: so keys of a stream's partitions are equal to it. */
+export function withinRule(text: string): string {
+  return text.slice(text.indexOf('\u001f') + 1)
+}
+
 export function ownerOf({ headers }: FetchedMessage): string | undefined {
   const owner = headers[ownerHeader]
   return Buffer.isBuffer(owner) ? owner.toString() : undefined

@@ -1,3 +1,4 @@
+import { givenIdOf } from '../../event/event.ts'
 import type { Settlement } from '../store.ts'
 import { formatJournal } from './journal.ts'
 import type { KafkaRecord } from './kafka-record.ts'
@@ -53,13 +54,11 @@ export class Rowless {
   }
 }
 
-function toldOf({ lane, revision, state, reason, at, attempts }: Settlement, record: KafkaRecord): Told {
+export function toldOf({ lane, revision, state, reason, at, attempts }: Settlement, record: KafkaRecord): Told {
   const { id, stream, accepted, origin } = record
-  const meta = record.message?.meta
-  const given = typeof meta === 'object' && meta !== null && 'id' in meta ? meta.id : undefined
   return {
     event: { id, stream, accepted, origin },
-    metaId: typeof given === 'string' && given !== id ? given : undefined,
+    metaId: givenIdOf(record),
     rule: lane.rule,
     revision,
     state,

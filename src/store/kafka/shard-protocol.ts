@@ -1,8 +1,10 @@
+import { join } from 'node:path'
 import type {
   AttemptEntry,
   Consequences,
   DeadLetter,
   DeliveryEntry,
+  Key,
   Lane,
   LaneBacklog,
   LastAnswer,
@@ -19,6 +21,11 @@ import type { Origin } from './row.ts'
  * What passes between the service's thread and the one that keeps the rows of the partitions that this process owns.
  */
 
+/** Of a partition's tables. */
+export function fileOf(folder: string, partition: number): string {
+  return join(folder, `work-${partition}.db`)
+}
+
 /** The event of a delivery, as far as a row needs it. */
 export interface RowEvent {
   readonly id: string
@@ -31,6 +38,17 @@ export interface ShardSettle extends Omit<Settlement, 'record' | 'releasesCursor
   readonly event: RowEvent
   /** Undefined where the row exists, and holds them. */
   readonly bytes: Uint8Array | undefined
+}
+
+/** A call of a key has ended well, of a delivery that never had a row; the journal is told of it elsewhere. */
+export interface KeyEnd {
+  readonly event: RowEvent
+  readonly metaId: string | undefined
+  readonly rule: string
+  readonly key: Key
+  /** When the call began, and when it was settled, in ms. */
+  readonly began: number
+  readonly at: number
 }
 
 /** For the journal: a delivery came to some state, or others are covered by its call. */
@@ -50,7 +68,7 @@ export type Told = { readonly event: RowEvent; readonly metaId: string | undefin
 )
 
 export interface Change {
-  /** By index of what was settled. */
+  /** By index of what was settled, and then of the ends of keys. */
   readonly consequences: readonly (Consequences & { readonly index: number })[]
   /** What the changelog has to say of it. */
   readonly records: Packed
@@ -95,13 +113,19 @@ export interface ShardLetter extends Omit<DeadLetter, 'record' | 'lane'> {
 export interface ShardInputs {
   /** Begins with an empty partition. */
   open: { readonly partition: number; readonly folder: string }
+  /** By which its tables know a rule. */
+  numberOf: { readonly rule: string }
   /** What its changelog says, in order. */
   restore: { readonly partition: number; readonly records: Packed }
   /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
   restored: { readonly partition: number; readonly now: number }
   /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
   takeUp: { readonly partition: number; readonly now: number }
-  settle: { readonly partition: number; readonly settles: readonly ShardSettle[] }
+  settle: {
+    readonly partition: number
+    readonly settles: readonly ShardSettle[]
+    readonly ends: readonly KeyEnd[]
+  }
   /** It was handed over to another partition: there it is told of. */
   remove: { readonly partition: number; readonly settle: ShardSettle }
   /** What others have handed over. */
@@ -134,6 +158,7 @@ export interface ShardInputs {
 
 export interface ShardOutputs {
   open: undefined
+  numberOf: number
   restore: undefined
   restored: Change & { readonly backlog: readonly LaneBacklog[] }
   takeUp: Arrived & { readonly more: boolean }

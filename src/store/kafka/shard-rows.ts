@@ -39,6 +39,11 @@ const tables = `
   ${['INSERT', 'UPDATE', 'DELETE'].map((event) => notes('roots', event, 'changed_roots', ['rule', 'signature', 'time'])).join('')}
 `
 
+/** Of what was accepted then, in ms. */
+export function firstPlaceOf(accepted: number): number {
+  return Math.max(0, accepted - placesSince) * placesPerMs
+}
+
 /** Of those of the same millisecond. */
 export function firstPlaceWith(pos: number): number {
   return pos - (pos % placesPerMs)
@@ -194,7 +199,7 @@ export class ShardRows {
 
   /** A free place for an event: in the order of acceptance, and never that of a starter, though its row is gone. */
   place(accepted: number): number {
-    let pos = Math.max(0, accepted - placesSince) * placesPerMs
+    let pos = firstPlaceOf(accepted)
     for (;;) {
       const end = firstPlaceWith(pos) + placesPerMs
       const last = this.#lastPlace(pos, end)

@@ -2,12 +2,13 @@ import { type Consequences, deliveryStates, type Lane, type LaneBacklog, type La
 import { Commits, type Effect } from '../tables/commit.ts'
 import { type Database, int } from '../tables/database.ts'
 import { DueRows } from '../tables/due.ts'
+import { hashId } from '../tables/event-id.ts'
 import { absent, type Extra, flagAttempted, flagClaimed, never, parked, settleWidth } from '../tables/format.ts'
 import { MetaIds } from '../tables/ids.ts'
 import { parseLane } from '../tables/lane-name.ts'
 import { Letters } from '../tables/letters.ts'
 import type { Numbers } from '../tables/numbers.ts'
-import { Standings } from '../tables/standings.ts'
+import { type Moved, Standings } from '../tables/standings.ts'
 import { Suspects } from '../tables/suspects.ts'
 import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
@@ -15,8 +16,17 @@ import type { Roots } from './roots.ts'
 import { formatKey, isEnd, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
 import { ShardChanges } from './shard-changes.ts'
 import { ShardListing } from './shard-listing.ts'
-import type { Arrived, Change, DeadCounts, ShardOutputs, ShardRow, ShardSettle, Told } from './shard-protocol.ts'
-import { ShardRows } from './shard-rows.ts'
+import type {
+  Arrived,
+  Change,
+  DeadCounts,
+  KeyEnd,
+  ShardOutputs,
+  ShardRow,
+  ShardSettle,
+  Told,
+} from './shard-protocol.ts'
+import { ShardRows, type Starter } from './shard-rows.ts'
 
 const takenUpAtOnce = 1_000
 
@@ -153,8 +163,23 @@ export class Shard {
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
-  settle(settles: readonly ShardSettle[]): Change {
-    return this.#rows.transaction(() => this.#settle(settles, undefined))
+  settle(settles: readonly ShardSettle[], ends: readonly KeyEnd[] = []): Change {
+    return this.#rows.transaction(() => {
+      const ended = ends.flatMap((one, index) => {
+        const moved = this.#end(one)
+        return moved.length === 0 ? [] : [{ index: settles.length + index, amended: undefined, moved, due: [] }]
+      })
+      const change = this.#settle(settles, undefined)
+      return ended.length === 0 ? change : { ...change, consequences: [...change.consequences, ...ended] }
+    })
+  }
+
+  #end({ event, metaId, rule: name, key, began, at }: KeyEnd): Consequences['moved'] {
+    const rule = this.#numbers.of('rule', name)
+    const pos = this.#rows.place(event.accepted)
+    this.#rows.keepStarter(pos, JSON.stringify({ event, metaId } satisfies Starter))
+    const hash = metaId === undefined ? 0 : hashId(metaId)
+    return this.#movedInWords(this.#ready.standings.ended({ pos, rule, at, firstAttemptAt: began, hash }, key))
   }
 
   /** It was handed over to another partition: there it is told of. */
@@ -389,16 +414,20 @@ export class Shard {
           : amended.until === null
             ? { state: 'done', reason: 'duplicate' }
             : { state: 'waiting', reason: this.#words.waitReason(amended.reason), until: orInfinity(amended.until) },
-      moved: moved.map(({ from, to, count }) => {
-        const reason = this.#words.of('reason', to)
-        return {
-          from: this.#words.waitReason(from),
-          to: reason === 'duplicate' ? reason : this.#words.waitReason(to),
-          count,
-        }
-      }),
+      moved: this.#movedInWords(moved),
       due: due.map(({ lane, until }) => ({ lane: toLane(lane), until: orInfinity(until) })),
     }
+  }
+
+  #movedInWords(moved: Moved): Consequences['moved'] {
+    return moved.map(({ from, to, count }) => {
+      const reason = this.#words.of('reason', to)
+      return {
+        from: this.#words.waitReason(from),
+        to: reason === 'duplicate' ? reason : this.#words.waitReason(to),
+        count,
+      }
+    })
   }
 
   #deadCounts(

@@ -9,7 +9,7 @@ import { Words } from '../tables/words.ts'
 import { serveThread } from '../thread.ts'
 import { Roots } from './roots.ts'
 import { Shard } from './shard.ts'
-import type { ShardAnswers, ShardInputs, ShardOutputs } from './shard-protocol.ts'
+import { fileOf, type ShardAnswers, type ShardInputs, type ShardOutputs } from './shard-protocol.ts'
 
 /** Entry of the thread that keeps the rows of the partitions that this process owns. */
 
@@ -70,10 +70,16 @@ const answers: ShardAnswers = {
   async open({ partition, folder }) {
     drop(partition)
     const { words, numbers, roots } = await openShared(folder)
-    const file = join(folder, `work-${partition}.db`)
+    const file = fileOf(folder, partition)
     for (const end of ['', '-wal', '-shm']) rmSync(`${file}${end}`, { force: true })
     shards.set(partition, { shard: new Shard(partition, await openTables(file), words, numbers, roots), file })
     return undefined
+  },
+  numberOf({ rule }) {
+    if (shared === undefined) throw new Error('no partition is open')
+    const number = shared.numbers.of('rule', rule)
+    for (const name of shared.numbers.takeFresh()) shared.words.learn(name)
+    return number
   },
   restore({ partition, records }) {
     of(partition).restore(records)
@@ -85,7 +91,7 @@ const answers: ShardAnswers = {
     return restored
   },
   takeUp: ({ partition, now }) => of(partition).takeUp(now),
-  settle: ({ partition, settles }) => of(partition).settle(settles),
+  settle: ({ partition, settles, ends }) => of(partition).settle(settles, ends),
   remove: ({ partition, settle }) => of(partition).remove(settle),
   arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
   tell: ({ partition, since }) => of(partition).changes.tell(since),

@@ -1,17 +1,20 @@
 import type { Clock } from '../../base/clock.ts'
-import type { StreamRecord } from '../../event/event.ts'
-import type { Consequences, Durable, Settlement, StoreListener } from '../store.ts'
+import { givenIdOf, type StreamRecord } from '../../event/event.ts'
+import type { Consequences, Durable, Key, Settlement, StoreListener } from '../store.ts'
+import { openReader } from '../tables/database.ts'
+import { FreeKeys } from '../tables/free-keys.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
 import { pack, unpack } from './packed.ts'
-import { handedOver, keyOf, newPart, type Part, shardSettle, type Ticket } from './part.ts'
+import { handedOver, keyEndOf, keyOf, newPart, type Part, type Pending, shardSettle, type Ticket } from './part.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
-import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
-import { Rowless } from './rowless.ts'
-import type { Arrived, Change, ShardSettle, ShardThread } from './shard-protocol.ts'
+import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable, withinRule } from './row.ts'
+import { Rowless, toldOf } from './rowless.ts'
+import { type Arrived, type Change, fileOf, type ShardSettle, type ShardThread } from './shard-protocol.ts'
+import { firstPlaceOf } from './shard-rows.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
 
@@ -68,6 +71,8 @@ export class WorkTopic {
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
   readonly #rowless: Rowless
+  /** By which the thread knows rules. */
+  readonly #numbers = new Map<string, number | undefined>()
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
@@ -111,6 +116,10 @@ export class WorkTopic {
       return
     }
     const part = this.#partOf(settlement, record)
+    if (part !== undefined && this.#needsNoRow(settlement, record)) {
+      this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: keyEndOf(settlement, record) })
+      return
+    }
     if (record.rows?.get(settlement.lane.rule)?.isLost === true) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (part !== undefined && this.#isAstray(part, settlement, record))
       this.#move(part, settlement, record, ticket)
@@ -133,24 +142,56 @@ export class WorkTopic {
     }
     const given = record.rows?.get(lane.rule)
     if (given?.isLost === false) return this.#owned.get(given.partition)
-    if (standing !== undefined || state === 'done') return undefined
-    return this.#owned.get(record.owned.partition)
+    const isAtHome =
+      standing === undefined ? state !== 'done' : this.#placeOf(standing, record) === record.owned.partition
+    return isAtHome ? this.#owned.get(record.owned.partition) : undefined
   }
 
-  #placeOf(rule: string, standing: Settlement['standing'], record: KafkaRecord): number {
+  /** Events of a stream whose partitions go by the same key are at home where they are read. */
+  #placeOf(standing: Settlement['standing'], record: KafkaRecord): number {
     const text = standing?.key?.text ?? standing?.root?.signature
-    return text === undefined ? record.owned.partition : partitionOf(`${rule}\u001f${text}`, this.#parts.partitions)
+    return text === undefined ? record.owned.partition : partitionOf(withinRule(text), this.#parts.partitions)
+  }
+
+  /** It ran from memory and is done: what is remembered of its key, and the journal, are all there is to tell. */
+  #needsNoRow({ lane, state, standing }: Settlement, record: KafkaRecord): boolean {
+    const isKeyed = standing?.key !== undefined && standing.root === undefined
+    return isKeyed && state === 'done' && record.source !== undefined && record.rows?.has(lane.rule) !== true
+  }
+
+  /** As the store's. */
+  isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
+    if (!(record instanceof KafkaRecord) || record.source === undefined || record.owned.isLost) return false
+    const part = this.#owned.get(record.owned.partition)
+    if (part?.freeKeys === undefined || this.#placeOf({ key }, record) !== part.partition) return false
+    const number = this.#numberOf(rule)
+    if (number === undefined) return false
+    const candidate = { pos: firstPlaceOf(record.accepted), metaId: givenIdOf(record), now: this.#parts.clock.now() }
+    return part.freeKeys.isFree(number, key, candidate)
+  }
+
+  /** Undefined until the thread has said it. */
+  #numberOf(rule: string): number | undefined {
+    const { thread } = this.#parts
+    if (!this.#numbers.has(rule)) {
+      this.#numbers.set(rule, undefined)
+      thread.ask('numberOf', { rule }).then(
+        (number) => this.#numbers.set(rule, number),
+        (error: unknown) => this.#parts.broken(error),
+      )
+    }
+    return this.#numbers.get(rule)
   }
 
   /** A reload gave it another key, whose others lie in another partition. */
-  #isAstray(part: Part, { lane, state, standing }: Settlement, record: KafkaRecord): boolean {
+  #isAstray(part: Part, { state, standing }: Settlement, record: KafkaRecord): boolean {
     if (part.isLost || record.source !== undefined || state !== 'waiting') return false
-    return this.#placeOf(lane.rule, standing, record) !== part.partition
+    return this.#placeOf(standing, record) !== part.partition
   }
 
   /** It is handed over to where it belongs, and then removed from where it was. */
   #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const partition = this.#placeOf(settlement.lane.rule, settlement.standing, record)
+    const partition = this.#placeOf(settlement.standing, record)
     this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], () => {
       const { standing: _, ...settle } = shardSettle(settlement, record, false)
       const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
@@ -177,7 +218,11 @@ export class WorkTopic {
       ticket.isFirst = true
       part.unconfirmed.set(keyOf(settlement), settlement)
     }
-    part.settles.push({ settle: shardSettle(settlement, record, isNew), ticket })
+    this.#settleSoon(part, { settle: shardSettle(settlement, record, isNew), ticket })
+  }
+
+  #settleSoon(part: Part, pending: Pending): void {
+    part.settles.push(pending)
     if (!part.isFlushing) {
       part.isFlushing = true
       setImmediate(() => void this.#flush(part))
@@ -187,10 +232,17 @@ export class WorkTopic {
   async #flush(part: Part): Promise<void> {
     const { thread } = this.#parts
     while (part.settles.length > 0 && !part.isLost) {
-      const batch = part.settles.splice(0, settlesAtOnce)
-      const change = await thread
-        .ask('settle', { partition: part.partition, settles: batch.map(({ settle }) => settle) })
-        .catch((error: unknown) => this.#parts.broken(error))
+      const pending = part.settles.splice(0, settlesAtOnce)
+      const rows = pending.flatMap((one) => ('settle' in one ? [one] : []))
+      const ended = pending.flatMap((one) => ('told' in one ? [one] : []))
+      const withEnd = ended.filter(({ end }) => end !== undefined)
+      const batch = [...rows, ...withEnd, ...ended.filter(({ end }) => end === undefined)]
+      const settle = {
+        partition: part.partition,
+        settles: rows.map(({ settle }) => settle),
+        ends: withEnd.flatMap(({ end = [] }) => end),
+      }
+      const change = await thread.ask('settle', settle).catch((error: unknown) => this.#parts.broken(error))
       if (change === undefined) {
         part.isFlushing = false
         return
@@ -211,10 +263,21 @@ export class WorkTopic {
           if (!awaitsReadBack(ticket, index)) this.#keep(ticket, part.isLost ? elsewhere : byIndex.get(index))
         }
       }
-      this.#write(part, change, done, hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {})
+      const told = [...change.told, ...ended.map((one) => one.told)]
+      this.#write(
+        part,
+        { ...change, told },
+        done,
+        hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {},
+      )
     }
     part.isFlushing = false
     if (part.isLost) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
+  }
+
+  /** Of what is read beside the thread: it cannot end before. */
+  close(): void {
+    for (const part of this.#owned.values()) part.freeKeys?.close()
   }
 
   /** Resolves when all that was settled is on its way. */
@@ -288,7 +351,7 @@ export class WorkTopic {
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
   #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const { lane, standing } = settlement
-    const partition = record.source === undefined ? record.owned.partition : this.#placeOf(lane.rule, standing, record)
+    const partition = record.source === undefined ? record.owned.partition : this.#placeOf(standing, record)
     const key = keyOf(settlement)
     const part = this.#owned.get(partition)
     const isOwn = part?.isReady === true && record.source !== undefined
@@ -395,6 +458,12 @@ export class WorkTopic {
       if (more) await this.#parts.writer.written()
       if (part.isLost) return
     }
+    const freeKeys = new FreeKeys(await openReader(fileOf(this.#parts.folder, partition)))
+    if (part.isLost) {
+      freeKeys.close()
+      return
+    }
+    part.freeKeys = freeKeys
     part.isReady = true
     const held = part.held ?? []
     part.held = undefined
@@ -509,6 +578,7 @@ export class WorkTopic {
     this.#owned.delete(partition)
     this.#parts.trouble(partition, undefined)
     reader.stop(this.#parts.topics.work, partition)
+    part.freeKeys?.close()
     this.#parts.lost(part)
     if (!part.isFlushing) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)

@@ -27,6 +27,7 @@ const pageLimitOfWal = 1000
 const walBytesKept = 67_108_864
 /** Negative: KiB. */
 const cacheSize = -16_000
+const readerCacheSize = -1_000
 const busyTimeoutMs = 5000
 
 let loaded: Promise<Driver> | undefined
@@ -59,6 +60,14 @@ export async function openDatabase(path: string): Promise<Database> {
     database.close()
     throw error
   }
+  return database
+}
+
+/** Another connection to a file that `openDatabase` has open in this process, for reading. */
+export async function openReader(path: string): Promise<Database> {
+  const Driver = await loadDriver()
+  const database = new Driver(path)
+  database.exec(`PRAGMA query_only = ON; PRAGMA cache_size = ${readerCacheSize}`)
   return database
 }
 

@@ -37,8 +37,8 @@ export class DueRows {
   readonly #places = new Map<number, Place>()
   /** Positions handed out, by rule, with their keys. */
   readonly #out = new Map<number, Map<number, string | undefined>>()
-  /** Keys handed out, by rule. */
-  readonly #keysOut = new Map<number, Set<string>>()
+  /** Keys handed out, by rule; and how often: who comes to one that somebody has in memory is sent back. */
+  readonly #keysOut = new Map<number, Map<string, number>>()
   readonly #standings: Standings
   readonly #keys: Statement
   readonly #row: Statement
@@ -117,13 +117,24 @@ export class DueRows {
       if (state === waiting) this.#rewind(settles[at + 2] ?? 0, settles[at + 5] ?? 0, pos)
       const out = this.#out.get(rule)
       const key = out?.get(pos)
-      if (key !== undefined && state === running) continue
+      if (state === running && key !== undefined) continue
+      // Who got a row while it runs was never handed out.
+      if (state === running && out?.has(pos) !== true && this.#standings.concerns(rule)) {
+        this.#takeKey(pos, rule)
+        continue
+      }
       out?.delete(pos)
       if (key === undefined) continue
       due ??= new Map()
       due.set(at / settleWidth, this.#free(rule, key))
     }
     return due ?? noneDue
+  }
+
+  /** Nobody else of its key is handed out until it is settled again. */
+  #takeKey(pos: number, rule: number): void {
+    const key = this.#key.get(pos, rule)?.key
+    if (typeof key === 'string') this.#handOut(pos, rule, key)
   }
 
   isOut(pos: number, rule: number): boolean {
@@ -137,7 +148,13 @@ export class DueRows {
 
   /** Somebody else of the key may run; what was passed over for its sake is looked at again. */
   #free(rule: number, key: string): readonly DueLane[] {
-    this.#keysOut.get(rule)?.delete(key)
+    const keys = this.#keysOut.get(rule)
+    const left = (keys?.get(key) ?? 1) - 1
+    if (left > 0) {
+      keys?.set(key, left)
+      return []
+    }
+    keys?.delete(key)
     return this.#ofKey.all(rule, key).map((row) => {
       const lane = int(row.lane)
       const until = int(row.until)
@@ -169,8 +186,8 @@ export class DueRows {
     out.set(pos, key)
     this.#out.set(rule, out)
     if (key === undefined) return
-    const keys = this.#keysOut.get(rule) ?? new Set()
-    keys.add(key)
+    const keys = this.#keysOut.get(rule) ?? new Map()
+    keys.set(key, (keys.get(key) ?? 0) + 1)
     this.#keysOut.set(rule, keys)
   }
 

@@ -1,10 +1,9 @@
 import type { Key, Standing } from '../store.ts'
 import { type Database, int, type Row, type Statement, text } from './database.ts'
 import { dead, done, never, running, waiting } from './format.ts'
+import { isRepeat, readStart, successKeptMs, windowEnd } from './starts.ts'
 import type { Words } from './words.ts'
 
-/** The last successful call of a key is remembered at least so long. */
-const successKeptMs = 3_600_000
 const rootsKeptMs = 604_800_000
 const expiredAtOnce = 500
 
@@ -40,6 +39,9 @@ export interface Relation {
   readonly amended: Amended
   readonly isAmended: boolean
 }
+
+/** A call of a key that has been made. `hash`: of its event's `meta.id`, 0 for none. */
+export type Called = Pick<Decided, 'pos' | 'rule' | 'at' | 'firstAttemptAt'> & { readonly hash: number }
 
 type LaterRoot = (rule: number, signature: string, time: number) => boolean
 
@@ -179,13 +181,12 @@ export class Standings {
         before?.key === key.text ? this.#unheld.get(rule, key.text, pos) : this.#ahead.get(rule, key.text, pos, pos)
       return holder !== undefined ? { ...asDecided, reason: this.#reasons.key, until: never } : asDecided
     }
-    const start = this.#start.get(rule, key.text)
-    if (start !== undefined && int(start.pos) > pos) return this.#duplicateOf(int(start.pos))
+    const start = readStart(this.#start.get(rule, key.text))
+    if (start !== undefined && start.pos > pos) return this.#duplicateOf(start.pos)
     // It has been judged, and is only called again.
     if (before?.key === key.text) return asDecided
-    if (start?.ok_h !== undefined && start.ok_h !== null && start.ok_h === this.#hash.get(pos)?.h) {
-      if (at < int(start.ok_at) + Math.max(key.windowMs, successKeptMs)) return this.#duplicateOf(int(start.ok_pos))
-    }
+    if (start?.ok !== undefined && isRepeat(start, int(this.#hash.get(pos)?.h), key, at))
+      return this.#duplicateOf(start.ok.pos)
     let wait = asDecided
     const retryUntil = this.#retryUntil.get(rule, key.text, pos, this.#reasons.retry)?.until
     if (typeof retryUntil === 'number' && retryUntil > until) {
@@ -193,8 +194,8 @@ export class Standings {
     }
     // Retries are exempt, also where a reload gave them another key.
     const isFresh = decided.firstAttemptAt === 0
-    const windowEnd = start === undefined || key.windowMs === 0 || !isFresh ? 0 : int(start.at) + key.windowMs
-    return windowEnd > (wait.until ?? 0) ? { ...wait, reason: this.#reasons.key, until: windowEnd } : wait
+    const end = start === undefined || !isFresh ? 0 : windowEnd(start, key)
+    return end > (wait.until ?? 0) ? { ...wait, reason: this.#reasons.key, until: end } : wait
   }
 
   /** The row is written: what follows from it for others. */
@@ -210,7 +211,8 @@ export class Standings {
       if (!isLive || before.key !== key?.text || key.turn !== 'oldest')
         return this.#releaseNext(rule, before.key, pos, at)
     }
-    return key?.turn === 'newest' && decided.ran ? this.#called(decided, amended, key) : nothing
+    if (key?.turn !== 'newest' || !decided.ran) return nothing
+    return this.#called({ ...decided, hash: this.#hashOf(pos) }, amended, key)
   }
 
   /** Of the root that it had before, if any, and of the one that it has now. */
@@ -231,7 +233,7 @@ export class Standings {
 
   /** A call of the key has been made: it saw all that older deliveries could have told. */
   #called(
-    { pos, rule, at, firstAttemptAt }: Pick<Decided, 'pos' | 'rule' | 'at' | 'firstAttemptAt'>,
+    { pos, rule, at, firstAttemptAt, hash }: Called,
     { state, reason, until }: Pick<Amended, 'state' | 'reason' | 'until'>,
     key: Key,
   ): Moved {
@@ -250,13 +252,21 @@ export class Standings {
     if (windowMs > 0) postpone(this.#reasons.key, firstAttemptAt + windowMs)
     if (state === waiting && reason === this.#reasons.retry && until !== null) postpone(this.#reasons.retry, until)
 
-    const last = this.#start.get(rule, text)
+    const { ok } = readStart(this.#start.get(rule, text)) ?? {}
     const isOk = state === done && (reason === this.#reasons.ok || reason === this.#reasons.ignored)
-    const success = isOk
-      ? [pos, this.#hash.get(pos)?.h || null, at]
-      : [last?.ok_pos ?? null, last?.ok_h ?? null, last?.ok_at ?? null]
+    const success = isOk ? [pos, hash || null, at] : [ok?.pos ?? null, ok?.hash ?? null, ok?.at ?? null]
     this.#putStart.run(rule, text, pos, firstAttemptAt, ...success, at + Math.max(windowMs, successKeptMs))
     return moved
+  }
+
+  /** Within a transaction: a call of a key has ended well whose delivery never had a row. */
+  ended(call: Called, key: Key): Moved {
+    this.#concerned.add(call.rule)
+    return this.#called(call, { state: done, reason: this.#reasons.ok, until: null }, key)
+  }
+
+  #hashOf(pos: number): number {
+    return int(this.#hash.get(pos)?.h)
   }
 
   /** Within a transaction: a delivery died without a settlement. */
@@ -277,7 +287,7 @@ export class Standings {
     const row = this.#columns.get(pos, rule)
     const key = row === undefined ? undefined : readStanding(row)?.key
     if (row === undefined || key?.turn !== 'newest') return
-    const call = { pos, rule, at: now, firstAttemptAt: int(row.at) }
+    const call = { pos, rule, at: now, firstAttemptAt: int(row.at), hash: this.#hashOf(pos) }
     this.#called(call, { state: dead, reason: 0, until: null }, key)
   }
 

@@ -1,0 +1,44 @@
+import type { Key } from '../store.ts'
+import type { Database, Statement } from './database.ts'
+import { hashId } from './event-id.ts'
+import { isRepeat, readStart, windowEnd } from './starts.ts'
+
+/** A delivery that would have a key. */
+export interface Candidate {
+  /** Its place, or one before which none of those lie that were accepted with it. */
+  readonly pos: number
+  /** The producer's, if there is one. */
+  readonly metaId: string | undefined
+  /** In ms. */
+  readonly now: number
+}
+
+/** Which keys are free, read beside whoever writes the tables. */
+export class FreeKeys {
+  readonly #database: Database
+  readonly #find: Statement
+
+  /** `database`: a connection of its own. */
+  constructor(database: Database) {
+    this.#database = database
+    this.#find = database.prepare(`
+      SELECT EXISTS (SELECT 1 FROM deliveries WHERE rule = ?1 AND key = ?2 AND state < 2) AS live,
+        pos, at, ok_pos, ok_h, ok_at
+      FROM (SELECT 1) LEFT JOIN starts ON rule = ?1 AND key = ?2
+    `)
+  }
+
+  /** Whether nothing of the key waits or runs, nor is remembered of it what makes this one wait, or a duplicate. */
+  isFree(rule: number, key: Key, { pos, metaId, now }: Candidate): boolean {
+    const found = this.#find.get(rule, key.text)
+    if (found === undefined || found.live !== 0) return false
+    const start = key.turn === 'oldest' ? undefined : readStart(found)
+    if (start === undefined) return true
+    if (start.pos >= pos || windowEnd(start, key) > now) return false
+    return !isRepeat(start, metaId === undefined ? 0 : hashId(metaId), key, now)
+  }
+
+  close(): void {
+    this.#database.close()
+  }
+}
