@@ -1,12 +1,14 @@
 import { randomUUID } from 'node:crypto'
 import { givenIdOf } from '../../event/event.ts'
 import type { Durable, Settlement } from '../store.ts'
+import { hashId } from '../tables/event-id.ts'
 import type { FreeKeys } from '../tables/free-keys.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import type { KafkaRecord, Owned } from './kafka-record.ts'
 import { formatKey, formatRow } from './row.ts'
 import type { DeadCounts, KeyEnd, ShardSettle, Told } from './shard-protocol.ts'
+import type { Starter } from './shard-rows.ts'
 
 /** A settlement that is not durable yet. */
 export interface Ticket {
@@ -44,7 +46,6 @@ export interface Part extends Owned {
   /** Which keys are free of rows and of what is remembered; once it is ready. */
   freeKeys: FreeKeys | undefined
   readonly settles: Pending[]
-  isFlushing: boolean
   /** Writes so far that have claims among them. */
   writes: number
   /** Claims that count once they were read back: by write and key. A key alone may be that of what was written before. */
@@ -72,7 +73,6 @@ export function newPart(partition: number): Part {
     usurped: [],
     freeKeys: undefined,
     settles: [],
-    isFlushing: false,
     writes: 0,
     claims: new Map(),
     unconfirmed: new Map(),
@@ -119,6 +119,10 @@ export function keyEndOf(
   const key = standing?.key
   if (key?.turn !== 'newest' || attempts.length === 0) return undefined
   const { id, stream, accepted, origin } = record
-  const event = { id, stream, accepted, origin }
-  return { event, metaId: givenIdOf(record), rule: lane.rule, key, began: progress.firstAttemptAt, at }
+  const metaId = givenIdOf(record)
+  const starter: Starter = { event: { id, stream, accepted, origin }, metaId }
+  return {
+    ...{ accepted, starter: JSON.stringify(starter), hash: metaId === undefined ? 0 : hashId(metaId) },
+    ...{ rule: lane.rule, key: key.text, windowMs: key.windowMs, began: progress.firstAttemptAt, at },
+  }
 }

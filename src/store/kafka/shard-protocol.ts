@@ -4,7 +4,6 @@ import type {
   Consequences,
   DeadLetter,
   DeliveryEntry,
-  Key,
   Lane,
   LaneBacklog,
   LastAnswer,
@@ -42,10 +41,15 @@ export interface ShardSettle extends Omit<Settlement, 'record' | 'releasesCursor
 
 /** A call of a key has ended well, of a delivery that never had a row; the journal is told of it elsewhere. */
 export interface KeyEnd {
-  readonly event: RowEvent
-  readonly metaId: string | undefined
+  /** When its event was accepted, in ms. */
+  readonly accepted: number
+  /** JSON of a Starter. */
+  readonly starter: string
+  /** Hash of the event's `meta.id`, 0 for none. */
+  readonly hash: number
   readonly rule: string
-  readonly key: Key
+  readonly key: string
+  readonly windowMs: number
   /** When the call began, and when it was settled, in ms. */
   readonly began: number
   readonly at: number
@@ -122,9 +126,11 @@ export interface ShardInputs {
   /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
   takeUp: { readonly partition: number; readonly now: number }
   settle: {
-    readonly partition: number
-    readonly settles: readonly ShardSettle[]
-    readonly ends: readonly KeyEnd[]
+    readonly batches: readonly {
+      readonly partition: number
+      readonly settles: readonly ShardSettle[]
+      readonly ends: readonly KeyEnd[]
+    }[]
   }
   /** It was handed over to another partition: there it is told of. */
   remove: { readonly partition: number; readonly settle: ShardSettle }
@@ -162,7 +168,8 @@ export interface ShardOutputs {
   restore: undefined
   restored: Change & { readonly backlog: readonly LaneBacklog[] }
   takeUp: Arrived & { readonly more: boolean }
-  settle: Change
+  /** In the order of the batches. */
+  settle: readonly Change[]
   remove: Change
   arrive: Arrived
   tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'> & { readonly more: boolean }

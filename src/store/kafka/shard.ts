@@ -2,7 +2,6 @@ import { type Consequences, deliveryStates, type Lane, type LaneBacklog, type La
 import { Commits, type Effect } from '../tables/commit.ts'
 import { type Database, int } from '../tables/database.ts'
 import { DueRows } from '../tables/due.ts'
-import { hashId } from '../tables/event-id.ts'
 import { absent, type Extra, flagAttempted, flagClaimed, never, parked, settleWidth } from '../tables/format.ts'
 import { MetaIds } from '../tables/ids.ts'
 import { parseLane } from '../tables/lane-name.ts'
@@ -26,7 +25,7 @@ import type {
   ShardSettle,
   Told,
 } from './shard-protocol.ts'
-import { ShardRows, type Starter } from './shard-rows.ts'
+import { ShardRows } from './shard-rows.ts'
 
 const takenUpAtOnce = 1_000
 
@@ -174,12 +173,12 @@ export class Shard {
     })
   }
 
-  #end({ event, metaId, rule: name, key, began, at }: KeyEnd): Consequences['moved'] {
+  #end({ accepted, starter, hash, rule: name, key: text, windowMs, began, at }: KeyEnd): Consequences['moved'] {
     const rule = this.#numbers.of('rule', name)
-    const pos = this.#rows.place(event.accepted)
-    this.#rows.keepStarter(pos, JSON.stringify({ event, metaId } satisfies Starter))
-    const hash = metaId === undefined ? 0 : hashId(metaId)
-    return this.#movedInWords(this.#ready.standings.ended({ pos, rule, at, firstAttemptAt: began, hash }, key))
+    const pos = this.#rows.place(accepted)
+    this.#rows.keepStarter(pos, starter)
+    const call = { pos, rule, at, firstAttemptAt: began, hash }
+    return this.#movedInWords(this.#ready.standings.ended(call, { text, turn: 'newest', windowMs }))
   }
 
   /** It was handed over to another partition: there it is told of. */

@@ -7,13 +7,13 @@ import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
-import { pack, unpack } from './packed.ts'
+import { type Packed, pack, unpack } from './packed.ts'
 import { handedOver, keyEndOf, keyOf, newPart, type Part, type Pending, shardSettle, type Ticket } from './part.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
 import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable, withinRule } from './row.ts'
 import { Rowless, toldOf } from './rowless.ts'
-import { type Arrived, type Change, fileOf, type ShardSettle, type ShardThread } from './shard-protocol.ts'
+import { type Arrived, type Change, fileOf, type ShardSettle, type ShardThread, type Told } from './shard-protocol.ts'
 import { firstPlaceOf } from './shard-rows.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
@@ -40,6 +40,20 @@ export interface WorkTopicParts {
   broken(error: unknown): undefined
 }
 
+/** What the thread is asked to settle of one part at once. */
+interface Batch {
+  readonly part: Part
+  readonly rows: readonly Extract<Pending, { settle: ShardSettle }>[]
+  /** Those of which a key has something to remember first. */
+  readonly ends: readonly Extract<Pending, { told: Told }>[]
+}
+
+interface Settled {
+  readonly records: readonly Outgoing[]
+  readonly told: readonly Told[]
+  readonly done: () => void
+}
+
 type Written = Pick<Change, 'records' | 'roots' | 'told' | 'dead'>
 
 interface WriteOptions {
@@ -47,7 +61,8 @@ interface WriteOptions {
   readonly saysEnds?: boolean
 }
 
-const settlesAtOnce = 500
+/** Of all parts together. */
+const settlesAtOnce = 1_000
 /** Within that time a member hears of a rebalance. */
 const claimAgainAfterMs = 5_000
 /** Answers of brokers that the thread has not taken up, of one partition. */
@@ -71,6 +86,7 @@ export class WorkTopic {
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
   readonly #rowless: Rowless
+  #isFlushing = false
   /** By which the thread knows rules. */
   readonly #numbers = new Map<string, number | undefined>()
 
@@ -223,56 +239,70 @@ export class WorkTopic {
 
   #settleSoon(part: Part, pending: Pending): void {
     part.settles.push(pending)
-    if (!part.isFlushing) {
-      part.isFlushing = true
-      setImmediate(() => void this.#flush(part))
-    }
+    if (this.#isFlushing) return
+    this.#isFlushing = true
+    setImmediate(() => void this.#flush())
   }
 
-  async #flush(part: Part): Promise<void> {
-    const { thread } = this.#parts
-    while (part.settles.length > 0 && !part.isLost) {
-      const pending = part.settles.splice(0, settlesAtOnce)
+  /** All parts together, one batch after another: so what they tell the journal is in few records. */
+  async #flush(): Promise<void> {
+    const { thread, topics, partitions } = this.#parts
+    for (let batches = this.#nextBatches(); batches.length > 0; batches = this.#nextBatches()) {
+      const asked = batches.map(({ part: { partition }, rows, ends }) => {
+        return { partition, settles: rows.map(({ settle }) => settle), ends: ends.flatMap(({ end = [] }) => end) }
+      })
+      const changes = await thread
+        .ask('settle', { batches: asked })
+        .catch((error: unknown) => this.#parts.broken(error))
+      if (changes === undefined) break
+      const settled = batches.flatMap((batch, index) => {
+        const change = changes[index]
+        return change === undefined ? [] : this.#settled(batch, change)
+      })
+      const records = settled.flatMap((one) => one.records)
+      const told = settled.flatMap((one) => one.told)
+      this.#writeAll([...records, ...formatJournal(topics.journal, partitions, told)], () => {
+        for (const { done } of settled) done()
+      })
+    }
+    this.#isFlushing = false
+  }
+
+  /** What each part has to settle, and no part too much. */
+  #nextBatches(): readonly Batch[] {
+    const parts = [...this.#owned.values()].filter(({ settles }) => settles.length > 0)
+    const atMost = Math.ceil(settlesAtOnce / parts.length)
+    return parts.map((part) => {
+      const pending = part.settles.splice(0, atMost)
       const rows = pending.flatMap((one) => ('settle' in one ? [one] : []))
       const ended = pending.flatMap((one) => ('told' in one ? [one] : []))
-      const withEnd = ended.filter(({ end }) => end !== undefined)
-      const batch = [...rows, ...withEnd, ...ended.filter(({ end }) => end === undefined)]
-      const settle = {
-        partition: part.partition,
-        settles: rows.map(({ settle }) => settle),
-        ends: withEnd.flatMap(({ end = [] }) => end),
-      }
-      const change = await thread.ask('settle', settle).catch((error: unknown) => this.#parts.broken(error))
-      if (change === undefined) {
-        part.isFlushing = false
-        return
-      }
-      const byIndex = new Map(change.consequences.map((one) => [one.index, one]))
-      const awaitsReadBack = (ticket: Ticket, index: number) =>
-        ticket.settlement.claimed && byIndex.get(index)?.amended?.state !== 'elsewhere'
-      const hasClaims = batch.some(({ ticket }, index) => awaitsReadBack(ticket, index))
-      if (hasClaims) part.writes += 1
-      for (const [index, { ticket }] of batch.entries()) {
-        if (awaitsReadBack(ticket, index)) this.#awaitReadBack(part, ticket)
-        // It has a row already, and nothing is written.
-        if (ticket.isFirst && byIndex.get(index)?.amended?.state === 'elsewhere')
-          this.#confirm(part, keyOf(ticket.settlement))
-      }
-      const done = () => {
-        for (const [index, { ticket }] of batch.entries()) {
+      return { part, rows, ends: [...ended].sort((a, b) => Number(a.end === undefined) - Number(b.end === undefined)) }
+    })
+  }
+
+  /** What the thread has made of a batch: what is to be written, and what is to be said when it is. */
+  #settled({ part, rows, ends }: Batch, change: Change): Settled {
+    const byIndex = new Map(change.consequences.map((one) => [one.index, one]))
+    const awaitsReadBack = (ticket: Ticket, index: number) =>
+      ticket.settlement.claimed && byIndex.get(index)?.amended?.state !== 'elsewhere'
+    const hasClaims = rows.some(({ ticket }, index) => awaitsReadBack(ticket, index))
+    if (hasClaims) part.writes += 1
+    for (const [index, { ticket }] of rows.entries()) {
+      if (awaitsReadBack(ticket, index)) this.#awaitReadBack(part, ticket)
+      // It has a row already, and nothing is written.
+      if (ticket.isFirst && byIndex.get(index)?.amended?.state === 'elsewhere')
+        this.#confirm(part, keyOf(ticket.settlement))
+    }
+    const options = hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {}
+    return {
+      records: this.#recordsOf(part, change, options),
+      told: [...change.told, ...ends.map((one) => one.told)],
+      done: () => {
+        for (const [index, { ticket }] of [...rows, ...ends].entries()) {
           if (!awaitsReadBack(ticket, index)) this.#keep(ticket, part.isLost ? elsewhere : byIndex.get(index))
         }
-      }
-      const told = [...change.told, ...ended.map((one) => one.told)]
-      this.#write(
-        part,
-        { ...change, told },
-        done,
-        hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {},
-      )
+      },
     }
-    part.isFlushing = false
-    if (part.isLost) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
   }
 
   /** Of what is read beside the thread: it cannot end before. */
@@ -282,7 +312,7 @@ export class WorkTopic {
 
   /** Resolves when all that was settled is on its way. */
   async flushed(): Promise<void> {
-    for (const part of this.#owned.values()) while (part.isFlushing) await new Promise(setImmediate)
+    while (this.#isFlushing) await new Promise(setImmediate)
     this.#rowless.flush()
   }
 
@@ -327,25 +357,31 @@ export class WorkTopic {
     else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
   }
 
-  /** `saysEnds`: what has no row any more has ended. */
-  #write(part: Part, change: Written, done: () => void, { more = {}, saysEnds = true }: WriteOptions = {}): void {
-    const { work, roots, journal } = this.#parts.topics
+  #write(part: Part, change: Written, done: () => void, options: WriteOptions = {}): void {
+    const { topics, partitions } = this.#parts
+    const records = this.#recordsOf(part, change, options)
+    this.#writeAll([...records, ...formatJournal(topics.journal, partitions, change.told)], done)
+  }
+
+  #writeAll(records: readonly Outgoing[], done: () => void): void {
+    if (records.length === 0) done()
+    else this.#parts.writer.write(records, done)
+  }
+
+  /** What a change is in the changelog. `saysEnds`: what has no row any more has ended. */
+  #recordsOf(part: Part, change: Written, { more = {}, saysEnds = true }: WriteOptions): Outgoing[] {
+    const { work, roots } = this.#parts.topics
     const headers = { [ownerHeader]: Buffer.from(part.owner), ...more }
     const ofEnds = saysEnds ? { ...headers, [endHeader]: Buffer.alloc(0) } : headers
-    const records: Outgoing[] = []
-    for (const [topic, packed] of [
-      [work, change.records],
-      [roots, change.roots],
-    ] as const)
-      for (const { key, value } of unpack(packed))
-        records.push({ topic, partition: part.partition, key, value, headers: value === null ? ofEnds : headers })
-    records.push(...formatJournal(journal, this.#parts.partitions, change.told))
     if (change.dead !== undefined) {
       part.dead = change.dead
       this.#countDead()
     }
-    if (records.length === 0) done()
-    else this.#parts.writer.write(records, done)
+    const of = (topic: string, packed: Packed): Outgoing[] =>
+      unpack(packed).map(({ key, value }) => {
+        return { topic, partition: part.partition, key, value, headers: value === null ? ofEnds : headers }
+      })
+    return [...of(work, change.records), ...of(roots, change.roots)]
   }
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
@@ -580,7 +616,7 @@ export class WorkTopic {
     reader.stop(this.#parts.topics.work, partition)
     part.freeKeys?.close()
     this.#parts.lost(part)
-    if (!part.isFlushing) for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
+    for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
     part.claims.clear()
     part.unconfirmed.clear()

@@ -21,17 +21,20 @@ export class FreeKeys {
   /** `database`: a connection of its own. */
   constructor(database: Database) {
     this.#database = database
+    // Of most there is nothing to find.
     this.#find = database.prepare(`
-      SELECT EXISTS (SELECT 1 FROM deliveries WHERE rule = ?1 AND key = ?2 AND state < 2) AS live,
-        pos, at, ok_pos, ok_h, ok_at
-      FROM (SELECT 1) LEFT JOIN starts ON rule = ?1 AND key = ?2
+      SELECT 1 AS live, NULL AS pos, NULL AS at, NULL AS ok_pos, NULL AS ok_h, NULL AS ok_at
+        FROM deliveries WHERE rule = ?1 AND key = ?2 AND state < 2
+      UNION ALL SELECT 0, pos, at, ok_pos, ok_h, ok_at FROM starts WHERE rule = ?1 AND key = ?2
+      LIMIT 1
     `)
   }
 
   /** Whether nothing of the key waits or runs, nor is remembered of it what makes this one wait, or a duplicate. */
   isFree(rule: number, key: Key, { pos, metaId, now }: Candidate): boolean {
     const found = this.#find.get(rule, key.text)
-    if (found === undefined || found.live !== 0) return false
+    if (found === undefined) return true
+    if (found.live !== 0) return false
     const start = key.turn === 'oldest' ? undefined : readStart(found)
     if (start === undefined) return true
     if (start.pos >= pos || windowEnd(start, key) > now) return false
