@@ -366,9 +366,9 @@ export class Dispatcher {
     for (const { outcome, ms } of result.entries) attempted(work.name, outcome, ms)
     const verdict = tooManyWait(delivery, decide(delivery.rule.retry, noted(delivery, result), clock.now()))
     delivery.progress = verdict.progress ?? delivery.progress
-    work.unsettled += 1
+    work.answered()
     settler.settle(work, verdict.state === 'waiting' ? this.#relocated(work, delivery) : delivery, verdict, () => {
-      work.unsettled -= 1
+      work.settled()
       this.pump(work)
     })
     this.#end(work, queue, delivery)

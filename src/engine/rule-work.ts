@@ -1,7 +1,7 @@
 import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
 import type { Rule } from '../rule/rule.ts'
-import type { WaitReason } from '../store/store.ts'
+import type { Store, WaitReason } from '../store/store.ts'
 import type { Delivery } from './delivery.ts'
 import type { LaneQueue } from './lane.ts'
 import { Limit, noLimits, type Share } from './limit.ts'
@@ -29,8 +29,8 @@ export class RuleWork {
   rule: Rule | undefined
   /** Calls in flight hold a slot each. */
   readonly total: Limit
-  /** Answered, but not yet durable. */
-  unsettled = 0
+  /** When those were answered that are not yet durable, in ms, the longest unsettled first. */
+  readonly #answered = new Fifo<number>()
   /** By key of dedup or order: settlements that are not durable yet. */
   readonly #settling = new Map<string, number>()
   /** Queued in memory, without a row. */
@@ -61,14 +61,15 @@ export class RuleWork {
   readonly #clock: Clock
   readonly #share: Share
   readonly #rowCost: number
+  readonly #settleMs: number
   #isAwaitingRate = false
 
-  /** `rowCost`: in calls to a quick target. */
-  constructor(name: string, clock: Clock, share: Share, rowCost: number) {
+  constructor(name: string, clock: Clock, share: Share, { rowCost, settleMs }: Pick<Store, 'rowCost' | 'settleMs'>) {
     this.name = name
     this.#clock = clock
     this.#share = share
     this.#rowCost = rowCost
+    this.#settleMs = settleMs
     this.total = new Limit(noLimits, clock, share)
   }
 
@@ -96,9 +97,31 @@ export class RuleWork {
     return limit
   }
 
-  /** A slot is free at the answer; at most `concurrency` answered deliveries may await their settle. */
+  /** Answered, but not yet durable. */
+  get unsettled(): number {
+    return this.#answered.length
+  }
+
+  answered(): void {
+    this.#answered.push(this.#clock.now())
+  }
+
+  /** What was answered is durable. Settlements become so in about the order in which they were made. */
+  settled(): void {
+    this.#answered.shift()
+  }
+
+  /**
+   * A slot is free at the answer; at most `concurrency` answered deliveries may await their settle, or those of the last
+   * `settleMs` where the store takes so long.
+   */
   get hasSlot(): boolean {
-    return this.rule !== undefined && this.unsettled < this.total.concurrency && this.total.isOpen
+    return this.rule !== undefined && this.total.isOpen && !this.#isHeldUp
+  }
+
+  get #isHeldUp(): boolean {
+    if (this.unsettled < this.total.concurrency) return false
+    return (this.#answered.peek() ?? 0) <= this.#clock.now() - this.#settleMs
   }
 
   /** What keeps its calls from starting, all lanes alike. */

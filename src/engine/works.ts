@@ -76,7 +76,7 @@ export class Works {
   of(rule: string): RuleWork {
     let work = this.#works.get(rule)
     if (work === undefined) {
-      work = new RuleWork(rule, this.#clock, this.#share, this.#store.rowCost)
+      work = new RuleWork(rule, this.#clock, this.#share, this.#store)
       this.#works.set(rule, work)
     }
     return work

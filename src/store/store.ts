@@ -344,6 +344,11 @@ export interface Store {
   /** How many calls to a quick target a row costs: a rule is waited for the longer rather than given rows. */
   readonly rowCost: number
   /**
+   * What was answered within so many ms may be on its way to be durable, however much it is; 0 where no more than may run at once.
+   * So much is repeated after a crash.
+   */
+  readonly settleMs: number
+  /**
    * Those before this process lived short lives, and may have died of what they ran before anything told of it: no call may begin
    * before it is on record that its delivery runs.
    */

@@ -28,7 +28,8 @@ function setup(streams: readonly string[], rowCost = 1) {
     },
     routed: ({ stream }) => routed.push(stream),
     rowCost,
-  } as Pick<Store, 'health' | 'next' | 'routed' | 'rowCost'> as Store
+    settleMs: 0,
+  } as Pick<Store, 'health' | 'next' | 'routed' | 'rowCost' | 'settleMs'> as Store
   const works = new Works(store, clock, () => {})
   const call = "exec: { uri: 'http://a.example/' }"
   works.use(ruleSet(parse(`quick: { topic: quick, ${call} }\nslow: { topic: slow, ${call} }`).rules))
@@ -59,7 +60,7 @@ function setup(streams: readonly string[], rowCost = 1) {
     put(rule: string, { running, unsettled }: { running: number; unsettled: number }) {
       const work = works.of(rule)
       work.total.running = running
-      work.unsettled = unsettled
+      for (let answered = 0; answered < unsettled; answered += 1) work.answered()
     },
     pay(rule: string, starts = debt) {
       const work = works.of(rule)

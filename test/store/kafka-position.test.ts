@@ -303,8 +303,10 @@ describe('records of the work', () => {
         expect(found?.row).toEqual(row)
         expect(Uint8Array.from(found?.event ?? [])).toEqual(event)
 
-        const fact = { numbers: [1, null, 3], starters: [[1, { id: text }] as const] }
-        expect(parseFact(formatFact(fact))).toEqual(fact)
+        const numbers = [1, null, 3]
+        const starters = [[1, { id: text }] as const]
+        const asJson = starters.map(([pos, starter]) => [pos, JSON.stringify(starter)] as const)
+        expect(parseFact(formatFact(numbers, asJson))).toEqual({ numbers, starters })
       }),
     )
     for (const foreign of ['', 'abc', '\u0005\0\0\0{}']) expect(parseRow(Buffer.from(foreign))).toBeUndefined()

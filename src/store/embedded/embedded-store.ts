@@ -75,6 +75,7 @@ interface Parts {
 class EmbeddedStore implements Store {
   readonly description: string
   readonly rowCost = 1
+  readonly settleMs = 0
   readonly #path: string
   readonly #limits: Retention
   readonly #clock: Clock

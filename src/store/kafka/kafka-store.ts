@@ -100,6 +100,8 @@ class KafkaStore implements Store {
   readonly description: string
   /** It is written, read back and removed. */
   readonly rowCost = 3
+  /** Between two commits of positions. */
+  readonly settleMs = commitEveryMs
   readonly #options: KafkaStoreOptions
   readonly #clock: Clock
   readonly #topics: Topics

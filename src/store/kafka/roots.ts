@@ -75,7 +75,7 @@ export class Roots {
     const name = this.#words.of('rule', int(rule))
     return {
       key: formatKey({ kind: 'root', rule: name, signature: text(signature), time: int(time) }),
-      value: formatFact({ numbers: [int(alive), int(expires)] }),
+      value: formatFact([int(alive), int(expires)]),
     }
   }
 }

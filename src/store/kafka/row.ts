@@ -114,8 +114,13 @@ export function parseRow(value: Buffer): { readonly row: WorkRow; readonly event
   return typeof row === 'object' && row !== null ? { row: row as WorkRow, event: value.subarray(end) } : undefined
 }
 
-export function formatFact(fact: Fact): Buffer {
-  return Buffer.from(JSON.stringify(fact))
+/** A Fact; `starters`: as JSON. */
+export function formatFact(
+  numbers: Fact['numbers'],
+  starters: readonly (readonly [pos: number, starter: string])[] = [],
+): Buffer {
+  const told = starters.map(([pos, starter]) => `[${pos},${starter}]`)
+  return Buffer.from(`{"numbers":${JSON.stringify(numbers)},"starters":[${told.join()}]}`)
 }
 
 export function parseFact(value: Buffer): Fact | undefined {

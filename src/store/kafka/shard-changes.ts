@@ -6,7 +6,7 @@ import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
 import { type Fact, formatFact, formatKey, parseKey, type WorkKey } from './row.ts'
 import type { Change, ShardOutputs, ShardSettle, Told } from './shard-protocol.ts'
-import { firstPlaceWith, type ShardRows, type Starter } from './shard-rows.ts'
+import { firstPlaceWith, type ShardRows } from './shard-rows.ts'
 
 const coversAtMost = 100
 const toldAtOnce = 1_000
@@ -224,21 +224,23 @@ export class ShardChanges {
       const row = this.#rows
         .prepare('SELECT alive, expires FROM roots WHERE rule = ? AND signature = ? AND time = ?')
         .get(rule, key.signature, key.time)
-      return row === undefined ? null : formatFact({ numbers: [int(row.alive), int(row.expires)] })
+      return row === undefined ? null : formatFact([int(row.alive), int(row.expires)])
     }
     const row = this.#rows
       .prepare('SELECT pos, at, ok_pos, ok_h, ok_at, expires FROM starts WHERE rule = ? AND key = ?')
       .get(rule, key.key)
     if (row === undefined) return null
-    const starters: [number, Starter][] = []
-    for (const pos of new Set([row.pos, row.ok_pos])) {
-      const starter = typeof pos === 'number' ? this.#rows.starterAt(pos) : undefined
-      if (typeof pos !== 'number' || starter === undefined) continue
-      this.#rows.keepStarter(pos, JSON.stringify(starter))
-      starters.push([pos, starter])
+    const starters: [pos: number, starter: string][] = []
+    for (const pos of row.pos === row.ok_pos ? [row.pos] : [row.pos, row.ok_pos]) {
+      if (typeof pos !== 'number') continue
+      const starter = this.#rows.keptStarter(pos)
+      if (starter !== undefined) starters.push([pos, starter])
     }
     const numbers = [row.pos, row.at, row.ok_pos, row.ok_h, row.ok_at, row.expires]
-    return formatFact({ numbers: numbers.map((value) => (typeof value === 'number' ? value : null)), starters })
+    return formatFact(
+      numbers.map((value) => (typeof value === 'number' ? value : null)),
+      starters,
+    )
   }
 
   /** What an owner before us told of a key or a root event; undefined: that it is forgotten. */

@@ -110,6 +110,17 @@ export class ShardRows {
     this.prepare('INSERT OR IGNORE INTO starters(pos, event) VALUES (?, ?)').run(pos, event)
   }
 
+  /** As JSON; kept from now on, though its row goes. */
+  keptStarter(pos: number): string | undefined {
+    const kept = this.prepare('SELECT event FROM starters WHERE pos = ?').get(pos)?.event
+    if (typeof kept === 'string') return kept
+    const starter = this.starterAt(pos)
+    if (starter === undefined) return undefined
+    const json = JSON.stringify(starter)
+    this.keepStarter(pos, json)
+    return json
+  }
+
   /** Of a row, or of one that is gone but was the newest start of its key, or its last success. */
   starterAt(pos: number): Starter | undefined {
     const row = this.prepare(
