@@ -1,10 +1,11 @@
 import { expect, test } from 'vitest'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
+import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
 import { ownerHeader } from '../../src/store/kafka/row.ts'
-import type { Settlement, Standing } from '../../src/store/store.ts'
+import type { Key, Settlement, Standing } from '../../src/store/store.ts'
 import { until } from '../support/until.ts'
-import { keyIn, Log, type Member, start, type Taken, topics } from './kafka-log.ts'
-import { anAttempt } from './world.ts'
+import { keyIn, keysIn, Log, type Member, partitions, start, type Taken, topics } from './kafka-log.ts'
+import { anAttempt, lane } from './world.ts'
 
 /*
  * Writes that arrive late or in part, answers that come after what they answer was read, and partitions that move meanwhile:
@@ -42,19 +43,21 @@ function handedOver(log: Log, partition: number): Outgoing {
   return { topic: topics.work, partition, key, value }
 }
 
-test('what was read before it is acknowledged is settled once, though its partition is lost in between', async () => {
-  const member = await start(new Log(), [0, 1])
-  const record = member.route(1, { rules: 2 })
-  member.writes = 'unacknowledged'
-  void member.settle(record, waits(keyIn(1)))
-  await until('it is read', () => member.kept[0] === 1)
+test('what is taken up before its hand-over is acknowledged is settled once', async () => {
+  const log = new Log()
+  const owner = await start(log, [1])
+  const sender = await start(log, [0])
+  const record = sender.route(1, { rules: 2 })
+  sender.writes = 'unacknowledged'
+  void sender.settle(record, waits(keyIn(1)))
+  await owner.quiet()
+  await call(owner, only(await owner.take()), ok)
 
-  member.work.assigned([0])
-  member.acknowledge()
-  await member.quiet()
+  sender.acknowledge()
+  await sender.quiet()
 
   // The other rule has not settled it.
-  expect({ kept: member.kept, finished: member.finished }).toEqual({ kept: [1], finished: [] })
+  expect({ kept: sender.kept, finished: sender.finished }).toEqual({ kept: [1], finished: [] })
 })
 
 test.each([0, 1, 2, 3])(
@@ -98,17 +101,16 @@ test('who waits for a key after such a death is before who is handed over later'
 
 test('what was handed over is there for the next owner, though one before tells too late that it has none', async () => {
   const log = new Log()
-  const member = await start(log, [0, 1])
-  member.stalled.add(1)
-  const record = member.route(1)
-  const settled = member.settle(record, waits(keyIn(1)))
-  await member.quiet()
+  const owner = await start(log, [1])
+  const sender = await start(log, [0])
+  owner.stalled.add(1)
+  const record = sender.route(1)
+  await sender.settle(record, waits(keyIn(1)))
   log.append({ ...handedOver(log, 1), value: null, headers: { [ownerHeader]: Buffer.from('who had it before') } })
-  member.unstall()
-  await settled
-  await member.quiet()
-  expect(member.finished).toEqual([1])
-  member.kill()
+  owner.unstall()
+  await owner.quiet()
+  expect(sender.finished).toEqual([1])
+  owner.kill()
 
   const heir = await start(log, [1])
   expect((await heir.take()).map((taken) => taken.record.id)).toEqual([record.id])
@@ -117,8 +119,10 @@ test('what was handed over is there for the next owner, though one before tells 
 test('what has ended is not called again by whoever takes over, when it is handed over once more', async () => {
   const log = new Log()
   const text = keyIn(1)
-  const member = await start(log, [0, 1])
-  await member.settle(member.route(1), waits(text))
+  const member = await start(log, [1])
+  const sender = await start(log, [0])
+  await sender.settle(sender.route(1), waits(text))
+  await member.quiet()
   const again = handedOver(log, 1)
   await call(member, only(await member.take()), ok)
   log.append(again)
@@ -194,9 +198,10 @@ test('what is handed over once more, by who has lost its source and got it back,
 
 test('what was handed over again of a dead letter is not called, though only that was left of it', async () => {
   const log = new Log()
-  const text = keyIn(1)
-  const member = await start(log, [0, 1])
-  await member.settle(member.route(1), waits(text))
+  const member = await start(log, [1])
+  const sender = await start(log, [0])
+  await sender.settle(sender.route(1), waits(keyIn(1)))
+  await member.quiet()
   const again = handedOver(log, 1)
   await call(member, only(await member.take()), exhausted)
   member.kill()
@@ -276,4 +281,183 @@ test('a delivery whose call ends while it is given a row leaves none', async () 
 
   expect(kept).toEqual([undefined, undefined])
   expect(await (await start(log, [0])).take()).toEqual([])
+})
+
+test('what waits for its turn where another process handed it over is told after a second, or when somebody asks', async () => {
+  const log = new Log()
+  const owner = await start(log, [1])
+  const sender = await start(log, [0])
+  const handOver = (offset: number, text: string) => sender.settle(sender.route(offset), waits(text))
+  const [first = '', ...others] = keysIn(1, 1_101)
+  await handOver(0, first)
+  await owner.quiet()
+  await owner.settle(only(await owner.take()).record, { ...ok, standing: ordered(first) })
+  expect(toldIn(log)).toBe(1)
+
+  await Promise.all(others.map((text, index) => handOver(index + 1, text)))
+  await owner.quiet()
+  await owner.work.tellOld()
+  expect(toldIn(log)).toBe(1)
+  log.clock.wind(1_000)
+  await Promise.all([owner.work.tellOld(), owner.quiet()])
+  expect(toldIn(log)).toBe(1_101)
+
+  await handOver(2_000, first)
+  await owner.quiet()
+  await owner.work.waitingTold()
+  expect(toldIn(log)).toBe(1_102)
+})
+
+/** Of how many deliveries the journal tells. */
+function toldIn(log: Log): number {
+  const records = Array.from({ length: partitions }, (_, partition) => log.read(topics.journal, partition)).flat()
+  return records.flatMap(({ value }) => String(value).split('\n')).length
+}
+
+/** Asked once, and again when the thread has told by which number it knows the rule. */
+async function isKeyFree(member: Member, record: KafkaRecord, key: Key): Promise<boolean> {
+  member.work.isKeyFree(record, lane.rule, key)
+  await member.quiet()
+  return member.work.isKeyFree(record, lane.rule, key)
+}
+
+const deduplicated = (text: string, windowMs = 0): Key => ({ text, turn: 'newest', windowMs })
+
+test.each([
+  ['in its own partition', 0],
+  ['in another that the process owns', 1],
+])('what runs from memory under a key %s is remembered of it, and leaves no row', async (_where, home) => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const key = deduplicated(keyIn(home), 60_000)
+  const record = member.route(1)
+  expect(await isKeyFree(member, record, key)).toBe(true)
+  const progress = { failures: 0, firstAttemptAt: log.clock.now(), finished: 1, refused: 0 }
+  await member.settle(record, { ...ok, progress, standing: { key } })
+  await member.quiet()
+  log.clock.wind(1)
+  const next = member.route(2)
+  expect(await isKeyFree(member, next, key)).toBe(false)
+  expect(await isKeyFree(member, next, { ...key, windowMs: 0 })).toBe(true)
+  const kinds = log.work(home).map((written) => JSON.parse(String(written.key))[0])
+  expect({ finished: member.finished, kinds }).toEqual({ finished: [1], kinds: ['owner', 'start'] })
+  member.kill()
+
+  const heir = await start(log, [0, 1])
+  expect(await isKeyFree(heir, heir.route(3), key)).toBe(false)
+})
+
+test.each([
+  ['waits', waits(''), false],
+  ['runs', { state: 'running', reason: '' }, false],
+  ['has ended', ok, true],
+  ['is a dead letter', exhausted, true],
+] as const)('whether a key is free when a row of it %s', async (_what, outcome, isFree) => {
+  const member = await start(new Log(), [0, 1])
+  const key = deduplicated(keyIn(1))
+  await member.settle(member.route(1), { ...waits(''), standing: { key } })
+  await member.settle(only(await member.take()).record, { ...outcome, standing: { key } })
+  member.log.clock.wind(1)
+  expect(await isKeyFree(member, member.route(2), key)).toBe(isFree)
+})
+
+test('a dead letter that is read again from its stream is not called, wherever its row is', async () => {
+  const member = await start(new Log(), [0, 1])
+  const key = deduplicated(keyIn(1))
+  const accepted = member.log.clock.now()
+  await member.settle(member.route(1, { accepted }), { ...exhausted, standing: { key } })
+  await member.quiet()
+  expect(await isKeyFree(member, member.route(1, { accepted }), key)).toBe(false)
+})
+
+test('a key is not free in a partition that is not there, or not yet', async () => {
+  const member = await start(new Log(), [0])
+  const record = member.route(1)
+  expect(await isKeyFree(member, record, deduplicated(keyIn(1)))).toBe(false)
+  member.stalled.add(1)
+  member.work.assigned([0, 1])
+  expect(await isKeyFree(member, record, deduplicated(keyIn(1)))).toBe(false)
+})
+
+test('what was handed over before its partition was there is not overtaken by what has the same key', async () => {
+  const log = new Log()
+  const member = await start(log, [0])
+  const [text = '', another = ''] = keysIn(1, 2)
+  const records = [1, 2, 3].map((offset) => member.route(offset))
+  const [first, second, third] = records as [KafkaRecord, KafkaRecord, KafkaRecord]
+  member.stalled.add(1)
+  member.work.assigned([0, 1])
+  await member.settle(first, waits(text))
+  member.deliverUpTo(1, 1)
+  await member.owned(1)
+  expect(await isKeyFree(member, second, { ...deduplicated(text), turn: 'oldest' })).toBe(false)
+  expect(await isKeyFree(member, third, { ...deduplicated(another), turn: 'oldest' })).toBe(true)
+  await member.settle(second, waits(text))
+
+  member.unstall()
+  await member.quiet()
+
+  expect((await member.take()).map(({ record }) => record.id)).toEqual([first.id])
+})
+
+test('what ran from memory when the partition of its key was lost is not called by whoever has it then', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const record = member.route(1)
+  const standing = { key: deduplicated(keyIn(1)) }
+  member.work.assigned([0])
+  const heir = await start(log, [1])
+  await member.settle(record, { ...ok, standing })
+  await heir.quiet()
+
+  expect({ finished: member.finished, taken: await heir.take() }).toEqual({ finished: [1], taken: [] })
+})
+
+test('what ended when the partition of its key was just lost is told all the same', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const settled = member.settle(member.route(1), { ...ok, standing: { key: deduplicated(keyIn(1)) } })
+  member.work.assigned([0])
+  await settled
+  expect({ finished: member.finished, told: toldIn(log) }).toEqual({ finished: [1], told: 1 })
+})
+
+test.each([
+  ['waits', waits('')],
+  ['runs', { state: 'running', reason: '' }],
+  ['is claimed', claimed],
+] as const)(
+  'a row that %s when its partition is lost unread goes to whoever has it then',
+  async (_what, settlement) => {
+    const log = new Log()
+    const member = await start(log, [0, 1])
+    const record = member.route(1)
+    const heir = await start(log, [])
+    member.writes = 'held'
+    const settled = member.settle(record, { ...settlement, standing: { key: deduplicated(keyIn(1)) } })
+    await until('it is written', () => member.held.length > 0)
+    heir.work.assigned([1])
+    await heir.owned(1)
+    member.work.assigned([0])
+    member.writes = 'acknowledged'
+    member.acknowledge()
+    await settled
+    await Promise.all([member.quiet(), heir.quiet()])
+
+    const taken = (await heir.take()).map((one) => one.record.id)
+    expect({ finished: member.finished, taken }).toEqual({ finished: [1], taken: [record.id] })
+  },
+)
+
+test('a call frees its key, though its stream went to another process meanwhile', async () => {
+  const member = await start(new Log(), [0, 1])
+  const standing = { key: deduplicated(keyIn(1)) }
+  const record = member.route(1)
+  await member.settle(record, { state: 'running', reason: '', standing })
+  const own = member.source(1)
+  member.work.assigned([1])
+  await member.settle(record, { ...ok, standing, releasesCursor: false })
+
+  member.log.clock.wind(1)
+  expect(await isKeyFree(member, member.route(2, { source: own }), standing.key)).toBe(true)
 })

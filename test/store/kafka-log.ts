@@ -142,7 +142,7 @@ export class Member {
   writes: 'acknowledged' | 'unacknowledged' | 'held' = 'acknowledged'
   /** Partitions of the work of which it gets nothing to read. */
   readonly stalled = new Set<number>()
-  readonly #log: Log
+  readonly log: Log
   readonly #folder: string
   #isAlive = true
   #unanswered: Unanswered[] = []
@@ -151,7 +151,7 @@ export class Member {
   #isDelivering = false
 
   constructor(log: Log) {
-    this.#log = log
+    this.log = log
     log.listen(() => this.deliver())
     const folder = mkdtempSync(join(tmpdir(), 'changeprop-work-'))
     const thread = new StoreThread<ShardInputs, ShardOutputs>(
@@ -231,7 +231,7 @@ export class Member {
 
   #arrive(): void {
     for (const one of this.#unanswered) {
-      for (const record of one.records) this.#log.append(record)
+      for (const record of one.records) this.log.append(record)
       one.records = []
     }
   }
@@ -244,9 +244,9 @@ export class Member {
       this.#isDelivering = false
       for (const reading of [...this.#readings.values()]) {
         const { topic, partition, offset, received } = reading
-        const messages = this.#log.read(topic, partition, offset)
+        const messages = this.log.read(topic, partition, offset)
         if (!this.#isBehind(reading) || messages.length === 0) continue
-        reading.offset = this.#log.end(topic, partition)
+        reading.offset = this.log.end(topic, partition)
         received(messages, reading.offset)
       }
     })
@@ -257,7 +257,16 @@ export class Member {
     const { topic, partition, offset } = reading
     const name = `${topic}/${partition}`
     if (this.#readings.get(name) !== reading || this.#paused.has(name) || this.stalled.has(partition)) return false
-    return offset < this.#log.end(topic, partition)
+    return offset < this.log.end(topic, partition)
+  }
+
+  /** It gets to read so many more records of one partition of the work, and is stalled again. */
+  deliverUpTo(partition: number, count: number): void {
+    const reading = [...this.#readings.values()].find((one) => one.topic === topics.work && one.partition === partition)
+    if (reading === undefined) throw new Error(`partition ${partition} is not read`)
+    const messages = this.log.read(topics.work, partition, reading.offset).slice(0, count)
+    reading.offset += messages.length
+    reading.received(messages, this.log.end(topics.work, partition))
   }
 
   /** It gets to read all its partitions again. */
@@ -268,8 +277,8 @@ export class Member {
 
   /** Resolves when it has read what it gets to read, and nothing more follows from that, or from what was handed in. */
   async quiet(): Promise<void> {
-    for (let before = -1; before !== this.#log.length; ) {
-      before = this.#log.length
+    for (let before = -1; before !== this.log.length; ) {
+      before = this.log.length
       await this.work.flushed()
       await new Promise(setImmediate)
       await until('it has read what there is', () => ![...this.#readings.values()].some((one) => this.#isBehind(one)))
@@ -309,7 +318,7 @@ export class Member {
   /** An event is read, which is for so many rules. */
   route(
     offset: number,
-    { rules = 1, source = this.source(0), accepted = this.#log.clock.now() }: Partial<Routed> = {},
+    { rules = 1, source = this.source(0), accepted = this.log.clock.now() }: Partial<Routed> = {},
   ): KafkaRecord {
     const origin = [stream, source.partition, offset] as const
     const event = { id: eventIdOf(accepted, origin), stream, accepted, origin }
@@ -323,7 +332,7 @@ export class Member {
   settle(record: KafkaRecord, part: Partial<Settlement> = {}): Promise<Consequences | undefined> {
     const index = this.kept.push(0) - 1
     const settlement = aSettlement(record, {
-      ...{ at: this.#log.clock.now(), until: this.#log.clock.now() },
+      ...{ at: this.log.clock.now(), until: this.log.clock.now() },
       ...{ releasesCursor: record.source !== undefined, ...part },
     })
     return new Promise((resolve) => {
@@ -337,7 +346,7 @@ export class Member {
   /** What is due now, of all partitions that it owns. */
   async take(): Promise<readonly Taken[]> {
     const parts = this.work.parts()
-    const { rows } = await this.thread.ask('take', { lane, now: this.#log.clock.now(), limit: 1_000 })
+    const { rows } = await this.thread.ask('take', { lane, now: this.log.clock.now(), limit: 1_000 })
     return rows.map(({ event, bytes, partition, standing, progress }) => {
       const record = new KafkaRecord(event, bytes, parts.get(partition) ?? { partition, isLost: true })
       return { record, standing, progress }

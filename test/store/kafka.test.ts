@@ -1,13 +1,11 @@
 import { expect, onTestFinished, test } from 'vitest'
 import type { Standing } from '../../src/store/store.ts'
-import { WoundClock } from '../support/clock.ts'
 import { sharedKafka } from '../support/kafka.ts'
-import { until } from '../support/until.ts'
 import { openKafkaWorld } from './kafka-world.ts'
 import { promisesOfAStore } from './promises.ts'
 import { modelOfStandings } from './standing-model.ts'
 import { promisesOfStandings } from './standing-promises.ts'
-import { anAttempt, appendAndRoute, lane, settle, settleFirst } from './world.ts'
+import { appendAndRoute, settleFirst } from './world.ts'
 
 const kafka = sharedKafka()
 const openWorld = () => openKafkaWorld(kafka)
@@ -19,30 +17,6 @@ promisesOfAStore('the store on Kafka', openWorld, {
 })
 promisesOfStandings('the store on Kafka', openWorld)
 modelOfStandings('the store on Kafka', openWorld, 0.3)
-
-test('the store on Kafka tells the journal of what waits for its turn when it has waited for a second', async () => {
-  const { open, journalLength } = await openWorld()
-  const clock = new WoundClock()
-  const { store } = await open(clock)
-  onTestFinished(() => store.close())
-  const arrives = {
-    state: 'waiting',
-    reason: 'slot',
-    standing: { key: { text: 'A', turn: 'newest', windowMs: 0 } },
-  } as const
-  const [first, second] = await appendAndRoute(store, 2)
-  if (first === undefined || second === undefined) throw new Error('two were appended')
-
-  await settleFirst(store, first, arrives)
-  const [taken] = (await store.take(lane, clock.now(), 10)).deliveries
-  if (taken === undefined) throw new Error('it was due')
-  await settle(store, taken.record, { ...arrives, state: 'done', reason: 'ok', attempts: [anAttempt()] })
-  expect([taken.record.id, await journalLength()]).toEqual([first.id, 1])
-
-  await settleFirst(store, second, arrives)
-  clock.wind(1_000)
-  await until('it is told of', async () => (await journalLength()) === 2)
-})
 
 test('the store on Kafka finds the last of many that have just come', async () => {
   const { open } = await openWorld()

@@ -21,7 +21,7 @@ import type {
   Taken,
 } from '../store.ts'
 import { deliveryStates, shortLifeMs, shortLivesInRow } from '../store.ts'
-import { openReader } from '../tables/database.ts'
+import { type Database, openReader } from '../tables/database.ts'
 import { parseEventId } from '../tables/event-id.ts'
 import type { StoredRecord } from '../tables/format.ts'
 import { FreeKeys } from '../tables/free-keys.ts'
@@ -66,6 +66,8 @@ interface Parts {
   readonly numbers: Numbers
   readonly cursor: LowWaterMark
   readonly commits: GroupCommit
+  /** For `freeKeys`. */
+  readonly keysDatabase: Database
   readonly freeKeys: FreeKeys
   readonly reader: LogReader
   readonly listener: StoreListener
@@ -144,7 +146,8 @@ class EmbeddedStore implements Store {
     const { mark, last, lives, names } = opened
     this.isWary = lives > shortLivesInRow
     this.#cancelLived = this.#clock.at(this.#clock.now() + shortLifeMs, () => this.#lived(thread))
-    const freeKeys = new FreeKeys(await openReader(fileIn(this.#path)))
+    const keysDatabase = await openReader(fileIn(this.#path))
+    const freeKeys = new FreeKeys(keysDatabase)
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
     const reader = new LogReader({ thread, numbers, mark, cursor, last })
@@ -160,7 +163,7 @@ class EmbeddedStore implements Store {
       full: (message) => this.#filledUp(message),
       broken: (error) => this.#break(error),
     })
-    this.#parts = { mark, thread, numbers, cursor, commits, freeKeys, reader, listener }
+    this.#parts = { mark, thread, numbers, cursor, commits, keysDatabase, freeKeys, reader, listener }
     this.#health.counted(opened.dead, (rule) => numbers.rule(rule))
     this.#health.measured(opened.sizes)
     this.#retainLater()
@@ -175,9 +178,9 @@ class EmbeddedStore implements Store {
     this.#end(closed)
     await this.#pending?.end(closed)
     if (parts === undefined) return
-    const { thread, freeKeys, reader, commits, cursor } = parts
+    const { thread, keysDatabase, reader, commits, cursor } = parts
     reader.close()
-    freeKeys.close()
+    keysDatabase.close()
     try {
       // On a full disk this is the last try; what cannot be written is as if the process had died now.
       if (wasWritable || (await commits.probe())) {
@@ -430,7 +433,7 @@ class EmbeddedStore implements Store {
     this.#end(broken)
     this.#parts?.commits.stop(broken)
     this.#parts?.reader.close()
-    this.#parts?.freeKeys.close()
+    this.#parts?.keysDatabase.close()
     void (this.#parts?.thread ?? this.#pending)?.end(broken)
     this.#listener?.broken(broken)
   }

@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto'
 import { givenIdOf } from '../../event/event.ts'
-import type { Durable, Settlement } from '../store.ts'
+import type { Durable, Settlement, Standing } from '../store.ts'
 import { hashId } from '../tables/event-id.ts'
-import type { FreeKeys } from '../tables/free-keys.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import type { KafkaRecord, Owned } from './kafka-record.ts'
+import { OnTheWay } from './on-the-way.ts'
+import type { PartReader } from './part-reader.ts'
 import { formatKey, formatRow } from './row.ts'
 import type { DeadCounts, KeyEnd, ShardSettle, Told } from './shard-protocol.ts'
 import type { Starter } from './shard-rows.ts'
@@ -14,12 +15,8 @@ import type { Starter } from './shard-rows.ts'
 export interface Ticket {
   readonly settlement: Settlement
   readonly durable: Durable | undefined
-  /** It is in the log, where it was handed over. */
-  isWritten: boolean
   /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
   isFirst: boolean
-  /** What came of it was told, once. */
-  isKept: boolean
 }
 
 /** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
@@ -43,8 +40,8 @@ export interface Part extends Owned {
   lastOwner: string | undefined
   /** Keys of which somebody wrote who did not own it any more. */
   usurped: Buffer[]
-  /** Which keys are free of rows and of what is remembered; once it is ready. */
-  freeKeys: FreeKeys | undefined
+  /** Once it is ready. */
+  tables: PartReader | undefined
   readonly settles: Pending[]
   /** Writes so far that have claims among them. */
   writes: number
@@ -55,8 +52,7 @@ export interface Part extends Owned {
    * taken the partition over does not count, whatever the broker said: its event comes again there.
    */
   readonly unconfirmed: Map<string, Settlement>
-  /** What this process has handed over to itself, and not read yet, by key. */
-  readonly arriving: Map<string, Ticket>
+  readonly onTheWay: OnTheWay
   dead: DeadCounts
 }
 
@@ -71,14 +67,23 @@ export function newPart(partition: number): Part {
     hasUntold: false,
     lastOwner: undefined,
     usurped: [],
-    freeKeys: undefined,
+    tables: undefined,
     settles: [],
     writes: 0,
     claims: new Map(),
     unconfirmed: new Map(),
-    arriving: new Map(),
+    onTheWay: new OnTheWay(),
     dead: [],
   }
+}
+
+export function newTicket(settlement: Settlement, durable?: Durable): Ticket {
+  return { settlement, durable, isFirst: false }
+}
+
+/** What brings deliveries of a rule together. */
+export function ruleKeyOf(rule: string, { key, root }: Standing): string {
+  return `${rule}\u001f${key?.text ?? root?.signature ?? ''}`
 }
 
 /** Of the row that it makes or changes. */
@@ -97,12 +102,14 @@ export function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: 
 export function handedOver(topic: string, partition: number, settlement: Settlement, record: KafkaRecord): Outgoing {
   const { id, stream, accepted, origin, bytes, source, owned } = record
   const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
-  const row = { state, reason, at, revision, progress, claimed, attempts, standing, answer }
+  const row = { at, revision, progress, attempts, standing, answer }
+  // A call that runs elsewhere is not known where it goes.
+  const standsAs = state === 'running' ? { state: 'waiting' as const, reason: 'slot' } : { state, reason }
   const value = formatRow(
     {
-      ...row,
+      ...{ ...row, ...standsAs, claimed: claimed && state !== 'running' },
       ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
-      until: until === Number.POSITIVE_INFINITY ? null : until,
+      until: state === 'running' ? at : until === Number.POSITIVE_INFINITY ? null : until,
       // What only moves may have come to its end there already.
       ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
     },

@@ -82,11 +82,11 @@ export interface Change {
   readonly dead: DeadCounts | undefined
 }
 
-/** By index of what was handed over: what the engine has to count, where it does not know of it yet. */
-export interface Arrived extends Change {
+export interface Arrived extends Omit<Change, 'consequences'> {
   /** Of some the topic has no more than what was handed over, and the journal nothing. */
   readonly hasUntold: boolean
-  readonly rows: readonly { readonly index: number; readonly change: LaneBacklog }[]
+  /** What the engine has to count. */
+  readonly rows: readonly LaneBacklog[]
 }
 
 /** By rule; those of the partition that have any. */

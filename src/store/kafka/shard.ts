@@ -154,11 +154,11 @@ export class Shard {
 
   /** The owner before us died between what ended a delivery and what let the next of its key go. */
   #releaseOrphans(now: number): Arrived {
-    const rows = this.#ready.standings.releaseOrphans(now).map(({ pos, rule }, index) => {
+    const rows = this.#ready.standings.releaseOrphans(now).map(({ pos, rule }) => {
       const { lane } = this.#rows.read(pos, rule).settle
-      return { index, change: { lane, nextUntil: now, waiting: { key: -1, slot: 1 } } }
+      return { lane, nextUntil: now, waiting: { key: -1, slot: 1 } }
     })
-    return { consequences: [], ...this.changes.take(), dead: undefined, hasUntold: this.changes.hasUntold, rows }
+    return { ...this.changes.take(), dead: undefined, hasUntold: this.changes.hasUntold, rows }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
@@ -224,13 +224,11 @@ export class Shard {
 
   #arrive(records: Packed, now: number): Arrived {
     const settles: ShardSettle[] = []
-    const indexes: number[] = []
     const known: KeyValue[] = []
-    const repeated: Arrived['consequences'][number][] = []
-    /** By index: the lane has one less that is parked. */
+    /** By index of the settles: the lane has one less that is parked. */
     const unparked = new Set<number>()
     const seen = new Set<string>()
-    for (const [index, { key, value }] of unpack(records).entries()) {
+    for (const { key, value } of unpack(records)) {
       const parsed = parseKey(key)
       const arrived = value === null ? undefined : parseRow(value)
       if (parsed?.kind !== 'delivery' || arrived === undefined) continue
@@ -239,28 +237,21 @@ export class Shard {
       const letter = isKnown && arrived.row.reopens === true ? this.#letterOf(parsed.id, parsed.rule) : undefined
       if ((isKnown && letter === undefined) || seen.has(name)) {
         known.push({ key, value: null })
-        repeated.push({ index, ...elsewhere })
         continue
       }
       seen.add(name)
-      if (letter === 'parked') unparked.add(index)
+      if (letter === 'parked') unparked.add(settles.length)
       const settle = settleOfRow(arrived.row, arrived.event)
       settles.push(isKnown ? { ...settle, bytes: undefined } : settle)
-      indexes.push(index)
     }
-    const change = this.#settle(settles, now)
+    const { consequences, ...change } = this.#settle(settles, now)
     const again = unpack(this.changes.reassert(pack(known)))
-    const consequences = change.consequences.map((one) => ({ ...one, index: indexes[one.index] ?? one.index }))
     const byIndex = new Map(consequences.map((one) => [one.index, one]))
     return {
       ...change,
       records: again.length === 0 ? change.records : pack([...unpack(change.records), ...again]),
-      consequences: [...consequences, ...repeated],
       hasUntold: this.changes.hasUntold,
-      rows: settles.flatMap((settle, at) => {
-        const index = indexes[at] ?? at
-        return rowsOf(settle, byIndex.get(index), unparked.has(index)).map((change) => ({ index, change }))
-      }),
+      rows: settles.flatMap((settle, index) => rowsOf(settle, byIndex.get(index), unparked.has(index))),
     }
   }
 

@@ -1,19 +1,29 @@
 import type { Clock } from '../../base/clock.ts'
 import { givenIdOf, type StreamRecord } from '../../event/event.ts'
-import type { Consequences, Durable, Key, Settlement, StoreListener } from '../store.ts'
-import { openReader } from '../tables/database.ts'
-import { FreeKeys } from '../tables/free-keys.ts'
+import type { Consequences, Durable, Key, Settlement, Standing, StoreListener } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
 import { type Packed, pack, unpack } from './packed.ts'
-import { handedOver, keyEndOf, keyOf, newPart, type Part, type Pending, shardSettle, type Ticket } from './part.ts'
+import {
+  handedOver,
+  keyEndOf,
+  keyOf,
+  newPart,
+  newTicket,
+  type Part,
+  type Pending,
+  ruleKeyOf,
+  shardSettle,
+  type Ticket,
+} from './part.ts'
+import { openPart } from './part-reader.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
 import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable, withinRule } from './row.ts'
 import { Rowless, toldOf } from './rowless.ts'
-import { type Arrived, type Change, fileOf, type ShardSettle, type ShardThread, type Told } from './shard-protocol.ts'
+import type { Arrived, Change, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
 import { firstPlaceOf } from './shard-rows.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
@@ -119,15 +129,10 @@ export class WorkTopic {
   settle(settlement: Settlement, durable?: Durable): void {
     const { record, releasesCursor } = settlement
     if (!(record instanceof KafkaRecord)) throw new Error('what was settled is not a record that this store gave out')
-    const ticket: Ticket = {
-      settlement,
-      durable,
-      isWritten: false,
-      isFirst: false,
-      isKept: false,
-    }
+    const ticket = newTicket(settlement, durable)
     if (!releasesCursor) record.holds += 1
-    if (record.owned.isLost) {
+    const given = record.rows?.get(settlement.lane.rule)
+    if ((given ?? record.owned).isLost) {
       setImmediate(() => this.#keep(ticket, elsewhere))
       return
     }
@@ -136,9 +141,7 @@ export class WorkTopic {
       this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: keyEndOf(settlement, record) })
       return
     }
-    if (record.rows?.get(settlement.lane.rule)?.isLost === true) setImmediate(() => this.#keep(ticket, elsewhere))
-    else if (part !== undefined && this.#isAstray(part, settlement, record))
-      this.#move(part, settlement, record, ticket)
+    if (part !== undefined && this.#isAstray(part, settlement, record)) this.#move(part, settlement, record, ticket)
     else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
@@ -158,9 +161,14 @@ export class WorkTopic {
     }
     const given = record.rows?.get(lane.rule)
     if (given?.isLost === false) return this.#owned.get(given.partition)
-    const isAtHome =
-      standing === undefined ? state !== 'done' : this.#placeOf(standing, record) === record.owned.partition
-    return isAtHome ? this.#owned.get(record.owned.partition) : undefined
+    if (standing !== undefined) return this.#homeOf(lane.rule, standing, record)
+    return state === 'done' ? undefined : this.#owned.get(record.owned.partition)
+  }
+
+  /** Where all of its key meet, if that is ours, and none of them is on its way there. */
+  #homeOf(rule: string, standing: Standing, record: KafkaRecord): Part | undefined {
+    const part = this.#owned.get(this.#placeOf(standing, record))
+    return part?.isReady === true && !part.onTheWay.has(ruleKeyOf(rule, standing)) ? part : undefined
   }
 
   /** Events of a stream whose partitions go by the same key are at home where they are read. */
@@ -178,12 +186,13 @@ export class WorkTopic {
   /** As the store's. */
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
     if (!(record instanceof KafkaRecord) || record.source === undefined || record.owned.isLost) return false
-    const part = this.#owned.get(record.owned.partition)
-    if (part?.freeKeys === undefined || this.#placeOf({ key }, record) !== part.partition) return false
+    const home = this.#homeOf(rule, { key }, record)
     const number = this.#numberOf(rule)
-    if (number === undefined) return false
+    if (home?.tables === undefined || number === undefined) return false
+    // Rows of its own part are known to whoever reads it.
+    if (home !== record.owned && home.tables.has(record.id, number)) return false
     const candidate = { pos: firstPlaceOf(record.accepted), metaId: givenIdOf(record), now: this.#parts.clock.now() }
-    return part.freeKeys.isFree(number, key, candidate)
+    return home.tables.isKeyFree(number, key, candidate)
   }
 
   /** Undefined until the thread has said it. */
@@ -208,7 +217,7 @@ export class WorkTopic {
   /** It is handed over to where it belongs, and then removed from where it was. */
   #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const partition = this.#placeOf(settlement.standing, record)
-    this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], () => {
+    this.#send(partition, settlement, record, () => {
       const { standing: _, ...settle } = shardSettle(settlement, record, false)
       const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
       const remove = async () => {
@@ -307,7 +316,7 @@ export class WorkTopic {
 
   /** Of what is read beside the thread: it cannot end before. */
   close(): void {
-    for (const part of this.#owned.values()) part.freeKeys?.close()
+    for (const part of this.#owned.values()) part.tables?.close()
   }
 
   /** Resolves when all that was settled is on its way. */
@@ -386,31 +395,19 @@ export class WorkTopic {
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
   #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const { lane, standing } = settlement
-    const partition = record.source === undefined ? record.owned.partition : this.#placeOf(standing, record)
-    const key = keyOf(settlement)
-    const part = this.#owned.get(partition)
-    const isOwn = part?.isReady === true && record.source !== undefined
-    if (isOwn) {
-      // Its source was lost and is ours again: what was handed over before says the same.
-      const before = part.arriving.get(key)
-      if (before !== undefined) this.#keep(before, elsewhere)
-      part.arriving.set(key, ticket)
-      record.rows ??= new Map()
-      record.rows.set(lane.rule, part)
-    }
-    this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], () => {
-      ticket.isWritten = true
-      // What becomes of it is known when it was read.
-      if (!isOwn || part.isLost) this.#keep(ticket, elsewhere)
-    })
+    const home = record.source === undefined ? record.owned.partition : this.#placeOf(settlement.standing, record)
+    this.#send(home, settlement, record, () => this.#keep(ticket, elsewhere))
   }
 
-  /** It is durable. What one partition keeps waiting holds up no other. Once only: it may be read before its batch is answered. */
-  #keep(ticket: Ticket, consequences: Consequences | undefined): void {
-    if (ticket.isKept) return
-    ticket.isKept = true
-    const { settlement, durable, isFirst } = ticket
+  #send(partition: number, settlement: Settlement, record: KafkaRecord, written: () => void): void {
+    const { lane, standing } = settlement
+    if (standing !== undefined)
+      this.#owned.get(partition)?.onTheWay.add(keyOf(settlement), ruleKeyOf(lane.rule, standing))
+    this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], written)
+  }
+
+  /** It is durable. What one partition keeps waiting holds up no other. */
+  #keep({ settlement, durable, isFirst }: Ticket, consequences: Consequences | undefined): void {
     if (!isFirst) this.#release(settlement.record)
     durable?.(settlement, consequences)
   }
@@ -489,17 +486,17 @@ export class WorkTopic {
       if (part.isLost) return
       part.hasUntold = arrived.hasUntold
       this.#write(part, arrived, () => undefined)
-      for (const { change } of arrived.rows) listener.rows(change)
+      for (const change of arrived.rows) listener.rows(change)
       more = arrived.more
       if (more) await this.#parts.writer.written()
       if (part.isLost) return
     }
-    const freeKeys = new FreeKeys(await openReader(fileOf(this.#parts.folder, partition)))
+    const tables = await openPart(this.#parts.folder, partition)
     if (part.isLost) {
-      freeKeys.close()
+      tables.close()
       return
     }
-    part.freeKeys = freeKeys
+    part.tables = tables
     part.isReady = true
     const held = part.held ?? []
     part.held = undefined
@@ -572,16 +569,8 @@ export class WorkTopic {
   #arrived(part: Part, arrivals: readonly { readonly key: Buffer }[], arrived: Arrived): void {
     this.#write(part, arrived, () => undefined)
     part.hasUntold ||= arrived.hasUntold
-    const byIndex = new Map(arrived.consequences.map((one) => [one.index, one]))
-    const own = new Set<number>()
-    for (const [index, { key }] of arrivals.entries()) {
-      const name = key.toString()
-      const ticket = part.arriving.get(name)
-      if (ticket === undefined || !part.arriving.delete(name)) continue
-      own.add(index)
-      this.#keep(ticket, byIndex.get(index))
-    }
-    for (const { index, change } of arrived.rows) if (!own.has(index)) this.#parts.listener.rows(change)
+    for (const { key } of arrivals) part.onTheWay.delete(key.toString())
+    for (const change of arrived.rows) this.#parts.listener.rows(change)
   }
 
   #readBack(part: Part, { headers }: FetchedMessage, key: string): void {
@@ -614,14 +603,12 @@ export class WorkTopic {
     this.#owned.delete(partition)
     this.#parts.trouble(partition, undefined)
     reader.stop(this.#parts.topics.work, partition)
-    part.freeKeys?.close()
+    part.tables?.close()
     this.#parts.lost(part)
-    for (const { ticket } of part.settles.splice(0)) this.#keep(ticket, elsewhere)
+    this.#leaveSettles(part)
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
     part.claims.clear()
-    part.unconfirmed.clear()
-    for (const ticket of part.arriving.values()) if (ticket.isWritten) this.#keep(ticket, elsewhere)
-    part.arriving.clear()
+    this.#handOverUnconfirmed(part)
     this.#countDead()
     thread.ask('drop', { partition }).then(
       (left) => {
@@ -630,6 +617,29 @@ export class WorkTopic {
       (error: unknown) => this.#parts.broken(error),
     )
     listener.lost()
+  }
+
+  /** What is not on its way to the thread will not be. What ended, of an event that is still ours, is told all the same. */
+  #leaveSettles(part: Part): void {
+    for (const pending of part.settles.splice(0)) {
+      const { ticket } = pending
+      const { settlement } = ticket
+      const { record } = settlement
+      if ('told' in pending && record instanceof KafkaRecord && !record.owned.isLost)
+        this.#rowless.ended(settlement, record, () => this.#keep(ticket, undefined))
+      else this.#keep(ticket, elsewhere)
+    }
+  }
+
+  /** Rows of events that are still ours, and may not have come to be: whoever has the partition now takes them up. */
+  #handOverUnconfirmed(part: Part): void {
+    const unconfirmed = [...part.unconfirmed.values()]
+    part.unconfirmed.clear()
+    for (const settlement of unconfirmed) {
+      const { record } = settlement
+      if (record instanceof KafkaRecord && !record.owned.isLost)
+        this.#handOver(settlement, record, newTicket(settlement))
+    }
   }
 
   /** Where the group goes on to say that a partition is ours, the other's claim was one of before, and written late. */
