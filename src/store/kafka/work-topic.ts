@@ -73,6 +73,8 @@ interface WriteOptions {
 
 /** Of all parts together. */
 const settlesAtOnce = 1_000
+/** One on its way, and one that waits for it. */
+const unwrittenAtMost = 2
 /** Within that time a member hears of a rebalance. */
 const claimAgainAfterMs = 5_000
 /** Answers of brokers that the thread has not taken up, of one partition. */
@@ -97,6 +99,9 @@ export class WorkTopic {
   #assigned: ReadonlySet<number> = new Set()
   readonly #rowless: Rowless
   #isFlushing = false
+  /** Batches that were settled, and are not written. */
+  #unwritten = 0
+  #whenWritten: (() => void) | undefined
   /** By which the thread knows rules. */
   readonly #numbers = new Map<string, number | undefined>()
 
@@ -270,9 +275,17 @@ export class WorkTopic {
       })
       const records = settled.flatMap((one) => one.records)
       const told = settled.flatMap((one) => one.told)
+      this.#unwritten += 1
       this.#writeAll([...records, ...formatJournal(topics.journal, partitions, told)], () => {
+        this.#unwritten -= 1
+        this.#whenWritten?.()
         for (const { done } of settled) done()
       })
+      // What comes meanwhile is settled together.
+      while (this.#unwritten >= unwrittenAtMost)
+        await new Promise<void>((resolve) => {
+          this.#whenWritten = resolve
+        })
     }
     this.#isFlushing = false
   }
