@@ -183,7 +183,7 @@ class History {
     const { partition } = owned
     const { offset, runs } = this.#committed.get(partition) ?? { offset: 0, runs: '' }
     const rows = await member.thread.ask('rowsOf', { partition, topic: stream, part: partition, from: offset })
-    await member.work.told()
+    await member.writer.written()
     if (owned.isLost) return
     reading.known = new Set([...rows.map(({ id }) => id), ...this.#told()])
     reading.source = member.source(partition, offset, runs)

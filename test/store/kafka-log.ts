@@ -132,6 +132,7 @@ interface Reading {
 /** The part of a process that keeps the work. It ends with its test. */
 export class Member {
   readonly work: WorkTopic
+  readonly writer: Writer
   readonly thread: ShardThread
   readonly broken: unknown[] = []
   /** Offsets of events that need not be read any more. */
@@ -163,8 +164,9 @@ export class Member {
     onTestFinished(() => this.end())
     const nothing = () => undefined
     const { clock } = log
+    this.writer = this.#writer()
     this.work = new WorkTopic({
-      ...{ topics, partitions, folder, clock, thread, writer: this.#writer(), reader: this.#reader() },
+      ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader: this.#reader() },
       listener: {
         ...{ committed: nothing, changed: nothing, rows: nothing, shared: nothing, lost: nothing },
         broken: (error) => this.broken.push(error),

@@ -193,7 +193,7 @@ class KafkaStore implements Store {
         partitionKeys,
       },
       ready: (partition) => work.ready(partition),
-      told: () => work.told(),
+      told: () => writer.written(),
       trouble: (why) => {
         if (!this.#isClosed) this.#trouble('streams', why)
       },

@@ -133,3 +133,20 @@ export function keyEndOf(
     ...{ rule: lane.rule, key: key.text, windowMs: key.windowMs, began: progress.firstAttemptAt, at },
   }
 }
+
+/** For the journal: a delivery that has no row. */
+export function toldOf({ lane, revision, state, reason, at, attempts }: Settlement, record: KafkaRecord): Told {
+  const { id, stream, accepted, origin } = record
+  return {
+    event: { id, stream, accepted, origin },
+    metaId: givenIdOf(record),
+    rule: lane.rule,
+    revision,
+    state,
+    reason,
+    at,
+    until: null,
+    attempts,
+    coveredBy: undefined,
+  }
+}

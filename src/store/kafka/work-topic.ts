@@ -17,12 +17,12 @@ import {
   ruleKeyOf,
   shardSettle,
   type Ticket,
+  toldOf,
 } from './part.ts'
 import { openPart } from './part-reader.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
 import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable, withinRule } from './row.ts'
-import { Rowless, toldOf } from './rowless.ts'
 import type { Arrived, Change, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
 import { firstPlaceOf } from './shard-rows.ts'
 import type { Topics } from './topics.ts'
@@ -73,6 +73,8 @@ interface WriteOptions {
 
 /** Of all parts together. */
 const settlesAtOnce = 1_000
+/** What is only told waits so long for more of its kind: each record takes longer than what is in it. */
+const tellLingerMs = 15
 /** One on its way, and one that waits for it. */
 const unwrittenAtMost = 2
 /** Within that time a member hears of a rebalance. */
@@ -84,6 +86,7 @@ const untoldForMs = 1_000
 const writeHeader = 'write'
 
 const nothing = pack([])
+const noChange: Change = { consequences: [], records: nothing, roots: nothing, told: [], dead: undefined }
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
 /**
@@ -97,8 +100,12 @@ export class WorkTopic {
   readonly #owned = new Map<number, Part>()
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
-  readonly #rowless: Rowless
+  /** Settlements of all parts that are not on their way yet. */
+  #pending = 0
+  #lingering: NodeJS.Timeout | undefined
+  #isHurried = false
   #isFlushing = false
+  #isLeaving = false
   /** Batches that were settled, and are not written. */
   #unwritten = 0
   #whenWritten: (() => void) | undefined
@@ -107,8 +114,6 @@ export class WorkTopic {
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
-    const { topics, partitions, writer } = parts
-    this.#rowless = new Rowless({ journal: topics.journal, partitions, writer })
   }
 
   /** Those that are ours now, be they restored or not. */
@@ -150,7 +155,7 @@ export class WorkTopic {
     else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
-      this.#rowless.ended(settlement, record, () => this.#keep(ticket, undefined))
+      this.#tell(settlement, record, ticket)
     else this.#handOver(settlement, record, ticket)
   }
 
@@ -239,6 +244,12 @@ export class WorkTopic {
     })
   }
 
+  /** It has ended, and has no row. */
+  #tell(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+    const part = this.#owned.get(record.owned.partition)
+    if (part !== undefined) this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: undefined })
+  }
+
   #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const { lane } = settlement
     const isNew = record.source !== undefined && record.rows?.has(lane.rule) !== true
@@ -251,8 +262,18 @@ export class WorkTopic {
     this.#settleSoon(part, { settle: shardSettle(settlement, record, isNew), ticket })
   }
 
+  /** Nobody waits for what is only told. */
   #settleSoon(part: Part, pending: Pending): void {
     part.settles.push(pending)
+    this.#pending += 1
+    if ('settle' in pending || this.#pending >= settlesAtOnce) this.#flushSoon()
+    else this.#lingering ??= setTimeout(() => this.#flushSoon(), tellLingerMs)
+  }
+
+  #flushSoon(): void {
+    clearTimeout(this.#lingering)
+    this.#lingering = undefined
+    this.#isHurried = true
     if (this.#isFlushing) return
     this.#isFlushing = true
     setImmediate(() => void this.#flush())
@@ -260,19 +281,13 @@ export class WorkTopic {
 
   /** All parts together, one batch after another: so what they tell the journal is in few records. */
   async #flush(): Promise<void> {
-    const { thread, topics, partitions } = this.#parts
-    for (let batches = this.#nextBatches(); batches.length > 0; batches = this.#nextBatches()) {
-      const asked = batches.map(({ part: { partition }, rows, ends }) => {
-        return { partition, settles: rows.map(({ settle }) => settle), ends: ends.flatMap(({ end = [] }) => end) }
-      })
-      const changes = await thread
-        .ask('settle', { batches: asked })
-        .catch((error: unknown) => this.#parts.broken(error))
+    const { topics, partitions } = this.#parts
+    while (this.#isHurried) {
+      this.#isHurried = false
+      const batches = this.#nextBatches()
+      const changes = await this.#settleBatches(batches)
       if (changes === undefined) break
-      const settled = batches.flatMap((batch, index) => {
-        const change = changes[index]
-        return change === undefined ? [] : this.#settled(batch, change)
-      })
+      const settled = batches.flatMap((batch, index) => this.#settled(batch, changes[index] ?? noChange))
       const records = settled.flatMap((one) => one.records)
       const told = settled.flatMap((one) => one.told)
       this.#unwritten += 1
@@ -282,7 +297,7 @@ export class WorkTopic {
         for (const { done } of settled) done()
       })
       // What comes meanwhile is settled together.
-      while (this.#unwritten >= unwrittenAtMost)
+      while (this.#unwritten >= unwrittenAtMost && !this.#isLeaving)
         await new Promise<void>((resolve) => {
           this.#whenWritten = resolve
         })
@@ -296,10 +311,21 @@ export class WorkTopic {
     const atMost = Math.ceil(settlesAtOnce / parts.length)
     return parts.map((part) => {
       const pending = part.settles.splice(0, atMost)
+      this.#pending -= pending.length
+      this.#isHurried ||= part.settles.length > 0
       const rows = pending.flatMap((one) => ('settle' in one ? [one] : []))
       const ended = pending.flatMap((one) => ('told' in one ? [one] : []))
       return { part, rows, ends: [...ended].sort((a, b) => Number(a.end === undefined) - Number(b.end === undefined)) }
     })
+  }
+
+  /** What the thread makes of each; undefined where that is broken. It need not know of what is only told. */
+  async #settleBatches(batches: readonly Batch[]): Promise<readonly Change[] | undefined> {
+    const asked = batches.map(({ part: { partition }, rows, ends }) => {
+      return { partition, settles: rows.map(({ settle }) => settle), ends: ends.flatMap(({ end = [] }) => end) }
+    })
+    if (asked.every(({ settles, ends }) => settles.length === 0 && ends.length === 0)) return []
+    return this.#parts.thread.ask('settle', { batches: asked }).catch((error: unknown) => this.#parts.broken(error))
   }
 
   /** What the thread has made of a batch: what is to be written, and what is to be said when it is. */
@@ -332,16 +358,12 @@ export class WorkTopic {
     for (const part of this.#owned.values()) part.tables?.close()
   }
 
-  /** Resolves when all that was settled is on its way. */
+  /** Resolves when all that was settled is on its way, however long that takes. Nothing more is settled after it. */
   async flushed(): Promise<void> {
+    this.#isLeaving = true
+    this.#whenWritten?.()
+    this.#flushSoon()
     while (this.#isFlushing) await new Promise(setImmediate)
-    this.#rowless.flush()
-  }
-
-  /** Resolves when all that has ended so far is written. */
-  async told(): Promise<void> {
-    this.#rowless.flush()
-    await this.#parts.writer.written()
   }
 
   /** Resolves when the journal tells of all that waits here, too. */
@@ -634,12 +656,14 @@ export class WorkTopic {
 
   /** What is not on its way to the thread will not be. What ended, of an event that is still ours, is told all the same. */
   #leaveSettles(part: Part): void {
-    for (const pending of part.settles.splice(0)) {
+    const left = part.settles.splice(0)
+    this.#pending -= left.length
+    for (const pending of left) {
       const { ticket } = pending
       const { settlement } = ticket
       const { record } = settlement
       if ('told' in pending && record instanceof KafkaRecord && !record.owned.isLost)
-        this.#rowless.ended(settlement, record, () => this.#keep(ticket, undefined))
+        this.#tell(settlement, record, ticket)
       else this.#keep(ticket, elsewhere)
     }
   }
