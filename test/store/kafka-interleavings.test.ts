@@ -324,28 +324,32 @@ async function isKeyFree(member: Member, record: KafkaRecord, key: Key): Promise
 const deduplicated = (text: string, windowMs = 0): Key => ({ text, turn: 'newest', windowMs })
 
 test.each([
-  ['in its own partition', 0],
-  ['in another that the process owns', 1],
-])('what runs from memory under a key %s is remembered of it, and leaves no row', async (_where, home) => {
-  const log = new Log()
-  const member = await start(log, [0, 1])
-  const key = deduplicated(keyIn(home), 60_000)
-  const record = member.route(1)
-  expect(await isKeyFree(member, record, key)).toBe(true)
-  const progress = { failures: 0, firstAttemptAt: log.clock.now(), finished: 1, refused: 0 }
-  await member.settle(record, { ...ok, progress, standing: { key } })
-  await member.quiet()
-  log.clock.wind(1)
-  const next = member.route(2)
-  expect(await isKeyFree(member, next, key)).toBe(false)
-  expect(await isKeyFree(member, next, { ...key, windowMs: 0 })).toBe(true)
-  const kinds = log.work(home).map((written) => JSON.parse(String(written.key))[0])
-  expect({ finished: member.finished, kinds }).toEqual({ finished: [1], kinds: ['owner', 'start'] })
-  member.kill()
+  ['for a minute, in its own partition', 60_000, 0, ['owner']],
+  ['for a minute, in another that the process owns', 60_000, 1, ['owner']],
+  ['for a day', 86_400_000, 1, ['owner', 'start']],
+])(
+  'what runs from memory under a key is remembered of it %s, and leaves no row',
+  async (_how, windowMs, home, left) => {
+    const log = new Log()
+    const member = await start(log, [0, 1])
+    const key = deduplicated(keyIn(home), windowMs)
+    const record = member.route(1)
+    expect(await isKeyFree(member, record, key)).toBe(true)
+    const progress = { failures: 0, firstAttemptAt: log.clock.now(), finished: 1, refused: 0 }
+    await member.settle(record, { ...ok, progress, standing: { key } })
+    await member.quiet()
+    log.clock.wind(1)
+    const next = member.route(2)
+    expect(await isKeyFree(member, next, key)).toBe(false)
+    expect(await isKeyFree(member, next, { ...key, windowMs: 0 })).toBe(true)
+    const kinds = log.work(home).map((written) => JSON.parse(String(written.key))[0])
+    expect({ finished: member.finished, kinds }).toEqual({ finished: [1], kinds: left })
+    member.kill()
 
-  const heir = await start(log, [0, 1])
-  expect(await isKeyFree(heir, heir.route(3), key)).toBe(false)
-})
+    const heir = await start(log, [0, 1])
+    expect(await isKeyFree(heir, heir.route(3), key)).toBe(false)
+  },
+)
 
 test.each([
   ['waits', waits(''), false],

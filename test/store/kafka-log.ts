@@ -7,6 +7,7 @@ import { ServiceError } from '../../src/base/errors.ts'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { FetchedMessage } from '../../src/store/kafka/client.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from '../../src/store/kafka/kafka-record.ts'
+import { KeysTopic } from '../../src/store/kafka/keys-topic.ts'
 import { partitionOf } from '../../src/store/kafka/partition.ts'
 import { Progress as Position } from '../../src/store/kafka/position.ts'
 import type { Reader, Received } from '../../src/store/kafka/reader.ts'
@@ -165,8 +166,10 @@ export class Member {
     const nothing = () => undefined
     const { clock } = log
     this.writer = this.#writer()
+    const reader = this.#reader()
+    const keys = new KeysTopic({ topic: topics.keys, thread, reader })
     this.work = new WorkTopic({
-      ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader: this.#reader() },
+      ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader, keys },
       listener: {
         ...{ committed: nothing, changed: nothing, rows: nothing, shared: nothing, lost: nothing },
         broken: (error) => this.broken.push(error),
@@ -198,7 +201,15 @@ export class Member {
 
   #reader(): Reader {
     const nameOf = (topic: string, partition: number) => `${topic}/${partition}`
-    const reader: Pick<Reader, 'read' | 'stop' | 'pause' | 'resume'> = {
+    const reader: Pick<Reader, 'read' | 'readToEnd' | 'offsetAt' | 'stop' | 'pause' | 'resume'> = {
+      readToEnd: async (topic, partition, offset, received) => {
+        const messages = this.log.read(topic, partition, offset)
+        if (messages.length > 0) received(messages, this.log.end(topic, partition))
+      },
+      offsetAt: async (topic, partition, time) => {
+        const found = this.log.read(topic, partition).find(({ timestamp }) => Number(timestamp) >= time)
+        return found === undefined ? this.log.end(topic, partition) : Number(found.offset)
+      },
       read: (topic, partition, offset, received) => {
         this.#paused.delete(nameOf(topic, partition))
         this.#readings.set(nameOf(topic, partition), { topic, partition, received, offset })

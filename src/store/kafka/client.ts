@@ -62,11 +62,10 @@ export interface Cluster {
     readonly topicMetadata: readonly { readonly topic: string; readonly partitionMetadata: readonly unknown[] }[]
   } | null>
   fetchTopicsOffset(
-    topics: readonly {
+    topics: readonly ({
       readonly topic: string
       readonly partitions: readonly { readonly partition: number }[]
-      readonly fromBeginning: boolean
-    }[],
+    } & ({ readonly fromBeginning: boolean } | { readonly fromTimestamp: number }))[],
   ): Promise<
     readonly {
       readonly topic: string

@@ -31,6 +31,7 @@ import { StoreThread } from '../thread.ts'
 import { atMost, createClient, type Tell } from './client.ts'
 import { Journal } from './journal.ts'
 import { KafkaRecord } from './kafka-record.ts'
+import { KeysTopic } from './keys-topic.ts'
 import { type LettersOf, readLetters } from './letters.ts'
 import { Membership } from './membership.ts'
 import { Reader } from './reader.ts'
@@ -165,8 +166,9 @@ class KafkaStore implements Store {
       trouble: (why) => this.#trouble('group', why),
     })
     const journal = new Journal(kafka, archive, topics.journal, partitions)
+    const keys = new KeysTopic({ topic: topics.keys, thread, reader: workReader })
     const work = new WorkTopic({
-      ...{ topics, partitions, folder, clock, thread, writer, reader: workReader, listener },
+      ...{ topics, partitions, folder, clock, thread, writer, reader: workReader, keys, listener },
       restored: () => streams.refresh(),
       lost: (owned) => streams.drop(owned),
       finished: (record) => streams.finish(record),

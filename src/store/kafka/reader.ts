@@ -162,6 +162,16 @@ export class Reader {
     return Number(found?.partitions[0]?.offset ?? 0)
   }
 
+  /** Of the first record that was written then or later, in ms; of the next one where there is none. */
+  async offsetAt(topic: string, partition: number, time: number): Promise<number> {
+    const [found] = await this.#withoutGone(async () => {
+      await this.#connect([topic])
+      return this.#cluster.fetchTopicsOffset([{ topic, partitions: [{ partition }], fromTimestamp: time }])
+    })
+    const offset = Number(found?.partitions[0]?.offset ?? -1)
+    return offset < 0 ? this.end(topic, partition) : offset
+  }
+
   /** All topics there are, with the number of their partitions. */
   async topics(): Promise<ReadonlyMap<string, number>> {
     await this.#connect([])

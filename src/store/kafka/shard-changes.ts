@@ -77,6 +77,19 @@ export class ShardChanges {
     return kept
   }
 
+  /** What has changed of keys is told elsewhere. */
+  forgetStarts(): void {
+    this.#rows.database.exec('DELETE FROM changed_starts')
+  }
+
+  /** Whether the changelog has something of a key; and whether it will have from now on. */
+  #hasFact(rule: number, key: string, willHave: boolean): boolean {
+    const had = this.#rows.prepare('SELECT 1 FROM facts WHERE rule = ? AND key = ?').get(rule, key) !== undefined
+    if (willHave && !had) this.#rows.prepare('INSERT INTO facts(rule, key) VALUES (?, ?)').run(rule, key)
+    if (!willHave && had) this.#rows.prepare('DELETE FROM facts WHERE rule = ? AND key = ?').run(rule, key)
+    return had
+  }
+
   /** As the changelog has it. */
   hasSaidEnd(id: string, rule: string): void {
     this.#remember(`${id}/${rule}`)
@@ -98,7 +111,10 @@ export class ShardChanges {
     this.#rows.transaction(() => {
       for (const { rule, key } of this.#rows.prepare('SELECT rule, key FROM changed_starts').all()) {
         const fact: WorkKey = { kind: 'start', rule: this.#words.of('rule', int(rule)), key: text(key) }
-        records.push({ key: formatKey(fact), value: this.#valueOf(fact) })
+        const value = this.#valueOf(fact)
+        const hadFact = this.#hasFact(int(rule), text(key), value !== null)
+        // Of what the keys topic alone has there is nothing to take back.
+        if (value !== null || hadFact) records.push({ key: formatKey(fact), value })
       }
       const covering = new Map<number, { rule: number; ids: string[] }>()
       const rows: KeyValue[] = []
@@ -246,6 +262,7 @@ export class ShardChanges {
   /** What an owner before us told of a key or a root event; undefined: that it is forgotten. */
   replayFact(key: Exclude<WorkKey, { kind: 'owner' | 'delivery' }>, rule: number, fact: Fact | undefined): void {
     const { kind } = key
+    if (kind === 'start') this.#hasFact(rule, key.key, fact !== undefined)
     const name = kind === 'start' ? [rule, key.key] : [rule, key.signature, key.time]
     if (fact === undefined) {
       const where =

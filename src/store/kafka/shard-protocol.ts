@@ -12,6 +12,7 @@ import type {
   Standing,
   WaitReason,
 } from '../store.ts'
+import { successKeptMs } from '../tables/starts.ts'
 import type { AnswersOf, StoreThread } from '../thread.ts'
 import type { Packed } from './packed.ts'
 import type { Origin } from './row.ts'
@@ -55,6 +56,14 @@ export interface KeyEnd {
   readonly at: number
 }
 
+/** Whether the keys topic is told of it: what has to be remembered for longer is in the changelog. */
+export function isRememberedBriefly({ windowMs }: KeyEnd): boolean {
+  return windowMs <= successKeptMs
+}
+
+/** What the keys topic says of such a call, and where it stands among the deliveries of its partition. */
+export type KeyStart = Omit<KeyEnd, 'accepted' | 'windowMs'> & { readonly pos: number }
+
 /** For the journal: a delivery came to some state, or others are covered by its call. */
 export type Told = { readonly event: RowEvent; readonly metaId: string | undefined; readonly rule: string } & (
   | {
@@ -80,9 +89,11 @@ export interface Change {
   readonly roots: Packed
   readonly told: readonly Told[]
   readonly dead: DeadCounts | undefined
+  /** Of the ends of keys, in their order. */
+  readonly places: readonly number[]
 }
 
-export interface Arrived extends Omit<Change, 'consequences'> {
+export interface Arrived extends Omit<Change, 'consequences' | 'places'> {
   /** Of some the topic has no more than what was handed over, and the journal nothing. */
   readonly hasUntold: boolean
   /** What the engine has to count. */
@@ -121,6 +132,8 @@ export interface ShardInputs {
   numberOf: { readonly rule: string }
   /** What its changelog says, in order. */
   restore: { readonly partition: number; readonly records: Packed }
+  /** And what the keys topic says. */
+  remember: { readonly partition: number; readonly starts: readonly KeyStart[] }
   /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
   restored: { readonly partition: number; readonly now: number }
   /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
@@ -166,11 +179,12 @@ export interface ShardOutputs {
   open: undefined
   numberOf: number
   restore: undefined
-  restored: Change & { readonly backlog: readonly LaneBacklog[] }
+  remember: undefined
+  restored: Omit<Change, 'places'> & { readonly backlog: readonly LaneBacklog[] }
   takeUp: Arrived & { readonly more: boolean }
   /** In the order of the batches. */
   settle: readonly Change[]
-  remove: Change
+  remove: Omit<Change, 'places'>
   arrive: Arrived
   tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'> & { readonly more: boolean }
   reassert: Packed

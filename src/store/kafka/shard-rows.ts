@@ -8,9 +8,10 @@ import { parseLane } from '../tables/lane-name.ts'
 import type { Numbers } from '../tables/numbers.ts'
 import { readMore } from '../tables/progress.ts'
 import { readStanding } from '../tables/standings.ts'
+import { successKeptMs } from '../tables/starts.ts'
 import type { Words } from '../tables/words.ts'
 import { formatRow, type Origin, type WorkRow } from './row.ts'
-import type { RowEvent, ShardSettle } from './shard-protocol.ts'
+import type { KeyStart, RowEvent, ShardSettle } from './shard-protocol.ts'
 
 /** Within a millisecond of acceptance so many places. */
 const placesPerMs = 4_096
@@ -26,6 +27,9 @@ const tables = `
     off INTEGER NOT NULL, meta TEXT
   );
   CREATE UNIQUE INDEX origin_ids ON origins(id, rule);
+
+  -- Keys of which the changelog has what is remembered.
+  CREATE TABLE facts(rule INTEGER, key TEXT, PRIMARY KEY(rule, key)) WITHOUT ROWID;
 
   -- The events of newest starts and last successes, which outlive their rows. event: JSON of a Starter.
   CREATE TABLE starters(pos INTEGER PRIMARY KEY, event TEXT NOT NULL);
@@ -108,6 +112,18 @@ export class ShardRows {
 
   keepStarter(pos: number, event: string): void {
     this.prepare('INSERT OR IGNORE INTO starters(pos, event) VALUES (?, ?)').run(pos, event)
+  }
+
+  /** Of a call that ended well: what a later one of its key has said holds. */
+  remember(rule: number, key: string, { pos, began, at, hash }: Pick<KeyStart, 'pos' | 'began' | 'at' | 'hash'>): void {
+    this.prepare(`
+      INSERT INTO starts(rule, key, pos, at, ok_pos, ok_h, ok_at, expires) VALUES (?1, ?2, ?3, ?4, ?3, ?5, ?6, ?7)
+      ON CONFLICT(rule, key) DO UPDATE SET
+        pos = max(pos, excluded.pos), at = iif(excluded.pos > pos, excluded.at, at),
+        ok_pos = iif(excluded.ok_at > ifnull(ok_at, 0), excluded.ok_pos, ok_pos),
+        ok_h = iif(excluded.ok_at > ifnull(ok_at, 0), excluded.ok_h, ok_h),
+        ok_at = max(excluded.ok_at, ifnull(ok_at, 0)), expires = max(expires, excluded.expires)
+    `).run(rule, key, pos, began, hash || null, at, at + successKeptMs)
   }
 
   /** As JSON; kept from now on, though its row goes. */

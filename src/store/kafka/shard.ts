@@ -15,15 +15,17 @@ import type { Roots } from './roots.ts'
 import { formatKey, isEnd, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
 import { ShardChanges } from './shard-changes.ts'
 import { ShardListing } from './shard-listing.ts'
-import type {
-  Arrived,
-  Change,
-  DeadCounts,
-  KeyEnd,
-  ShardOutputs,
-  ShardRow,
-  ShardSettle,
-  Told,
+import {
+  type Arrived,
+  type Change,
+  type DeadCounts,
+  isRememberedBriefly,
+  type KeyEnd,
+  type KeyStart,
+  type ShardOutputs,
+  type ShardRow,
+  type ShardSettle,
+  type Told,
 } from './shard-protocol.ts'
 import { ShardRows } from './shard-rows.ts'
 
@@ -94,7 +96,7 @@ export class Shard {
   }
 
   /** The changelog is read to its end. */
-  restored(now: number): Change & { readonly backlog: readonly LaneBacklog[] } {
+  restored(now: number): ShardOutputs['restored'] {
     this.changes.forget()
     const { database } = this.#rows
     const cutOff = database.prepare('SELECT pos, rule, claimed FROM deliveries WHERE state = 1').all()
@@ -164,32 +166,53 @@ export class Shard {
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
   settle(settles: readonly ShardSettle[], ends: readonly KeyEnd[] = []): Change {
     return this.#rows.transaction(() => {
-      const ended = ends.flatMap((one, index) => {
-        const moved = this.#end(one)
-        return moved.length === 0 ? [] : [{ index: settles.length + index, amended: undefined, moved, due: [] }]
-      })
+      const brief = ends.map((one) => (isRememberedBriefly(one) ? this.#end(one) : undefined))
+      this.changes.forgetStarts()
+      const ended = ends.map((one, index) => brief[index] ?? this.#end(one))
+      const consequences = ended.flatMap(({ moved }, index) =>
+        moved.length === 0 ? [] : [{ index: settles.length + index, amended: undefined, moved, due: [] }],
+      )
       const change = this.#settle(settles, undefined)
-      return ended.length === 0 ? change : { ...change, consequences: [...change.consequences, ...ended] }
+      return {
+        ...change,
+        consequences: [...change.consequences, ...consequences],
+        places: ended.map(({ pos }) => pos),
+      }
     })
   }
 
-  #end({ accepted, starter, hash, rule: name, key: text, windowMs, began, at }: KeyEnd): Consequences['moved'] {
+  /** What the keys topic says of calls; before it is restored. */
+  remember(starts: readonly KeyStart[]): void {
+    this.#rows.transaction(() => {
+      for (const { rule, key, pos, began, at, hash, starter } of starts) {
+        this.#rows.keepStarter(pos, starter)
+        this.#rows.remember(this.#numbers.of('rule', rule), key, { pos, began, at, hash })
+      }
+      this.#rows.learn()
+    })
+  }
+
+  #end({ accepted, starter, hash, rule: name, key: text, windowMs, began, at }: KeyEnd): {
+    readonly pos: number
+    readonly moved: Consequences['moved']
+  } {
     const rule = this.#numbers.of('rule', name)
     const pos = this.#rows.place(accepted)
     this.#rows.keepStarter(pos, starter)
     const call = { pos, rule, at, firstAttemptAt: began, hash }
-    return this.#movedInWords(this.#ready.standings.ended(call, { text, turn: 'newest', windowMs }))
+    const moved = this.#ready.standings.ended(call, { text, turn: 'newest', windowMs })
+    return { pos, moved: this.#movedInWords(moved) }
   }
 
   /** It was handed over to another partition: there it is told of. */
-  remove(settle: ShardSettle): Change {
+  remove(settle: ShardSettle): ShardOutputs['remove'] {
     const change = this.#rows.transaction(() => this.#settle([settle], undefined, true))
     const isOther = ({ event, rule }: Told) => event.id !== settle.event.id || rule !== settle.lane.rule
     return { ...change, told: change.told.filter(isOther) }
   }
 
   /** `arrived`: when they were handed over, in ms, where they were. `areTakenAway`: those that are done have not ended. */
-  #settle(settles: readonly ShardSettle[], arrived: number | undefined, areTakenAway = false): Change {
+  #settle(settles: readonly ShardSettle[], arrived: number | undefined, areTakenAway = false): Omit<Change, 'places'> {
     const { commits, letters } = this.#ready
     // What comes without its event is of a row that is here, or made just before it; somebody else may have ended that meanwhile.
     const made = new Set<string>()

@@ -85,6 +85,10 @@ const answers: ShardAnswers = {
     of(partition).restore(records)
     return undefined
   },
+  remember({ partition, starts }) {
+    of(partition).remember(starts)
+    return undefined
+  },
   restored({ partition, now }) {
     const restored = of(partition).restored(now)
     opened.add(partition)

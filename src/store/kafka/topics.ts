@@ -35,6 +35,8 @@ export class Topics {
   /** What owners of the work tell all processes of root events; the same partitions. */
   readonly roots: string
   readonly journal: string
+  /** What is remembered of keys for an hour; the partitions of the work. */
+  readonly keys: string
   /** Of all processes that share the work. */
   readonly group: string
   readonly #options: TopicOptions
@@ -46,6 +48,7 @@ export class Topics {
     this.work = `${options.prefix}${options.service}.work`
     this.roots = `${options.prefix}${options.service}.roots`
     this.journal = `${options.prefix}${options.service}.journal`
+    this.keys = `${options.prefix}${options.service}.keys`
     this.group = `${options.prefix}${options.service}`
   }
 
@@ -177,6 +180,15 @@ export class Topics {
           'cleanup.policy': 'delete',
           'retention.ms': String(7 * 24 * hourMs),
           'max.message.bytes': this.#largest(rowOverhead),
+          ...this.#safety(),
+        },
+      },
+      {
+        topic: this.keys,
+        configs: {
+          'cleanup.policy': 'delete',
+          'retention.ms': String(2 * hourMs),
+          'segment.ms': String(hourMs / 4),
           ...this.#safety(),
         },
       },

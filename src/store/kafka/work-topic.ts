@@ -1,10 +1,13 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Clock } from '../../base/clock.ts'
+import { messageOf } from '../../base/errors.ts'
 import { givenIdOf, type StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Key, Settlement, Standing, StoreListener } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
+import type { KeysTopic } from './keys-topic.ts'
 import { type Packed, pack, unpack } from './packed.ts'
 import {
   handedOver,
@@ -37,6 +40,7 @@ export interface WorkTopicParts {
   readonly thread: ShardThread
   readonly writer: Writer
   readonly reader: Reader
+  readonly keys: KeysTopic
   readonly listener: StoreListener
   /** A partition is ours, and has all that counts. */
   restored(): void
@@ -77,6 +81,7 @@ const settlesAtOnce = 1_000
 const tellLingerMs = 15
 /** One on its way, and one that waits for it. */
 const unwrittenAtMost = 2
+const restoreAgainMs = 1_000
 /** Within that time a member hears of a rebalance. */
 const claimAgainAfterMs = 5_000
 /** Answers of brokers that the thread has not taken up, of one partition. */
@@ -86,7 +91,7 @@ const untoldForMs = 1_000
 const writeHeader = 'write'
 
 const nothing = pack([])
-const noChange: Change = { consequences: [], records: nothing, roots: nothing, told: [], dead: undefined }
+const noChange: Change = { consequences: [], records: nothing, roots: nothing, told: [], dead: undefined, places: [] }
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
 /**
@@ -342,8 +347,12 @@ export class WorkTopic {
         this.#confirm(part, keyOf(ticket.settlement))
     }
     const options = hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {}
+    const keys = ends.flatMap(({ end = [] }) => end)
     return {
-      records: this.#recordsOf(part, change, options),
+      records: [
+        ...this.#recordsOf(part, change, options),
+        ...this.#parts.keys.format(part.partition, keys, change.places),
+      ],
       told: [...change.told, ...ends.map((one) => one.told)],
       done: () => {
         for (const [index, { ticket }] of [...rows, ...ends].entries()) {
@@ -512,6 +521,8 @@ export class WorkTopic {
   async #takeUp(part: Part): Promise<void> {
     const { thread, listener, reader, topics } = this.#parts
     const { partition } = part
+    await this.#restoreKeys(part)
+    if (part.isLost) return
     const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now() })
     if (part.isLost) return
     this.#write(part, restored, () => undefined)
@@ -540,6 +551,22 @@ export class WorkTopic {
     this.#hear(part, held)
     reader.resume(topics.work, partition)
     this.#parts.restored()
+  }
+
+  /** However long the brokers take. */
+  async #restoreKeys(part: Part): Promise<void> {
+    const { keys, clock, trouble } = this.#parts
+    const { partition } = part
+    while (!part.isLost) {
+      try {
+        await keys.restore(partition, clock.now())
+        return
+      } catch (error) {
+        if (part.isLost) return
+        trouble(partition, `what is remembered of keys in partition ${partition} cannot be read: ${messageOf(error)}`)
+        await pause(restoreAgainMs)
+      }
+    }
   }
 
   /** The thread is asked to take up something; while that is much, no more is read. */
