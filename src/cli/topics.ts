@@ -37,7 +37,8 @@ export async function topics({ config: file, check, create }: TopicsOptions, io:
     const found = await own.check(kafka)
     const wrong = [...found.missing, ...found.wrong]
     for (const problem of wrong) io.stderr.write(`${problem}\n`)
-    if (wrong.length === 0) io.stdout.write(`${own.work}, ${own.roots} and ${own.journal} are as they should be\n`)
+    if (wrong.length === 0)
+      io.stdout.write(`${own.work}, ${own.roots}, ${own.journal} and ${own.keys} are as they should be\n`)
     else io.stdout.write(`${counted(wrong.length, 'problem')}\n`)
     return wrong.length === 0 ? 0 : 1
   } catch (error) {

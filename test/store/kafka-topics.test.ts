@@ -25,6 +25,7 @@ test('what is missing is made, and then fits', async () => {
     expect.stringContaining(`${topics.work} is missing: run \`changeprop topics --create\``),
     expect.stringContaining(`${topics.roots} is missing`),
     expect.stringContaining(`${topics.journal} is missing`),
+    expect.stringContaining(`${topics.keys} is missing`),
   ])
   await topics.create(client)
   expect(await topics.check(client)).toEqual({ missing: [], wrong: [] })
@@ -36,12 +37,14 @@ test('what does not fit is told, with the command that mends it', async () => {
   await make(topics.work, { 'cleanup.policy': 'delete', 'min.insync.replicas': '1' }, 3)
   await make(topics.roots, { 'cleanup.policy': 'delete', 'min.insync.replicas': '2' })
   await make(topics.journal, { 'retention.ms': '60000', 'min.insync.replicas': '2', 'max.message.bytes': '1000' })
+  await make(topics.keys, { 'retention.ms': '60000', 'min.insync.replicas': '2' })
   const { missing, wrong } = await topics.check(client)
   expect(missing).toEqual([])
   const told = wrong.map((problem) => problem.replace(/: .*/, ''))
   expect(told.sort()).toEqual([
     `the topic ${topics.journal} has max.message.bytes=1000, expected 1048576`,
     `the topic ${topics.journal} has retention.ms=60000, expected 604800000`,
+    `the topic ${topics.keys} has retention.ms=60000, expected 7200000`,
     `the topic ${topics.roots} has cleanup.policy=delete, expected compact`,
     `the topic ${topics.work} has 3 partitions and store.kafka.partitions is 2`,
     `the topic ${topics.work} has cleanup.policy=delete, expected compact`,
