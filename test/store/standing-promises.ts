@@ -58,6 +58,20 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
       expect(taken.record.id).toBe(known.record.id)
       return { ...known, consequences: await work.called(taken, part) }
     }
+    /** Whether it may run from memory. */
+    const isKeyFree = async ({ record, standing, lane: { rule } }: Known) => {
+      if (standing?.key === undefined) throw new Error('it has a key')
+      // The first time that may not be known at once: what is asked after it is answered after it.
+      work.store.isKeyFree(record, rule, standing.key)
+      await work.store.deliveries({ limit: 1 })
+      return work.store.isKeyFree(record, rule, standing.key)
+    }
+    /** Of one more. */
+    const isNextFree = async (standing: Standing, event = anEvent()) => {
+      clock.wind(1)
+      const [known] = await accept(standing, [event])
+      return known !== undefined && isKeyFree(known)
+    }
     const states = (list: readonly Known[]) =>
       Promise.all(
         list.map(async (known) => {
@@ -65,7 +79,7 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
           return `${state} ${reason}`
         }),
       )
-    return { work, clock, accept, arrive, call, states }
+    return { work, clock, accept, arrive, call, isKeyFree, isNextFree, states }
   }
 
   const outcomes = [
@@ -371,6 +385,82 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
   })
 
   for (const [when, restart] of restarts) {
+    for (const [turn, key] of [
+      ['newest', newest()],
+      ['oldest', oldest()],
+    ] as const) {
+      test(of(`says that a key is free while nothing of it (${turn}) waits or runs${when}`), async () => {
+        const { work, clock, arrive, isNextFree } = await setup()
+        expect(await isNextFree(key)).toBe(true)
+
+        await arrive(key)
+        await arrive(newest('another page'))
+        await restart(work)
+        expect(await isNextFree(key)).toBe(false)
+
+        const [first, another] = await work.take()
+        for (const taken of [first, another])
+          if (taken !== undefined) await work.settle(taken, { state: 'running', reason: '' })
+        expect(await isNextFree(key)).toBe(false)
+
+        for (const taken of [first, another]) if (taken !== undefined) await work.called(taken)
+        clock.wind(1)
+        expect(await isNextFree(key)).toBe(true)
+        expect(await work.take()).toEqual([])
+      })
+    }
+
+    test(of(`remembers a call of what ran from memory under its key${when}`), async () => {
+      const { work, clock, accept, arrive, isKeyFree, isNextFree } = await setup()
+      const key = newest('page', minuteMs)
+      const begun = clock.now()
+      const [known] = await accept(key, events(1))
+      if (known === undefined) throw new Error('one was accepted')
+      expect(await isKeyFree(known)).toBe(true)
+      await work.called(known)
+      await restart(work)
+
+      expect(await isNextFree(key)).toBe(false)
+      expect((await arrive(key)).consequences?.amended).toMatchObject({ reason: 'key', until: begun + minuteMs })
+      expect(await isNextFree(newest('another page', minuteMs))).toBe(true)
+      clock.wind(minuteMs)
+      await work.called(await work.takeOne())
+      clock.wind(minuteMs)
+      expect(await isNextFree(key)).toBe(true)
+    })
+
+    test(of(`knows by its meta.id what ran from memory under its key, for an hour${when}`), async () => {
+      const { work, clock, accept, arrive, isNextFree, states } = await setup()
+      const key = newest()
+      const [event = anEvent()] = events(1)
+      const [known] = await accept(key, [event])
+      if (known === undefined) throw new Error('one was accepted')
+      await work.called(known)
+      await restart(work)
+
+      expect(await isNextFree(key, event)).toBe(false)
+      expect(await isNextFree(key)).toBe(true)
+      const again = await arrive(key, {}, event)
+      expect(await states([again])).toEqual(['done duplicate'])
+      expect((await work.entry(again)).coveredBy).toBe(idOf(known))
+      clock.wind(hourMs)
+      expect(await isNextFree(key, event)).toBe(true)
+    })
+
+    test(of(`covers by a call from memory what is older and came to a row meanwhile${when}`), async () => {
+      const { work, accept, arrive, states } = await setup()
+      const key = newest()
+      const [older, known] = await accept(key, events(2))
+      if (older === undefined || known === undefined) throw new Error('two were accepted')
+      await work.arrive(older)
+      await restart(work)
+      await work.called(known)
+      expect(await states([older, known])).toEqual(['done duplicate', 'done ok'])
+      expect(await work.take()).toEqual([])
+      await arrive(key)
+      expect(await work.take()).toHaveLength(1)
+    })
+
     test(of(`keeps fresh starts of a key a window apart${when}`), async () => {
       const { work, clock, call, arrive } = await setup()
       const key = newest('page', minuteMs)
