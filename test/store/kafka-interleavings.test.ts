@@ -369,7 +369,7 @@ test('a dead letter that is read again from its stream is not called, wherever i
   const member = await start(new Log(), [0, 1])
   const key = deduplicated(keyIn(1))
   const accepted = member.log.clock.now()
-  await member.settle(member.route(1, { accepted }), { ...exhausted, standing: { key } })
+  await member.settle(member.route(1, { accepted }), { ...exhausted, attempts: [], standing: { key } })
   await member.quiet()
   expect(await isKeyFree(member, member.route(1, { accepted }), key)).toBe(false)
 })
