@@ -17,6 +17,9 @@ function waits(text: string): Partial<Settlement> {
   return { state: 'waiting', reason: 'slot', standing: ordered(text) }
 }
 
+/** Without a key. */
+const waitsAlone: Partial<Settlement> = { state: 'waiting', reason: 'slot' }
+
 function ordered(text: string): Standing {
   return { key: { text, turn: 'oldest', windowMs: 0 } }
 }
@@ -464,4 +467,17 @@ test('a call frees its key, though its stream went to another process meanwhile'
 
   member.log.clock.wind(1)
   expect(await isKeyFree(member, member.route(2, { source: own }), standing.key)).toBe(true)
+})
+
+test('what was settled is handed to the writer at an end, though that has not written what came before', async () => {
+  const member = await start(new Log(), [0])
+  member.writes = 'held'
+  for (const offset of [1, 2, 3]) {
+    void member.settle(member.route(offset), waitsAlone)
+    await until('it is settled', () => member.unanswered >= Math.min(offset, 2))
+  }
+
+  await member.work.flushed()
+
+  expect(member.held.filter(({ topic }) => topic === topics.work)).toHaveLength(3)
 })

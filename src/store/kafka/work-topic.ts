@@ -114,6 +114,8 @@ export class WorkTopic {
   /** Batches that were settled, and are not written. */
   #unwritten = 0
   #whenWritten: (() => void) | undefined
+  /** How many wait until all is on its way: then it does not wait for the writer, which may wait for brokers. */
+  #hurried = 0
   /** By which the thread knows rules. */
   readonly #numbers = new Map<string, number | undefined>()
 
