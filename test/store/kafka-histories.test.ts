@@ -1,12 +1,12 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { eventIdOf, type Owned, type Source } from '../../src/store/kafka/kafka-record.ts'
+import { eventIdOf, type KafkaRecord, type Owned, type Source } from '../../src/store/kafka/kafka-record.ts'
 import type { Told } from '../../src/store/kafka/shard-protocol.ts'
-import type { Settlement, Standing } from '../../src/store/store.ts'
+import { type Consequences, type Key, noProgress, type Progress, type Settlement } from '../../src/store/store.ts'
 import { seed } from '../support/seed.ts'
 import { until } from '../support/until.ts'
 import { keyIn, Log, Member, partitions, type Taken, topics } from './kafka-log.ts'
-import { anAttempt, stream } from './world.ts'
+import { anAttempt, anEvent, lane, stream } from './world.ts'
 
 /*
  * Two processes that share the work, whatever becomes of their writes, of what they read, and of them.
@@ -23,7 +23,7 @@ const toldMs = 1_000
 
 type Step =
   | { readonly kind: 'post'; readonly partition: number; readonly key: number; readonly count: number }
-  | { readonly kind: 'run'; readonly member: number; readonly fails: boolean }
+  | { readonly kind: 'run'; readonly member: number; readonly fails: boolean; readonly lasts: boolean }
   | { readonly kind: 'write'; readonly member: number; readonly how: Member['writes'] }
   | { readonly kind: 'acknowledge'; readonly member: number }
   | { readonly kind: 'stall'; readonly member: number; readonly partition: number }
@@ -43,7 +43,15 @@ function aStep(): fc.Arbitrary<Step> {
   const count = fc.integer({ min: 1, max: 3 })
   return fc.oneof(
     { weight: 6, arbitrary: fc.record({ kind: is('post'), partition, key: fc.constantFrom(...all), count }) },
-    { weight: 6, arbitrary: fc.record({ kind: is('run'), member, fails: fc.constantFrom(false, false, true) }) },
+    {
+      weight: 6,
+      arbitrary: fc.record({
+        kind: is('run'),
+        member,
+        fails: fc.constantFrom(false, false, true),
+        lasts: fc.boolean(),
+      }),
+    },
     { weight: 4, arbitrary: fc.record({ kind: is('write'), member, how }) },
     { weight: 2, arbitrary: fc.record({ kind: is('acknowledge'), member }) },
     { weight: 1, arbitrary: fc.record({ kind: is('stall'), member, partition }) },
@@ -62,6 +70,38 @@ interface Posted {
   readonly partition: number
   readonly accepted: number
   readonly key: string
+  readonly bytes: Uint8Array
+}
+
+/** A delivery that queues, or runs. */
+interface Delivery {
+  readonly record: KafkaRecord
+  readonly key: Key
+  readonly progress: Progress
+  /** Without one it is its first settlement that lets go of its event. */
+  hasRow: boolean
+  /** Undefined while it queues. */
+  fails: boolean | undefined
+}
+
+/** What a process has in memory. */
+class Memory {
+  /** By key: who queues or runs without a row. */
+  readonly held = new Map<string, Delivery>()
+  /** By key: settlements that are not kept yet. */
+  readonly settling = new Map<string, number>()
+  /** Calls in flight. */
+  readonly running = new Set<Delivery>()
+
+  release(delivery: Delivery): void {
+    if (this.held.get(delivery.key.text) === delivery) this.held.delete(delivery.key.text)
+  }
+
+  count(key: string, by: 1 | -1): void {
+    const sum = (this.settling.get(key) ?? 0) + by
+    if (sum === 0) this.settling.delete(key)
+    else this.settling.set(key, sum)
+  }
 }
 
 /** What a process reads of one partition of the stream, for as long as it owns it. */
@@ -75,6 +115,8 @@ class History {
   readonly calls: string[] = []
   readonly #log = new Log()
   readonly #mayRepeat: boolean
+  readonly #turn: Key['turn']
+  readonly #memories = new Map<Member, Memory>()
   readonly #posted: Posted[][] = all.map(() => [])
   readonly #committed = new Map<number, { readonly offset: number; readonly runs: string }>()
   readonly #members: Member[]
@@ -83,8 +125,9 @@ class History {
   /** By partition: whose it is, as the group says. */
   readonly #owners = all.map((partition) => partition % 2)
 
-  constructor(mayRepeat: boolean) {
+  constructor(mayRepeat: boolean, turn: Key['turn']) {
     this.#mayRepeat = mayRepeat
+    this.#turn = turn
     this.#members = [new Member(this.#log), new Member(this.#log)]
   }
 
@@ -104,7 +147,7 @@ class History {
   async #doAt(step: Exclude<Step, { kind: 'post' | 'assign' | 'commit' }>, member: Member): Promise<void> {
     switch (step.kind) {
       case 'run':
-        for (const taken of await member.take()) void this.#run(member, taken, step.fails)
+        await this.#run(member, step)
         return
       case 'write':
         member.writes = step.how
@@ -124,6 +167,7 @@ class History {
       case 'tell':
         this.#log.clock.wind(toldMs)
         void member.work.tellOld()
+        for (const delivery of this.#memory(member).held.values()) this.#giveRow(member, delivery)
         return
       case 'wait':
         await member.quiet()
@@ -137,7 +181,7 @@ class History {
   async #kill(index: number, written: number): Promise<void> {
     const member = this.#member(index)
     member.writes = 'held'
-    for (const taken of await member.take()) void this.#run(member, taken, false)
+    await this.#run(member, { fails: false, lasts: false })
     await member.quiet()
     for (const record of member.held.slice(0, written)) this.#log.append(record)
     member.kill()
@@ -151,22 +195,33 @@ class History {
     return member
   }
 
+  #memory(member: Member): Memory {
+    let memory = this.#memories.get(member)
+    if (memory === undefined) {
+      memory = new Memory()
+      this.#memories.set(member, memory)
+    }
+    return memory
+  }
+
   #hear(index: number): void {
     this.#member(index).work.assigned(all.filter((partition) => this.#owners[partition] === index))
   }
 
   #post({ partition, key, count }: Extract<Step, { kind: 'post' }>): void {
     const list = this.#posted[partition] ?? []
+    this.#log.clock.wind(1)
     const accepted = this.#log.clock.now()
     for (let left = count; left > 0; left -= 1) {
       const id = eventIdOf(accepted, [stream, partition, list.length])
-      list.push({ id, partition, accepted, key: keys[key] ?? '' })
+      list.push({ id, partition, accepted, key: keys[key] ?? '', bytes: anEvent().bytes })
     }
   }
 
   /** Each reads what is new in the partitions that it owns. */
   #readOn(): void {
     for (const member of this.#members) {
+      this.#dropLost(member)
       for (const partition of all) {
         const owned = member.work.ready(partition)
         if (owned === undefined) continue
@@ -203,31 +258,96 @@ class History {
   #read(member: Member, reading: Reading | undefined): void {
     const source = reading?.source
     if (source === undefined || reading === undefined || source.owned.isLost) return
-    for (const { id, accepted, key } of this.#posted[source.partition]?.slice(reading.next) ?? []) {
+    for (const { id, accepted, key, bytes } of this.#posted[source.partition]?.slice(reading.next) ?? []) {
       const offset = reading.next
       reading.next += 1
       if (source.progress.isFinished(offset)) source.progress.pass(offset)
-      else if (reading.known.has(id)) member.route(offset, { rules: 0, source, accepted })
-      else {
-        const standing: Standing = { key: { text: key, turn: 'oldest', windowMs: 0 } }
-        void member.settle(member.route(offset, { source, accepted }), { state: 'waiting', reason: 'slot', standing })
-      }
+      else if (reading.known.has(id)) member.route(offset, { rules: 0, source, accepted, bytes })
+      else this.#admit(member, member.route(offset, { source, accepted, bytes }), key)
     }
   }
 
-  async #run(member: Member, { record, standing, progress }: Taken, fails: boolean): Promise<void> {
-    if (record.owned.isLost) return
+  /** Into memory, where its key is free, else into a row. */
+  #admit(member: Member, record: KafkaRecord, text: string): void {
+    const memory = this.#memory(member)
+    const key: Key = { text, turn: this.#turn, windowMs: 0 }
+    const delivery: Delivery = { record, key, progress: noProgress, hasRow: false, fails: undefined }
+    const isFree = !memory.held.has(text) && !memory.settling.has(text)
+    if (isFree && member.work.isKeyFree(record, lane.rule, key)) memory.held.set(text, delivery)
+    else this.#shelve(member, delivery)
+  }
+
+  /** It waits in a row, behind who has its key in memory. */
+  #shelve(member: Member, delivery: Delivery): void {
+    const holder = this.#memory(member).held.get(delivery.key.text)
+    if (holder !== undefined) this.#giveRow(member, holder)
+    void this.#settle(member, delivery, { state: 'waiting', reason: 'slot' })
+  }
+
+  #giveRow(member: Member, delivery: Delivery): void {
+    const isRunning = delivery.fails !== undefined
+    void this.#settle(
+      member,
+      delivery,
+      isRunning ? { state: 'running', reason: '' } : { state: 'waiting', reason: 'slot' },
+    )
+  }
+
+  async #settle(member: Member, delivery: Delivery, part: Partial<Settlement>): Promise<Consequences | undefined> {
+    const { record, key, progress, hasRow } = delivery
+    const memory = this.#memory(member)
+    memory.release(delivery)
+    memory.count(key.text, 1)
+    delivery.hasRow = true
+    const kept = await member.settle(record, { standing: { key }, progress, releasesCursor: !hasRow, ...part })
+    memory.count(key.text, -1)
+    return kept
+  }
+
+  /** What is in flight goes on; what queues is another's to call. */
+  #dropLost(member: Member): void {
+    const memory = this.#memory(member)
+    for (const delivery of memory.held.values()) if (delivery.record.owned.isLost) memory.release(delivery)
+  }
+
+  /** Calls in flight end, and others begin. `lasts`: those end another time. */
+  async #run(member: Member, { fails, lasts }: { readonly fails: boolean; readonly lasts: boolean }): Promise<void> {
+    const memory = this.#memory(member)
+    this.#dropLost(member)
+    for (const delivery of memory.running) this.#end(member, delivery)
+    const queued = [...memory.held.values()]
+    const begin = (delivery: Delivery) => void this.#begins(member, delivery, fails, lasts)
+    for (const delivery of queued) begin(delivery)
+    for (const taken of await member.take()) {
+      const delivery = this.#given(taken)
+      if (delivery === undefined) continue
+      if (memory.held.has(delivery.key.text)) this.#shelve(member, delivery)
+      else begin(delivery)
+    }
+  }
+
+  #given({ record, standing, progress }: Taken): Delivery | undefined {
+    const key = standing?.key
+    if (record.owned.isLost || key === undefined) return undefined
+    return { record, key, progress, hasRow: true, fails: undefined }
+  }
+
+  async #begins(member: Member, delivery: Delivery, fails: boolean, lasts: boolean): Promise<void> {
     if (!this.#mayRepeat) {
-      const kept = await member.settle(record, { state: 'running', reason: '', claimed: true, standing, progress })
+      const kept = await this.#settle(member, delivery, { state: 'running', reason: '', claimed: true })
       if (kept?.amended?.state === 'elsewhere') return
     }
-    this.calls.push(record.id)
-    const called: Partial<Settlement> = {
-      standing,
-      attempts: [anAttempt()],
-      progress: { ...progress, firstAttemptAt: 1 },
-    }
-    await member.settle(record, fails && this.#mayRepeat ? { ...called, state: 'waiting', reason: 'retry' } : called)
+    this.calls.push(delivery.record.id)
+    delivery.fails = fails && this.#mayRepeat
+    this.#memory(member).running.add(delivery)
+    if (!lasts) this.#end(member, delivery)
+  }
+
+  #end(member: Member, delivery: Delivery): void {
+    this.#memory(member).running.delete(delivery)
+    const { progress, fails } = delivery
+    const called = { attempts: [anAttempt()], progress: { ...progress, firstAttemptAt: 1 } }
+    void this.#settle(member, delivery, fails === true ? { ...called, state: 'waiting', reason: 'retry' } : called)
   }
 
   #commit(): void {
@@ -256,8 +376,7 @@ class History {
           await member.quiet()
         }
         this.#readOn()
-        for (const member of this.#members)
-          for (const taken of await member.take()) void this.#run(member, taken, false)
+        for (const member of this.#members) await this.#run(member, { fails: false, lasts: false })
         return this.#isDone()
       },
       10_000,
@@ -268,7 +387,8 @@ class History {
   async #isDone(): Promise<boolean> {
     const page = { rule: undefined, states: [0, 1], limit: 1, cursor: undefined }
     for (const member of this.#members) {
-      if (member.kept.includes(0)) return false
+      const { held, running } = this.#memory(member)
+      if (member.kept.includes(0) || held.size + running.size > 0) return false
       if ((await member.thread.ask('deliveries', page)).items.length > 0) return false
     }
     return all.every((partition) => {
@@ -295,11 +415,16 @@ class History {
   }
 }
 
-async function promise(mayRepeat: boolean, expected: (history: History) => Promise<void> | void): Promise<void> {
+interface Kind {
+  readonly mayRepeat: boolean
+  readonly turn: Key['turn']
+}
+
+async function promise({ mayRepeat, turn }: Kind, expected: (history: History) => Promise<void> | void): Promise<void> {
   const steps = fc.array(aStep(), { minLength: 80, maxLength: 160, size: 'max' })
   await fc.assert(
     fc.asyncProperty(steps, async (steps) => {
-      const history = new History(mayRepeat)
+      const history = new History(mayRepeat, turn)
       try {
         for (const index of [0, 1]) await history.do({ kind: 'hear', member: index })
         for (const step of steps) await history.do(step)
@@ -327,7 +452,7 @@ function firstCalls({ calls, posted }: History): Map<string, string[]> {
 test(
   'each event is called, in the order of its key, and each settlement is kept once',
   async () => {
-    await promise(true, (history) => {
+    await promise({ mayRepeat: true, turn: 'oldest' }, (history) => {
       const { calls, posted, kept } = history
       expect(posted.filter(({ id }) => !calls.includes(id))).toEqual([])
       for (const ids of firstCalls(history).values()) expect(ids).toEqual([...ids].sort())
@@ -340,11 +465,31 @@ test(
 test(
   'what must not be repeated is called once, or is dead',
   async () => {
-    await promise(false, async (history) => {
+    await promise({ mayRepeat: false, turn: 'oldest' }, async (history) => {
       const { calls, posted, kept } = history
       const dead = await history.dead()
       expect(calls.length).toBe(new Set(calls).size)
       expect(posted.filter(({ id }) => !calls.includes(id) && !dead.includes(id))).toEqual([])
+      expect(kept.filter((times) => times !== 1)).toEqual([])
+    })
+  },
+  runs * 20_000,
+)
+
+/** The last event of each partition of the stream with one key. */
+function lasts({ posted }: History): Posted[] {
+  return [...new Map(posted.map((event) => [`${event.partition} ${event.key}`, event])).values()]
+}
+
+test(
+  'the last event of each key is called, or one that is later, and each settlement is kept once',
+  async () => {
+    await promise({ mayRepeat: true, turn: 'newest' }, (history) => {
+      const { calls, posted, kept } = history
+      const called = posted.filter(({ id }) => calls.includes(id))
+      const sees = (last: Posted) => (one: Posted) =>
+        one.id === last.id || (one.key === last.key && one.accepted > last.accepted)
+      expect(lasts(history).filter((last) => !called.some(sees(last)))).toEqual([])
       expect(kept.filter((times) => times !== 1)).toEqual([])
     })
   },

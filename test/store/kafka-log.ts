@@ -114,6 +114,7 @@ interface Routed {
   readonly rules: number
   readonly source: Source
   readonly accepted: number
+  readonly bytes: Uint8Array
 }
 
 /** A delivery that was handed out. */
@@ -331,11 +332,16 @@ export class Member {
   /** An event is read, which is for so many rules. */
   route(
     offset: number,
-    { rules = 1, source = this.source(0), accepted = this.log.clock.now() }: Partial<Routed> = {},
+    {
+      rules = 1,
+      source = this.source(0),
+      accepted = this.log.clock.now(),
+      bytes = anEvent().bytes,
+    }: Partial<Routed> = {},
   ): KafkaRecord {
     const origin = [stream, source.partition, offset] as const
     const event = { id: eventIdOf(accepted, origin), stream, accepted, origin }
-    const record = new KafkaRecord(event, anEvent().bytes, source.owned, source)
+    const record = new KafkaRecord(event, bytes, source.owned, source)
     source.progress.begin(offset)
     this.work.routed(record, rules)
     return record
