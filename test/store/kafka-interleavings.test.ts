@@ -328,8 +328,8 @@ const deduplicated = (text: string, windowMs = 0): Key => ({ text, turn: 'newest
 
 test.each([
   ['for a minute, in its own partition', 60_000, 0, ['owner']],
-  ['for a minute, in another that the process owns', 60_000, 1, ['owner']],
-  ['for a day', 86_400_000, 1, ['owner', 'start']],
+  ['for a minute, in another that the process owns', 60_000, 1, ['owner', 'mark']],
+  ['for a day', 86_400_000, 1, ['owner', 'mark', 'start']],
 ])(
   'what runs from memory under a key is remembered of it %s, and leaves no row',
   async (_how, windowMs, home, left) => {
@@ -394,9 +394,12 @@ test('what was handed over before its partition was there is not overtaken by wh
   const [first, second, third] = records as [KafkaRecord, KafkaRecord, KafkaRecord]
   member.stalled.add(1)
   member.work.assigned([0, 1])
-  await member.settle(first, waits(text))
+  await member.quiet()
   member.deliverUpTo(1, 1)
   await member.owned(1)
+  expect(await isKeyFree(member, first, { ...deduplicated(text), turn: 'oldest' })).toBe(false)
+  await member.settle(first, waits(text))
+  member.deliverUpTo(1, 1)
   expect(await isKeyFree(member, second, { ...deduplicated(text), turn: 'oldest' })).toBe(false)
   expect(await isKeyFree(member, third, { ...deduplicated(another), turn: 'oldest' })).toBe(true)
   await member.settle(second, waits(text))
@@ -412,6 +415,7 @@ test('what ran from memory when the partition of its key was lost is not called 
   const member = await start(log, [0, 1])
   const record = member.route(1)
   const standing = { key: deduplicated(keyIn(1)) }
+  await isKeyFree(member, record, standing.key)
   member.work.assigned([0])
   const heir = await start(log, [1])
   await member.settle(record, { ...ok, standing })
@@ -423,7 +427,10 @@ test('what ran from memory when the partition of its key was lost is not called 
 test('what ended when the partition of its key was just lost is told all the same', async () => {
   const log = new Log()
   const member = await start(log, [0, 1])
-  const settled = member.settle(member.route(1), { ...ok, standing: { key: deduplicated(keyIn(1)) } })
+  const record = member.route(1)
+  const standing = { key: deduplicated(keyIn(1)) }
+  await isKeyFree(member, record, standing.key)
+  const settled = member.settle(record, { ...ok, standing })
   member.work.assigned([0])
   await settled
   expect({ finished: member.finished, told: toldIn(log) }).toEqual({ finished: [1], told: 1 })
@@ -440,8 +447,10 @@ test.each([
     const member = await start(log, [0, 1])
     const record = member.route(1)
     const heir = await start(log, [])
+    const standing = { key: deduplicated(keyIn(1)) }
+    await isKeyFree(member, record, standing.key)
     member.writes = 'held'
-    const settled = member.settle(record, { ...settlement, standing: { key: deduplicated(keyIn(1)) } })
+    const settled = member.settle(record, { ...settlement, standing })
     await until('it is written', () => member.held.length > 0)
     heir.work.assigned([1])
     await heir.owned(1)
@@ -460,6 +469,7 @@ test('a call frees its key, though its stream went to another process meanwhile'
   const member = await start(new Log(), [0, 1])
   const standing = { key: deduplicated(keyIn(1)) }
   const record = member.route(1)
+  await isKeyFree(member, record, standing.key)
   await member.settle(record, { state: 'running', reason: '', standing })
   const own = member.source(1)
   member.work.assigned([1])
@@ -480,4 +490,26 @@ test('what was settled is handed to the writer at an end, though that has not wr
   await member.work.flushed()
 
   expect(member.held.filter(({ topic }) => topic === topics.work)).toHaveLength(3)
+})
+
+test('what another process handed over is not overtaken by what this one reads after it in the same source', async () => {
+  const log = new Log()
+  const member = await start(log, [1])
+  const before = await start(log, [0])
+  const text = keyIn(1)
+  member.stalled.add(1)
+  const first = before.route(1)
+  await before.settle(first, waits(text))
+  expect(before.finished).toEqual([1])
+  before.kill()
+  member.work.assigned([0, 1])
+  await member.owned(0)
+
+  const second = member.route(2)
+  expect(await isKeyFree(member, second, { ...deduplicated(text), turn: 'oldest' })).toBe(false)
+  void member.settle(second, waits(text))
+  member.unstall()
+  await member.quiet()
+
+  expect((await member.take()).map(({ record }) => record.id)).toEqual([first.id])
 })

@@ -53,6 +53,13 @@ export interface Part extends Owned {
    */
   readonly unconfirmed: Map<string, Settlement>
   readonly onTheWay: OnTheWay
+  /**
+   * By whose source: whether all was taken up that others had handed over here of it, before it was ours. What is read of it must
+   * not overtake that. False while it is not known.
+   */
+  readonly isCaughtUp: WeakMap<Owned, boolean>
+  /** Those of which it is not known, by what was written to find out. */
+  readonly marks: Map<string, Owned>
   dead: DeadCounts
 }
 
@@ -73,6 +80,8 @@ export function newPart(partition: number): Part {
     claims: new Map(),
     unconfirmed: new Map(),
     onTheWay: new OnTheWay(),
+    isCaughtUp: new WeakMap(),
+    marks: new Map(),
     dead: [],
   }
 }

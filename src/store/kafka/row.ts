@@ -139,11 +139,17 @@ export function ownerOf({ headers }: FetchedMessage): string | undefined {
   return Buffer.isBuffer(owner) ? owner.toString() : undefined
 }
 
+/** Of a record that says nothing: who reads his own again has read all that was there before. */
+export const markKey = Buffer.from('["mark"]')
 const claimKey = formatKey({ kind: 'owner' })
 
 /** From here on its owner is another. */
 export function isClaim({ key }: FetchedMessage): boolean {
   return key?.equals(claimKey) === true
+}
+
+export function isMark({ key }: FetchedMessage): boolean {
+  return key?.equals(markKey) === true
 }
 
 function parseJson(text: string): unknown {

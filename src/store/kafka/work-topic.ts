@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Clock } from '../../base/clock.ts'
 import { messageOf } from '../../base/errors.ts'
@@ -25,7 +26,18 @@ import {
 import { openPart } from './part-reader.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
-import { endHeader, formatKey, isClaim, ownerHeader, ownerOf, parseKey, restorable, withinRule } from './row.ts'
+import {
+  endHeader,
+  formatKey,
+  isClaim,
+  isMark,
+  markKey,
+  ownerHeader,
+  ownerOf,
+  parseKey,
+  restorable,
+  withinRule,
+} from './row.ts'
 import type { Arrived, Change, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
 import { firstPlaceOf } from './shard-rows.ts'
 import type { Topics } from './topics.ts'
@@ -114,8 +126,6 @@ export class WorkTopic {
   /** Batches that were settled, and are not written. */
   #unwritten = 0
   #whenWritten: (() => void) | undefined
-  /** How many wait until all is on its way: then it does not wait for the writer, which may wait for brokers. */
-  #hurried = 0
   /** By which the thread knows rules. */
   readonly #numbers = new Map<string, number | undefined>()
 
@@ -185,7 +195,24 @@ export class WorkTopic {
   /** Where all of its key meet, if that is ours, and none of them is on its way there. */
   #homeOf(rule: string, standing: Standing, record: KafkaRecord): Part | undefined {
     const part = this.#owned.get(this.#placeOf(standing, record))
-    return part?.isReady === true && !part.onTheWay.has(ruleKeyOf(rule, standing)) ? part : undefined
+    if (part?.isReady !== true || part.onTheWay.has(ruleKeyOf(rule, standing))) return undefined
+    return this.#isCaughtUp(part, record.owned) ? part : undefined
+  }
+
+  /** Whether nothing that an owner of the source before us has handed over is on its way there; asks, where that is not known. */
+  #isCaughtUp(part: Part, source: Owned): boolean {
+    if (part === source) return true
+    const known = part.isCaughtUp.get(source)
+    if (known !== undefined) return known
+    // The offsets of what they had handed over were finished before what is read now was given out: so this comes after it.
+    part.isCaughtUp.set(source, false)
+    const mark = randomUUID()
+    part.marks.set(mark, source)
+    const { topics, writer } = this.#parts
+    const headers = { [ownerHeader]: Buffer.from(part.owner) }
+    const record = { topic: topics.work, partition: part.partition, key: markKey, value: Buffer.from(mark), headers }
+    writer.write([record], () => undefined)
+    return false
   }
 
   /** Events of a stream whose partitions go by the same key are at home where they are read. */
@@ -603,11 +630,16 @@ export class WorkTopic {
 
   #hear(part: Part, messages: readonly FetchedMessage[]): void {
     const arrivals: { key: Buffer; value: Buffer | null }[] = []
+    const marks: Owned[] = []
     for (const message of messages) {
       const { key, value } = message
       if (key === null) continue
       const owner = ownerOf(message)
-      if (owner === part.owner) {
+      if (isMark(message)) {
+        const source = part.marks.get(String(value))
+        if (source !== undefined) marks.push(source)
+        part.marks.delete(String(value))
+      } else if (owner === part.owner) {
         if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
       } else if (isClaim(message)) {
         this.#lose(part.partition)
@@ -616,16 +648,23 @@ export class WorkTopic {
       } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
       else if (parseKey(key) !== undefined) arrivals.push({ key, value })
     }
-    if (arrivals.length > 0) this.#arrive(part, arrivals)
+    if (arrivals.length > 0 || marks.length > 0) this.#arrive(part, arrivals, marks)
     // Of what has just arrived it is known then what holds.
     this.#reassert(part)
   }
 
-  #arrive(part: Part, arrivals: readonly { readonly key: Buffer; readonly value: Buffer | null }[]): void {
+  /** `marks`: sources of which nothing more arrives that was handed over before they were ours. */
+  #arrive(
+    part: Part,
+    arrivals: readonly { readonly key: Buffer; readonly value: Buffer | null }[],
+    marks: readonly Owned[],
+  ): void {
     const asked = { partition: part.partition, records: pack(arrivals), now: this.#parts.clock.now() }
     this.#asking(part, this.#parts.thread.ask('arrive', asked))
       .then((arrived) => {
-        if (!part.isLost) this.#arrived(part, arrivals, arrived)
+        if (part.isLost) return
+        this.#arrived(part, arrivals, arrived)
+        for (const source of marks) part.isCaughtUp.set(source, true)
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
