@@ -513,3 +513,24 @@ test('what another process handed over is not overtaken by what this one reads a
 
   expect((await member.take()).map(({ record }) => record.id)).toEqual([first.id])
 })
+
+test('what ended in memory is not called again, though who had its source before hands it over late', async () => {
+  const log = new Log()
+  const member = await start(log, [1])
+  const before = await start(log, [0])
+  const key: Key = { text: keyIn(1), turn: 'oldest', windowMs: 0 }
+  const accepted = log.clock.now()
+  before.writes = 'held'
+  void before.settle(before.route(1, { accepted }), waits(key.text))
+  await until('it is on its way', () => before.held.length > 0)
+  member.work.assigned([0, 1])
+  await member.owned(0)
+  const record = member.route(1, { accepted })
+  expect(await isKeyFree(member, record, key)).toBe(true)
+  await member.settle(record, { ...ok, standing: { key } })
+
+  before.acknowledge()
+  await member.quiet()
+
+  expect((await member.take()).map((taken) => taken.record.id)).toEqual([])
+})

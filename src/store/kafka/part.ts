@@ -22,7 +22,7 @@ export interface Ticket {
 /** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
 export type Pending = { readonly ticket: Ticket } & (
   | { readonly settle: ShardSettle }
-  | { readonly told: Told; readonly end: KeyEnd | undefined }
+  | { readonly told: Told; readonly end: KeyEnd | undefined; readonly isKeyed: boolean }
 )
 
 /** A partition of the work while it is ours. */

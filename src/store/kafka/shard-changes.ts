@@ -90,9 +90,9 @@ export class ShardChanges {
     return had
   }
 
-  /** As the changelog has it. */
-  hasSaidEnd(id: string, rule: string): void {
-    this.#remember(`${id}/${rule}`)
+  /** As the changelog has it, or of what never had a row. `id`: of the delivery. */
+  hasSaidEnd(id: string): void {
+    this.#remember(id)
   }
 
   /** It goes on after all: somebody reopened it. */

@@ -64,6 +64,15 @@ export function isRememberedBriefly({ windowMs }: KeyEnd): boolean {
 /** What the keys topic says of such a call, and where it stands among the deliveries of its partition. */
 export type KeyStart = Omit<KeyEnd, 'accepted' | 'windowMs'> & { readonly pos: number }
 
+/** What is settled of one partition at once. */
+export interface SettleBatch {
+  readonly partition: number
+  readonly settles: readonly ShardSettle[]
+  readonly ends: readonly KeyEnd[]
+  /** Ids of deliveries that ended without ever having had a row. */
+  readonly ended: readonly string[]
+}
+
 /** For the journal: a delivery came to some state, or others are covered by its call. */
 export type Told = { readonly event: RowEvent; readonly metaId: string | undefined; readonly rule: string } & (
   | {
@@ -138,13 +147,7 @@ export interface ShardInputs {
   restored: { readonly partition: number; readonly now: number }
   /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
   takeUp: { readonly partition: number; readonly now: number }
-  settle: {
-    readonly batches: readonly {
-      readonly partition: number
-      readonly settles: readonly ShardSettle[]
-      readonly ends: readonly KeyEnd[]
-    }[]
-  }
+  settle: { readonly batches: readonly SettleBatch[] }
   /** It was handed over to another partition: there it is told of. */
   remove: { readonly partition: number; readonly settle: ShardSettle }
   /** What others have handed over. */

@@ -22,6 +22,7 @@ import {
   isRememberedBriefly,
   type KeyEnd,
   type KeyStart,
+  type SettleBatch,
   type ShardOutputs,
   type ShardRow,
   type ShardSettle,
@@ -164,8 +165,12 @@ export class Shard {
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
-  settle(settles: readonly ShardSettle[], ends: readonly KeyEnd[] = []): Change {
+  settle(
+    settles: readonly ShardSettle[],
+    { ends, ended: ids }: Pick<SettleBatch, 'ends' | 'ended'> = { ends: [], ended: [] },
+  ): Change {
     return this.#rows.transaction(() => {
+      for (const id of ids) this.changes.hasSaidEnd(id)
       const brief = ends.map((one) => (isRememberedBriefly(one) ? this.#end(one) : undefined))
       this.changes.forgetStarts()
       const ended = ends.map((one, index) => brief[index] ?? this.#end(one))
@@ -358,7 +363,7 @@ export class Shard {
     }
     this.#unheard.delete(name.toString())
     if (known !== undefined) this.#rows.remove(known, rule)
-    if (hasEnded) this.changes.hasSaidEnd(key.id, key.rule)
+    if (hasEnded) this.changes.hasSaidEnd(`${key.id}/${key.rule}`)
     if (found === undefined) return
     this.changes.goesOn(key.id, key.rule)
     const settle = settleOfRow(found.row, found.event)

@@ -165,7 +165,12 @@ export class WorkTopic {
     }
     const part = this.#partOf(settlement, record)
     if (part !== undefined && this.#needsNoRow(settlement, record)) {
-      this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: keyEndOf(settlement, record) })
+      this.#settleSoon(part, {
+        ticket,
+        told: toldOf(settlement, record),
+        end: keyEndOf(settlement, record),
+        isKeyed: true,
+      })
       return
     }
     if (part !== undefined && this.#isAstray(part, settlement, record)) this.#move(part, settlement, record, ticket)
@@ -281,7 +286,8 @@ export class WorkTopic {
   /** It has ended, and has no row. */
   #tell(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const part = this.#owned.get(record.owned.partition)
-    if (part !== undefined) this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: undefined })
+    if (part !== undefined)
+      this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: undefined, isKeyed: false })
   }
 
   #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
@@ -356,9 +362,14 @@ export class WorkTopic {
   /** What the thread makes of each; undefined where that is broken. It need not know of what is only told. */
   async #settleBatches(batches: readonly Batch[]): Promise<readonly Change[] | undefined> {
     const asked = batches.map(({ part: { partition }, rows, ends }) => {
-      return { partition, settles: rows.map(({ settle }) => settle), ends: ends.flatMap(({ end = [] }) => end) }
+      return {
+        partition,
+        settles: rows.map(({ settle }) => settle),
+        ends: ends.flatMap(({ end = [] }) => end),
+        ended: ends.flatMap(({ isKeyed, told: { event, rule } }) => (isKeyed ? `${event.id}/${rule}` : [])),
+      }
     })
-    if (asked.every(({ settles, ends }) => settles.length === 0 && ends.length === 0)) return []
+    if (asked.every(({ settles, ended }) => settles.length === 0 && ended.length === 0)) return []
     return this.#parts.thread.ask('settle', { batches: asked }).catch((error: unknown) => this.#parts.broken(error))
   }
 
