@@ -424,18 +424,6 @@ test('what ran from memory when the partition of its key was lost is not called 
   expect({ finished: member.finished, taken: await heir.take() }).toEqual({ finished: [1], taken: [] })
 })
 
-test('what ended when the partition of its key was just lost is told all the same', async () => {
-  const log = new Log()
-  const member = await start(log, [0, 1])
-  const record = member.route(1)
-  const standing = { key: deduplicated(keyIn(1)) }
-  await isKeyFree(member, record, standing.key)
-  const settled = member.settle(record, { ...ok, standing })
-  member.work.assigned([0])
-  await settled
-  expect({ finished: member.finished, told: toldIn(log) }).toEqual({ finished: [1], told: 1 })
-})
-
 test.each([
   ['waits', waits('')],
   ['runs', { state: 'running', reason: '' }],
@@ -533,4 +521,23 @@ test('what ended in memory is not called again, though who had its source before
   await member.quiet()
 
   expect((await member.take()).map((taken) => taken.record.id)).toEqual([])
+})
+
+test('what ended when the partition of its key was just lost is remembered by whoever has it then', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const key = deduplicated(keyIn(1), 60_000)
+  const record = member.route(1)
+  expect(await isKeyFree(member, record, key)).toBe(true)
+  const progress = { failures: 0, firstAttemptAt: log.clock.now(), finished: 1, refused: 0 }
+  const settled = member.settle(record, { ...ok, progress, standing: { key } })
+  member.work.assigned([0])
+  await settled
+
+  const heir = await start(log, [1])
+  log.clock.wind(1)
+  expect({ finished: member.finished, told: toldIn(log) }).toEqual({ finished: [1], told: 1 })
+  const next = heir.route(2, { source: heir.source(1) })
+  expect(await isKeyFree(heir, next, { ...key, windowMs: 0 })).toBe(true)
+  expect(await isKeyFree(heir, next, key)).toBe(false)
 })

@@ -733,7 +733,7 @@ export class WorkTopic {
     listener.lost()
   }
 
-  /** What is not on its way to the thread will not be. What ended, of an event that is still ours, is told all the same. */
+  /** What is not on its way to the thread will not be. Of what ended, of an event that is still ours, whoever has the key now is told. */
   #leaveSettles(part: Part): void {
     const left = part.settles.splice(0)
     this.#pending -= left.length
@@ -742,7 +742,7 @@ export class WorkTopic {
       const { settlement } = ticket
       const { record } = settlement
       if ('told' in pending && record instanceof KafkaRecord && !record.owned.isLost)
-        this.#tell(settlement, record, ticket)
+        this.#handOver(settlement, record, ticket)
       else this.#keep(ticket, elsewhere)
     }
   }
