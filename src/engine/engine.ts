@@ -110,7 +110,12 @@ export class Engine {
     const { store } = this.#parts
     for (const work of this.#works) {
       for (const queue of work.lanes.values()) queue.dropLost()
-      for (const [key, { record }] of work.held) if (!store.isOurs(record)) work.held.delete(key)
+      for (const [key, delivery] of work.held) {
+        if (store.isOurs(delivery.record)) continue
+        work.held.delete(key)
+        // Its call may end when another has the key.
+        delivery.heldKey = undefined
+      }
     }
   }
 
