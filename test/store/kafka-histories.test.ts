@@ -370,14 +370,20 @@ class History {
     await until(
       'nothing is left to do',
       async () => {
+        const { length } = this.#log
         this.#log.clock.wind(claimedAgainMs)
-        for (const member of this.#members) {
-          member.acknowledge()
-          await member.quiet()
+        const settle = async () => {
+          for (const member of this.#members) {
+            member.acknowledge()
+            await member.quiet()
+          }
         }
+        await settle()
         this.#readOn()
+        await settle()
         for (const member of this.#members) await this.#run(member, { fails: false, lasts: false })
-        return this.#isDone()
+        // What was written may be for another to read.
+        return length === this.#log.length && this.#isDone()
       },
       10_000,
     )
