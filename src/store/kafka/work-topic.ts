@@ -4,6 +4,7 @@ import type { Clock } from '../../base/clock.ts'
 import { messageOf } from '../../base/errors.ts'
 import { givenIdOf, type StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Key, Settlement, Standing, StoreListener } from '../store.ts'
+import { loadDriver } from '../tables/database.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { formatJournal } from './journal.ts'
@@ -562,6 +563,9 @@ export class WorkTopic {
     const { thread, listener, reader, topics } = this.#parts
     const { partition } = part
     await this.#restoreKeys(part)
+    if (part.isLost) return
+    // Once it is taken up its tables are opened at once: they go when it is lost.
+    await loadDriver()
     if (part.isLost) return
     const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now() })
     if (part.isLost) return
