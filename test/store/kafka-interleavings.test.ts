@@ -541,3 +541,32 @@ test('what ended when the partition of its key was just lost is remembered by wh
   expect(await isKeyFree(heir, next, { ...key, windowMs: 0 })).toBe(true)
   expect(await isKeyFree(heir, next, key)).toBe(false)
 })
+
+test.each([
+  ['here', 1],
+  ['where the partition of its key was just lost', 2],
+])('a key is handed out again, though who had it was covered by what ran from memory %s', async (_where, place) => {
+  const log = new Log()
+  const member = await start(log, [1])
+  const sender = await start(log, [0])
+  const standing = { key: deduplicated(keyIn(1)) }
+  const older = sender.route(1)
+  log.clock.wind(1)
+  const other = place === 1 ? member : await start(log, [place])
+  const record = other.route(1, { source: other.source(place) })
+  await sender.settle(older, { ...waits(''), standing })
+  await member.quiet()
+  const taken = only(await member.take())
+  if (place === 1) {
+    await isKeyFree(member, record, standing.key)
+  }
+  await other.settle(record, { ...ok, standing })
+  await member.quiet()
+  expect((await member.settle(taken.record, { ...ok, standing }))?.amended).toEqual({ state: 'elsewhere' })
+
+  log.clock.wind(1)
+  const newer = sender.route(2)
+  await sender.settle(newer, { ...waits(''), standing })
+  await member.quiet()
+  expect((await member.take()).map((one) => one.record.id)).toEqual([newer.id])
+})

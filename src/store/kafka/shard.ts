@@ -1,7 +1,7 @@
 import { type Consequences, deliveryStates, type Lane, type LaneBacklog, type LastAnswer } from '../store.ts'
 import { Commits, type Effect } from '../tables/commit.ts'
-import { type Database, int } from '../tables/database.ts'
-import { DueRows } from '../tables/due.ts'
+import { type Database, int, text } from '../tables/database.ts'
+import { type DueLane, DueRows } from '../tables/due.ts'
 import { absent, type Extra, flagAttempted, flagClaimed, never, parked, settleWidth } from '../tables/format.ts'
 import { MetaIds } from '../tables/ids.ts'
 import { parseLane } from '../tables/lane-name.ts'
@@ -68,6 +68,8 @@ export class Shard {
   readonly #words: Words
   readonly #numbers: Numbers
   readonly #roots: Roots
+  /** What was handed out when it was covered, until it is settled: by id of the delivery, where its row was. */
+  readonly #coveredOut = new Map<string, { readonly pos: number; readonly rule: number }>()
   #work: Work | undefined
 
   /** `database`: empty, with the tables of the embedded store. */
@@ -197,7 +199,7 @@ export class Shard {
     })
   }
 
-  #end({ accepted, starter, hash, rule: name, key: text, windowMs, began, at }: KeyEnd): {
+  #end({ accepted, starter, hash, rule: name, key, windowMs, began, at }: KeyEnd): {
     readonly pos: number
     readonly moved: Consequences['moved']
   } {
@@ -205,8 +207,22 @@ export class Shard {
     const pos = this.#rows.place(accepted)
     this.#rows.keepStarter(pos, starter)
     const call = { pos, rule, at, firstAttemptAt: began, hash }
-    const moved = this.#ready.standings.ended(call, { text, turn: 'newest', windowMs })
+    const moved = this.#ready.standings.ended(call, { text: key, turn: 'newest', windowMs })
+    this.#noteCovered(name, key)
     return { pos, moved: this.#movedInWords(moved) }
+  }
+
+  /** A call of the key was made elsewhere than where it is handed out. */
+  #noteCovered(name: string, key: string): void {
+    const rule = this.#numbers.of('rule', name)
+    for (const pos of this.#ready.due.outOf(rule, key)) {
+      const covered = this.#rows
+        .prepare(
+          'SELECT id FROM deliveries JOIN origins USING (pos) WHERE pos = ? AND deliveries.rule = ? AND covered_by > 0',
+        )
+        .get(pos, rule)
+      if (covered !== undefined) this.#coveredOut.set(`${text(covered.id)}/${name}`, { pos, rule })
+    }
   }
 
   /** It was handed over to another partition: there it is told of. */
@@ -226,13 +242,15 @@ export class Shard {
       const isNew = bytes !== undefined && !this.#isKnown(event.id, lane.rule)
       if (isNew) made.add(name)
       const isOfRow = bytes === undefined && (made.has(name) || this.#hasRow(event.id, lane.rule))
-      return isNew || isOfRow ? [] : [{ index, ...elsewhere }]
+      return isNew || isOfRow ? [] : [{ index, ...elsewhere, due: bytes === undefined ? this.#letGo(name) : [] }]
     })
     const isRepeated = new Set(repeated.map(({ index }) => index))
     const indexes = [...settles.keys()].filter((index) => !isRepeated.has(index))
     const fresh = repeated.length === 0 ? settles : settles.filter((_, index) => !isRepeated.has(index))
     const group = this.#packed(fresh)
     const effects = commits.apply({ ...emptyGroup, ...group, names: this.#numbers.takeFresh() })
+    for (const { lane, standing, attempts } of fresh)
+      if (standing?.key?.turn === 'newest' && attempts.length > 0) this.#noteCovered(lane.rule, standing.key.text)
     const changed = letters.changes()
     const untold = arrived === undefined ? undefined : this.changes.keepUntold(fresh, group.settles, effects, arrived)
     return {
@@ -243,6 +261,14 @@ export class Shard {
       ...this.changes.take(untold, areTakenAway),
       dead: changed === undefined ? undefined : this.#deadCounts(letters.counts()),
     }
+  }
+
+  /** Who was covered while it was handed out does not keep its key any longer. */
+  #letGo(name: string): Consequences['due'] {
+    const covered = this.#coveredOut.get(name)
+    if (covered === undefined) return []
+    this.#coveredOut.delete(name)
+    return this.#dueInWords(this.#ready.due.letGo(covered.pos, covered.rule))
   }
 
   /** Deliveries that were handed over. One that is known already is not taken twice, and said again. */
@@ -422,8 +448,6 @@ export class Shard {
   }
 
   #inWords({ index, amended, moved, due }: Effect): Consequences & { readonly index: number } {
-    const toLane = (lane: number) => parseLane(this.#words.of('lane', lane))
-    const orInfinity = (until: number) => (until === never ? Number.POSITIVE_INFINITY : until)
     return {
       index,
       amended:
@@ -433,8 +457,12 @@ export class Shard {
             ? { state: 'done', reason: 'duplicate' }
             : { state: 'waiting', reason: this.#words.waitReason(amended.reason), until: orInfinity(amended.until) },
       moved: this.#movedInWords(moved),
-      due: due.map(({ lane, until }) => ({ lane: toLane(lane), until: orInfinity(until) })),
+      due: this.#dueInWords(due),
     }
+  }
+
+  #dueInWords(due: readonly DueLane[]): Consequences['due'] {
+    return due.map(({ lane, until }) => ({ lane: parseLane(this.#words.of('lane', lane)), until: orInfinity(until) }))
   }
 
   #movedInWords(moved: Moved): Consequences['moved'] {
@@ -453,6 +481,10 @@ export class Shard {
   ): DeadCounts {
     return counts.map(({ rule, ...rest }) => ({ rule: this.#words.of('rule', rule), ...rest }))
   }
+}
+
+function orInfinity(until: number): number {
+  return until === never ? Number.POSITIVE_INFINITY : until
 }
 
 function* take<One>(from: Iterable<One>, count: number): Generator<One> {

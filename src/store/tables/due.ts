@@ -141,6 +141,19 @@ export class DueRows {
     return this.#out.get(rule)?.has(pos) === true
   }
 
+  /** Those of the key that are handed out. */
+  outOf(rule: number, key: string): readonly number[] {
+    if (this.#keysOut.get(rule)?.has(key) !== true) return []
+    return [...(this.#out.get(rule) ?? [])].flatMap(([pos, of]) => (of === key ? [pos] : []))
+  }
+
+  /** Its row is gone, and now nobody has it in hand any more. Comes back with the lanes in which its key is free by that. */
+  letGo(pos: number, rule: number): readonly DueLane[] {
+    const key = this.#out.get(rule)?.get(pos)
+    this.#out.get(rule)?.delete(pos)
+    return key === undefined ? [] : this.#free(rule, key)
+  }
+
   /** Nothing waits in the lane; should something come, it is read from its beginning. */
   forget(lane: number): void {
     this.#places.delete(lane)
