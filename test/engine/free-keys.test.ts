@@ -1,0 +1,231 @@
+import { expect, test } from 'vitest'
+import type { OutboundRequest, Reply } from '../../src/http/send.ts'
+import { createDirectory } from '../../src/mediawiki/directory.ts'
+import { ruleSet } from '../../src/rule/rule-set.ts'
+import { ruleWith } from '../rule/world.ts'
+import { openEmbeddedWorld } from '../store/embedded.ts'
+import { WoundClock } from '../support/clock.ts'
+import { newEvent, WoundEngine } from './wound-engine.ts'
+
+type Fields = Readonly<Record<string, string>>
+
+const newest = { dedup: { key: '{{message.key}}' } }
+const ordered = { order: { key: '{{message.key}}' } }
+
+/** Whoever stops an engine has it cut off what is under way. */
+const cutOff: Reply = { kind: 'none', error: 'aborted', message: 'the service is stopping', sent: true }
+
+/** An engine with one rule. Events are numbered from 0; each call is answered by the test, with the status that it says. */
+async function setup(policies: object) {
+  const clock = new WoundClock()
+  const place = await openEmbeddedWorld()
+  /** By number of their event, in the order in which they began. */
+  const calls: number[] = []
+  const inFlight = new Map<number, (reply: Reply) => void>()
+  let lives = 0
+  let posted = 0
+  const rules = (more: object) => {
+    const exec = { method: 'post', uri: 'http://a.example/', body: '{{globals.message}}' }
+    const retry = { limit: 2, delay: '2s', factor: 1, jitter: 'none' }
+    return ruleSet([ruleWith({ exec, retry, ...more })])
+  }
+  const open = async () => {
+    const life = lives
+    const send = ({ body }: OutboundRequest, signal?: AbortSignal) =>
+      new Promise<Reply>((resolve) => {
+        signal?.addEventListener('abort', () => resolve(cutOff))
+        // What a process that was killed would still have done, it has not done.
+        if (life !== lives) return
+        const { n } = JSON.parse(Buffer.from(body ?? '').toString()) as { n: number }
+        expect(inFlight.has(n)).toBe(false)
+        calls.push(n)
+        inFlight.set(n, resolve)
+      })
+    return new WoundEngine(await place.open(clock), clock, { rules: rules(policies), send })
+  }
+  let engine = await open()
+  /** Settles what is in flight with that status; what follows has not happened yet. */
+  const reply = (n: number, status: number) => {
+    const resolve = inFlight.get(n)
+    if (resolve === undefined) throw new Error(`${n} is not in flight`)
+    inFlight.delete(n)
+    resolve({ kind: 'answer', status, headers: {}, body: new Uint8Array(), truncated: false })
+  }
+  const append = (...events: readonly Fields[]) =>
+    engine.store.append(
+      events.map((fields) => {
+        const n = posted
+        posted += 1
+        return newEvent('page', `event-${n}`, { n, ...fields })
+      }),
+    )
+  /** Nothing moves any more but by an answer, or later. */
+  const still = async () => {
+    await engine.still()
+    clock.wind(0)
+    await engine.still()
+  }
+  return {
+    clock,
+    calls,
+    inFlight: () => [...inFlight.keys()],
+    reply,
+    append,
+    still,
+    /** One event of each key, and all that follows from them. */
+    async post(...keys: readonly string[]) {
+      await append(...keys.map((key) => ({ key })))
+      await still()
+    },
+    async answer(n: number, status = 200) {
+      reply(n, status)
+      await still()
+    },
+    async wind(ms: number) {
+      clock.wind(ms)
+      await still()
+    },
+    reload(more: object) {
+      engine.reload(rules(more))
+      return still()
+    },
+    /** Nothing is routed any more; calls in flight go on. */
+    holdRouter: () => engine.engine.reload(undefined, createDirectory({ wikis: [], targets: {} })),
+    /** All dead letters; they wait until the clock is wound. */
+    async replay(atMs: number) {
+      const { items } = await engine.store.deadLetters({ limit: 10 })
+      for (const letter of items) await engine.engine.replay(letter, clock.now() + atMs)
+    },
+    counts: () => engine.engine.counts('rule'),
+    /** What is on record of each event, by its number. */
+    async rows(): Promise<Readonly<Record<number, string>>> {
+      const { items } = await engine.store.deliveries({ limit: 100 })
+      return Object.fromEntries(
+        items.map(({ metaId, state, reason }) => [metaId?.replace('event-', ''), `${state} ${reason}`.trim()]),
+      )
+    },
+    async kill() {
+      await place.kill()
+      lives += 1
+      inFlight.clear()
+      await engine.stop()
+      engine = await open()
+    },
+  }
+}
+
+test.each([
+  ['dedup', newest],
+  ['order', ordered],
+])('with %s, a delivery whose key is free is called without a row', async (_, policy) => {
+  const { calls, post, answer, rows } = await setup(policy)
+  await post('A', 'B')
+  expect(calls).toEqual([0, 1])
+  expect(await rows()).toEqual({})
+  await answer(0)
+  expect(await rows()).toEqual({ 0: 'done ok' })
+  // A call that is remembered makes the next one no duplicate.
+  await post('A')
+  expect(calls).toEqual([0, 1, 2])
+  expect(await rows()).toEqual({ 0: 'done ok' })
+})
+
+test('what only queues is covered by what comes under its key, and never called', async () => {
+  const { calls, post, answer, rows, counts } = await setup({ ...newest, throttle: { concurrency: 1 } })
+  await post('busy', 'A')
+  expect(await rows()).toEqual({})
+  await post('A', 'A')
+  expect(await rows()).toEqual({ 1: 'waiting slot', 2: 'waiting slot', 3: 'waiting slot' })
+  expect(counts().waiting).toEqual({ slot: 3 })
+  await answer(0)
+  expect(calls).toEqual([0, 3])
+  await answer(3)
+  expect(await rows()).toEqual({ 0: 'done ok', 1: 'done duplicate', 2: 'done duplicate', 3: 'done ok' })
+  expect(counts()).toMatchObject({ waiting: {}, running: 0, done: 4 })
+})
+
+test('what comes while a call of its key is in flight waits for its end, and the newest is called then', async () => {
+  const { calls, post, answer, rows, counts } = await setup(newest)
+  await post('A')
+  await post('A')
+  await post('A', 'B')
+  expect(calls).toEqual([0, 3])
+  expect(await rows()).toEqual({ 0: 'running', 1: 'waiting slot', 2: 'waiting slot' })
+  await answer(0)
+  expect(calls).toEqual([0, 3, 2])
+  await answer(2)
+  await answer(3)
+  expect(counts()).toMatchObject({ waiting: {}, running: 0, done: 4 })
+})
+
+test('deliveries of an ordered key are called in their order, whether the first queues, runs or fails', async () => {
+  const { calls, post, answer, wind, counts } = await setup({ ...ordered, throttle: { concurrency: 1 } })
+  await post('busy', 'A')
+  await post('A', 'A')
+  await answer(0)
+  expect(calls).toEqual([0, 1])
+  await post('A')
+  await answer(1, 500)
+  expect(calls).toEqual([0, 1])
+  await wind(2_000)
+  for (const n of [1, 2, 3, 4]) await answer(n)
+  expect(calls).toEqual([0, 1, 1, 2, 3, 4])
+  expect(counts()).toMatchObject({ waiting: {}, running: 0, done: 5 })
+})
+
+test('a delivery that failed without a row has its key until it is tried again', async () => {
+  const { calls, post, answer, wind, rows } = await setup(ordered)
+  await post('A')
+  await answer(0, 500)
+  await post('A')
+  expect(calls).toEqual([0])
+  expect(await rows()).toEqual({ 0: 'waiting retry', 1: 'waiting key' })
+  await wind(2_000)
+  await answer(0)
+  expect(calls).toEqual([0, 0, 1])
+})
+
+test('a window holds for calls that had no row', async () => {
+  const { calls, post, answer, wind, rows } = await setup({ dedup: { key: '{{message.key}}', window: '10s' } })
+  await post('A')
+  await answer(0)
+  await post('A', 'B')
+  expect(calls).toEqual([0, 2])
+  expect(await rows()).toMatchObject({ 1: 'waiting key' })
+  await wind(9_999)
+  expect(calls).toEqual([0, 2])
+  await wind(1)
+  expect(calls).toEqual([0, 2, 1])
+})
+
+test('after reloads that change the key and change it back, what runs still has its own', async () => {
+  const key = (field: string) => ({ dedup: { key: `{{message.${field}}}` } })
+  const { calls, append, still, answer, reload } = await setup(key('a'))
+  await append({ a: 'x', b: '1' })
+  await still()
+  await reload(key('b'))
+  await append({ a: 'x', b: '2' })
+  await still()
+  expect(calls).toEqual([0, 1])
+  await reload(key('a'))
+  await append({ a: 'x', b: '3' })
+  await still()
+  expect(calls).toEqual([0, 1])
+  await answer(0)
+  expect(calls).toEqual([0, 1, 2])
+})
+
+test('after a reload that gives one key to what queues in memory, only the newest is called', async () => {
+  const key = (field: string) => ({ dedup: { key: `{{message.${field}}}` }, throttle: { concurrency: 1 } })
+  const { calls, append, still, answer, reload, rows } = await setup(key('a'))
+  for (const a of ['busy', 'x', 'y', 'z']) await append({ a, b: a === 'busy' ? a : 'same' })
+  await still()
+  expect(await rows()).toEqual({})
+  await reload(key('b'))
+  await append({ a: 'x', b: 'same' })
+  await still()
+  await answer(0)
+  expect(calls).toEqual([0, 4])
+  await answer(4)
+  expect(await rows()).toMatchObject({ 1: 'done duplicate', 2: 'done duplicate', 3: 'done duplicate', 4: 'done ok' })
+})
