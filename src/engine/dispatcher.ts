@@ -15,7 +15,7 @@ import { laneKey } from './lane-key.ts'
 import { noLimits } from './limit.ts'
 import type { RuleWork } from './rule-work.ts'
 import { decide } from './settle.ts'
-import type { Settler, Verdict } from './settler.ts'
+import type { Settled, Settler, Verdict } from './settler.ts'
 import type { TargetHealth } from './target-health.ts'
 import type { Works } from './works.ts'
 
@@ -87,7 +87,7 @@ export class Dispatcher {
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return false
     if (until > clock.now()) {
-      this.#meetHolder(work, delivery)
+      this.meetHolder(work, delivery)
       settler.settle(work, delivery, { state: 'waiting', reason: 'due', until })
       return false
     }
@@ -101,7 +101,7 @@ export class Dispatcher {
       this.pump(work)
       return true
     }
-    this.#meetHolder(work, delivery)
+    this.meetHolder(work, delivery)
     const reason = queue.closedBy ?? work.closedBy
     if (reason === 'slot') work.owe(2)
     settler.settle(work, delivery, { state: 'waiting', reason, until: clock.now() })
@@ -142,11 +142,14 @@ export class Dispatcher {
     return true
   }
 
-  /** Gives a row to whoever has its key in memory: there the store sees to it that they meet. Says whether there was one. */
-  #meetHolder(work: RuleWork, delivery: Delivery): boolean {
-    const key = delivery.standing?.key?.text
+  /**
+   * Gives a row to whoever has the key of `settled` in memory: there the store sees to it that they meet. Says whether there
+   * was one. No row of a key may come to be before that, or it would be handed out beside the holder.
+   */
+  meetHolder(work: RuleWork, settled: Settled): boolean {
+    const key = settled.standing?.key?.text
     const holder = key === undefined ? undefined : work.held.get(key)
-    if (holder === undefined || holder === delivery) return false
+    if (holder === undefined || holder === settled) return false
     if (this.running.has(holder)) this.recordRunning(work, holder)
     else {
       this.#parts.works.lane(work, holder.lane.key).recall(holder)
@@ -239,7 +242,7 @@ export class Dispatcher {
       settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason: 'superseded' })
       return undefined
     }
-    if (!this.#meetHolder(work, delivery) && until <= clock.now() && !isElsewhere) return delivery
+    if (!this.meetHolder(work, delivery) && until <= clock.now() && !isElsewhere) return delivery
     // Its key is another than it was, by the rule or the configuration, or another has it: it finds its place anew.
     const waits =
       until > clock.now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: clock.now() } as const)
@@ -296,7 +299,7 @@ export class Dispatcher {
     const { now } = this.#parts.clock
     if (until <= now() && delivery.standing === undefined) return delivery
     if (this.#laneOf(work, delivery) === undefined) return undefined
-    this.#meetHolder(work, delivery)
+    this.meetHolder(work, delivery)
     const waits = until > now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now() } as const)
     this.#parts.settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
     return undefined

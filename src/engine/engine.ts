@@ -218,11 +218,9 @@ export class Engine {
     const revision = letter.state === 'waiting' ? '' : letter.revision
     // Another revision may give it another key, or none: that is found when its turn comes.
     const isCurrent = this.#works.find(letter.rule)?.rule?.revision === revision
-    const standing = isCurrent ? letter.standing : undefined
-    return this.#settleLetter(
-      { ...letter, revision, standing },
-      { state: 'waiting', reason: 'due', until: at, progress },
-    )
+    const reopened = { ...letter, revision, standing: isCurrent ? letter.standing : undefined }
+    this.#dispatcher.meetHolder(this.#works.of(letter.rule), reopened)
+    return this.#settleLetter(reopened, { state: 'waiting', reason: 'due', until: at, progress })
   }
 
   /** Ends a dead letter or a parked delivery for good. */

@@ -229,3 +229,30 @@ test('after a reload that gives one key to what queues in memory, only the newes
   await answer(4)
   expect(await rows()).toMatchObject({ 1: 'done duplicate', 2: 'done duplicate', 3: 'done duplicate', 4: 'done ok' })
 })
+
+test('a dead letter that is replayed is not called while one of its key is in flight without a row', async () => {
+  const { calls, post, answer, replay, wind, inFlight } = await setup(ordered)
+  await post('A')
+  await answer(0, 404)
+  await post('busy', 'A')
+  await replay(1_500)
+  // The sweep that gives a row to what is long in flight comes at the same time.
+  await wind(1_500)
+  expect(inFlight()).toEqual([1, 2])
+  await answer(2)
+  expect(calls).toEqual([0, 1, 2, 0])
+})
+
+test('a dead letter that is replayed is covered by a newer call of its key that ends when it is due', async () => {
+  const { clock, calls, post, answer, reply, replay, still, rows, counts } = await setup(newest)
+  await post('A')
+  await answer(0, 404)
+  await post('A')
+  await replay(200)
+  clock.wind(200)
+  reply(1, 200)
+  await still()
+  expect(calls).toEqual([0, 1])
+  expect(await rows()).toEqual({ 0: 'done duplicate', 1: 'done ok' })
+  expect(counts().waiting).toEqual({})
+})
