@@ -191,6 +191,13 @@ export type Durable = (settlement: Settlement, consequences: Consequences | unde
 export const shortLifeMs = 10_000
 export const shortLivesInRow = 3
 
+/** A delivery in flight. */
+export interface Running {
+  readonly lane: Lane
+  readonly record: StreamRecord
+  readonly standing?: Standing | undefined
+}
+
 /** A record to route. */
 export interface Routable {
   readonly record: StreamRecord
@@ -397,12 +404,7 @@ export interface Store {
   /** Due deliveries of a lane, earliest first: at most `limit`, and not more than a few MiB. */
   take(lane: Lane, now: number, limit: number): Promise<Taken>
   /** Deliveries in flight, told with each commit so that `uncleanStops` can be counted. Nobody waits for it. */
-  running(
-    list: () => Iterable<{
-      readonly lane: Lane
-      readonly record: StreamRecord
-    }>,
-  ): void
+  running(list: () => Iterable<Running>): void
 
   /**
    * By our id or the producer's `meta.id`; newest first, at most 100. Where nothing is remembered of what no rule matched,

@@ -110,6 +110,7 @@ async function setup(policies: object) {
       inFlight.clear()
       await engine.stop()
       engine = await open()
+      await engine.expectStored(`event-${posted - 1}`)
     },
   }
 }
@@ -255,4 +256,30 @@ test('a dead letter that is replayed is covered by a newer call of its key that 
   expect(calls).toEqual([0, 1])
   expect(await rows()).toEqual({ 0: 'done duplicate', 1: 'done ok' })
   expect(counts().waiting).toEqual({})
+})
+
+test('what was in flight without a row when the process died keeps its place in the order', async () => {
+  const { calls, post, append, holdRouter, wind, answer, kill } = await setup(ordered)
+  await post('A')
+  holdRouter()
+  await append({ key: 'A' })
+  await kill()
+  await wind(0)
+  await answer(0)
+  expect(calls).toEqual([0, 0, 1])
+})
+
+test('what the process dies of is found out, also where it had a key and no row', async () => {
+  const { calls, post, append, holdRouter, still, kill, rows } = await setup(ordered)
+  await post('A')
+  holdRouter()
+  await append({ key: 'A' })
+  for (let kills = 1; kills <= 6; kills += 1) {
+    await kill()
+    await still()
+  }
+  // The next of its key goes on.
+  await still()
+  expect(calls).toEqual([0, 0, 0, 0, 0, 0, 1])
+  expect(await rows()).toMatchObject({ 0: 'dead poison' })
 })

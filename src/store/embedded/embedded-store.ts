@@ -13,6 +13,7 @@ import type {
   Page,
   RefusedEvent,
   Routable,
+  Running,
   Settlement,
   Store,
   StoredDelivery,
@@ -86,7 +87,7 @@ class EmbeddedStore implements Store {
   /** While there is no room for recovery. */
   #pending: WriterThread | undefined
   #listener: StoreListener | undefined
-  #running: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }> = () => []
+  #running: () => Iterable<Running> = () => []
   #hadRunning = true
   #ended: ServiceError | undefined
   #cursorTimer: NodeJS.Timeout | undefined
@@ -274,7 +275,7 @@ class EmbeddedStore implements Store {
     return { deliveries, nextUntil }
   }
 
-  running(list: () => Iterable<{ readonly lane: Lane; readonly record: StreamRecord }>): void {
+  running(list: () => Iterable<Running>): void {
     this.#running = list
   }
 

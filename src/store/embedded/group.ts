@@ -1,5 +1,5 @@
 import { metaOf, type NewEvent, type StreamRecord } from '../../event/event.ts'
-import type { Durable, Lane, Settlement } from '../store.ts'
+import type { Durable, Running, Settlement } from '../store.ts'
 import { hashId } from '../tables/event-id.ts'
 import {
   absent,
@@ -16,6 +16,7 @@ import {
   waiting,
 } from '../tables/format.ts'
 import type { Numbers } from '../tables/numbers.ts'
+import { keyedLane } from './recovery.ts'
 
 /** Events handed in together; stored all or none. */
 export interface PendingAppend {
@@ -106,16 +107,17 @@ export function packSettles(
   return { settles, extras }
 }
 
-/** Pairs of position and lane. */
+/** Pairs of position and lane; of what has a key, what `keyedLane` makes of the lane. */
 export function packRunning(
-  list: Iterable<{ readonly lane: Lane; readonly record: StreamRecord }>,
+  list: Iterable<Running>,
   positionOf: (record: StreamRecord) => number,
   numbers: Numbers,
 ): Float64Array<ArrayBuffer> {
   const pairs: number[] = []
-  for (const { lane, record } of list) {
+  for (const { lane, record, standing } of list) {
     if (pairs.length >= runningAtMost * 2) break
-    pairs.push(positionOf(record), numbers.ofLane(lane))
+    const number = numbers.ofLane(lane)
+    pairs.push(positionOf(record), standing?.key === undefined ? number : keyedLane(number))
   }
   return new Float64Array(pairs)
 }

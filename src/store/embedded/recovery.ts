@@ -85,7 +85,8 @@ function settleRunning(database: Database, words: Words, now: number): Recovered
 
 /**
  * Whoever was running when the process died may have killed it. Those that had no row get one, so that they come out with
- * their count instead of being routed as if nothing had happened.
+ * their count instead of being routed as if nothing had happened; but those that have a key are routed again, in their order,
+ * since a row whose key nobody knows yet would be overtaken. `FreeKeys` sees to it that they get a row then.
  */
 function countUncleanStop(database: Database, words: Words, cursor: number, now: number): void {
   const running = readRunning(database)
@@ -101,26 +102,42 @@ function countUncleanStop(database: Database, words: Words, cursor: number, now:
   const count = database.prepare(`
     INSERT INTO suspects(pos, rule, stops) VALUES (?, ?, 1) ON CONFLICT(pos, rule) DO UPDATE SET stops = stops + 1
   `)
-  for (const { pos, lane } of running) {
+  // Of what was routed again, and then was to meet no rule.
+  database
+    .prepare(`
+      DELETE FROM suspects WHERE pos < ?
+        AND NOT EXISTS (SELECT 1 FROM deliveries WHERE pos = suspects.pos AND rule = suspects.rule)
+    `)
+    .run(cursor)
+  for (const { pos, lane, hasKey } of running) {
     const rule = words.intern('rule', parseLane(words.of('lane', lane)).rule)
     const state = delivery.get(pos, rule)?.state
     if (state !== undefined && state !== 0 && state !== 1) continue
     if (state === undefined) {
       if (pos < cursor || event.get(pos) === undefined) continue
-      insert.run(pos, rule, lane, words.intern('reason', 'slot'), now, words.intern('revision', ''))
+      if (!hasKey) insert.run(pos, rule, lane, words.intern('reason', 'slot'), now, words.intern('revision', ''))
     }
     count.run(pos, rule)
   }
 }
 
 /** Deliveries that were running at the last commit that had news of it. */
-export function readRunning(database: Database): readonly { readonly pos: number; readonly lane: number }[] {
+export function readRunning(
+  database: Database,
+): readonly { readonly pos: number; readonly lane: number; readonly hasKey: boolean }[] {
   const stored = database.prepare("SELECT bytes FROM meta WHERE key = 'running'").get()?.bytes
   if (stored === undefined || stored === null) return []
   const pairs = new Float64Array(blob(stored).slice().buffer)
   return Array.from({ length: pairs.length / 2 }, (_, index) => {
-    return { pos: pairs[index * 2] ?? absent, lane: pairs[index * 2 + 1] ?? absent }
+    const lane = pairs[index * 2 + 1] ?? absent
+    const hasKey = lane < 0
+    return { pos: pairs[index * 2] ?? absent, lane: hasKey ? keyedLane(lane) : lane, hasKey }
   })
+}
+
+/** How the lane of what has a key is written among what is running; and back. */
+export function keyedLane(lane: number): number {
+  return -1 - lane
 }
 
 /** Lanes with rows. A scan of two small indexes, not of the rows. */

@@ -23,14 +23,18 @@ export class FreeKeys {
     this.#find = database.prepare(`
       SELECT 1 AS live, NULL AS pos, NULL AS at, NULL AS ok_pos, NULL AS ok_h, NULL AS ok_at
         FROM deliveries WHERE rule = ?1 AND key = ?2 AND state < 2
+      UNION ALL SELECT 1, NULL, NULL, NULL, NULL, NULL FROM suspects WHERE pos = ?3 AND rule = ?1
       UNION ALL SELECT 0, pos, at, ok_pos, ok_h, ok_at FROM starts WHERE rule = ?1 AND key = ?2
       LIMIT 1
     `)
   }
 
-  /** Whether nothing of the key waits or runs, nor is remembered of it what makes this one wait, or a duplicate. */
+  /**
+   * Whether nothing of the key waits or runs, nor is remembered of it what makes this one wait, or a duplicate; nor was the
+   * delivery running when a process died, so that its next call has to be on record first.
+   */
   isFree(rule: number, key: Key, { pos, metaId, now }: Candidate): boolean {
-    const found = this.#find.get(rule, key.text)
+    const found = this.#find.get(rule, key.text, pos)
     if (found === undefined) return true
     if (found.live !== 0) return false
     const start = key.turn === 'oldest' ? undefined : readStart(found)
