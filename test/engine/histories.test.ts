@@ -163,6 +163,11 @@ const known = [
   ]),
   // What keeps to an order waits for none that is deduplicated, though their keys' templates are one.
   plan('swapped', [post(1), { ...at, kind: 'reload', rule: '', revision: 3 }, post(2), reply('ok')]),
+  // A retry gets another key, of which a newer event waits: the first call of both is what its window counts from.
+  plan('plain', [
+    ...[{ ...at, kind: 'reload', rule: 'window', revision: 3 } as const, post(1, 'window'), post(1, 'window')],
+    reply('limited'),
+  ]),
   // What is in memory, or runs, outlives its rule.
   plan('plain', [post(4), { ...at, kind: 'reload', rule: '', revision: 'gone' }, { ...at, kind: 'end', how: 'kill' }]),
 ]
