@@ -88,7 +88,8 @@ export class Settler {
     const releasesCursor = settled.holdsCursor === true
     if (releasesCursor) settled.holdsCursor = false
     if (settled.heldKey !== undefined) {
-      work.held.delete(settled.heldKey)
+      // Of a part of the work that was another process's in between, somebody else may have the key by now.
+      if (work.held.get(settled.heldKey) === settled) work.held.delete(settled.heldKey)
       settled.heldKey = undefined
     }
     const key = settled.standing?.key?.text

@@ -1,8 +1,12 @@
 import { expect, test } from 'vitest'
+import { Delivery } from '../../src/engine/delivery.ts'
+import { Settler } from '../../src/engine/settler.ts'
+import { Works } from '../../src/engine/works.ts'
 import type { OutboundRequest, Reply } from '../../src/http/send.ts'
 import { createDirectory } from '../../src/mediawiki/directory.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
-import { ruleWith } from '../rule/world.ts'
+import type { Store } from '../../src/store/store.ts'
+import { recordOf, ruleWith } from '../rule/world.ts'
 import { openEmbeddedWorld } from '../store/embedded.ts'
 import { WoundClock } from '../support/clock.ts'
 import { newEvent, WoundEngine } from './wound-engine.ts'
@@ -282,4 +286,26 @@ test('what the process dies of is found out, also where it had a key and no row'
   await still()
   expect(calls).toEqual([0, 0, 0, 0, 0, 0, 1])
   expect(await rows()).toMatchObject({ 0: 'dead poison' })
+})
+
+test("what was another process's in between, and has its key again, keeps it when its lost call ends", () => {
+  const clock = new WoundClock()
+  const store = { settle() {} } as Pick<Store, 'settle'> as Store
+  const works = new Works(store, clock, () => {})
+  const rule = ruleWith(newest)
+  works.use(ruleSet([rule]))
+  const work = works.of('rule')
+  const holder = () => {
+    const record = recordOf({ key: 'A' })
+    const match = rule.match({ key: 'A' })
+    if (match === undefined) throw new Error('the rule matches nothing')
+    const delivery = new Delivery(record, rule, match, 0)
+    delivery.heldKey = 'A'
+    return delivery
+  }
+  const lost = holder()
+  const again = holder()
+  work.held.set('A', again)
+  new Settler(store, clock, works, { settled() {}, covered() {} }).settle(work, lost, { state: 'done', reason: 'ok' })
+  expect(work.held.get('A')).toBe(again)
 })
