@@ -235,6 +235,37 @@ test('after a reload that gives one key to what queues in memory, only the newes
   expect(await rows()).toMatchObject({ 1: 'done duplicate', 2: 'done duplicate', 3: 'done duplicate', 4: 'done ok' })
 })
 
+test('a retry that gets the key of what is in flight without a row waits for it', async () => {
+  const key = (field: string) => ({ dedup: { key: `{{message.${field}}}` } })
+  const { calls, append, still, answer, reload, wind, rows } = await setup(key('a'))
+  await append({ a: 'x', b: 'same' })
+  await still()
+  await answer(0, 500)
+  await wind(1_500)
+  await reload(key('b'))
+  await append({ a: 'y', b: 'same' })
+  await still()
+  await wind(500)
+  expect(calls).toEqual([0, 1])
+  await answer(1)
+  expect(calls).toEqual([0, 1])
+  expect(await rows()).toEqual({ 0: 'done duplicate', 1: 'done ok' })
+})
+
+test('what comes due is not called while one of its key is in flight that had no row when it came', async () => {
+  const { clock, calls, append, still, wind, answer } = await setup({ ...ordered, delay: '{{message.not_before}}' })
+  const dueIn = (ms: number) => ({ key: 'A', not_before: new Date(clock.now() + ms).toISOString() })
+  await append(dueIn(0))
+  await still()
+  await append(dueIn(1_500))
+  await still()
+  // The sweep that gives a row to what is long in flight comes at the same time.
+  await wind(1_500)
+  expect(calls).toEqual([0])
+  await answer(0)
+  expect(calls).toEqual([0, 1])
+})
+
 test('a dead letter that is replayed is not called while one of its key is in flight without a row', async () => {
   const { calls, post, answer, replay, wind, inFlight } = await setup(ordered)
   await post('A')
