@@ -570,3 +570,23 @@ test.each([
   await member.quiet()
   expect((await member.take()).map((one) => one.record.id)).toEqual([newer.id])
 })
+
+test('who came by another process is not handed out beside a call that runs from memory under its key', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const sender = await start(log, [2])
+  const standing = { key: deduplicated(keyIn(1)) }
+  const running = member.route(1)
+  expect(await isKeyFree(member, running, standing.key)).toBe(true)
+  log.clock.wind(1)
+  await sender.settle(sender.route(1, { source: sender.source(2) }), { ...waits(''), standing })
+  await member.quiet()
+
+  const came = only(await member.take())
+  void member.settle(running, { state: 'running', reason: '', standing })
+  await member.settle(came.record, { ...waits(''), standing })
+  expect(await member.take()).toEqual([])
+
+  await member.settle(running, { ...ok, standing, releasesCursor: false })
+  expect((await member.take()).map(({ record }) => record.id)).toEqual([came.record.id])
+})

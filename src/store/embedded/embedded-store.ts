@@ -22,7 +22,7 @@ import type {
   Taken,
 } from '../store.ts'
 import { deliveryStates, shortLifeMs, shortLivesInRow } from '../store.ts'
-import { type Database, openReader } from '../tables/database.ts'
+import { type Database, isBusy, openReader } from '../tables/database.ts'
 import { parseEventId } from '../tables/event-id.ts'
 import type { StoredRecord } from '../tables/format.ts'
 import { FreeKeys } from '../tables/free-keys.ts'
@@ -148,6 +148,10 @@ class EmbeddedStore implements Store {
     this.isWary = lives > shortLivesInRow
     this.#cancelLived = this.#clock.at(this.#clock.now() + shortLifeMs, () => this.#lived(thread))
     const keysDatabase = await openReader(fileIn(this.#path))
+    if (this.#ended !== undefined) {
+      keysDatabase.close()
+      throw this.#ended
+    }
     const freeKeys = new FreeKeys(keysDatabase)
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
@@ -229,7 +233,7 @@ class EmbeddedStore implements Store {
         now: this.#clock.now(),
       })
     } catch (error) {
-      this.#break(error)
+      if (!isBusy(error)) this.#break(error)
       return false
     }
   }
