@@ -1,16 +1,16 @@
-import { randomUUID } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Clock } from '../../base/clock.ts'
 import { messageOf } from '../../base/errors.ts'
-import { givenIdOf, type StreamRecord } from '../../event/event.ts'
-import type { Consequences, Durable, Key, Settlement, Standing, StoreListener } from '../store.ts'
+import type { StreamRecord } from '../../event/event.ts'
+import type { Consequences, Durable, Key, Settlement, StoreListener } from '../store.ts'
 import { loadDriver } from '../tables/database.ts'
-import type { Outgoing } from './batch-sender.ts'
+import { type ChangelogOptions, changelogOf } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
+import { Homes } from './homes.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
 import type { KeysTopic } from './keys-topic.ts'
-import { type Packed, pack, unpack } from './packed.ts'
+import { pack } from './packed.ts'
 import {
   handedOver,
   keyEndOf,
@@ -18,29 +18,16 @@ import {
   newPart,
   newTicket,
   type Part,
-  type Pending,
   ruleKeyOf,
   shardSettle,
   type Ticket,
   toldOf,
 } from './part.ts'
 import { openPart } from './part-reader.ts'
-import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
-import {
-  endHeader,
-  formatKey,
-  isClaim,
-  isMark,
-  markKey,
-  ownerHeader,
-  ownerOf,
-  parseKey,
-  restorable,
-  withinRule,
-} from './row.ts'
-import type { Arrived, Change, ShardSettle, ShardThread, Told } from './shard-protocol.ts'
-import { firstPlaceOf } from './shard-rows.ts'
+import { formatKey, isClaim, isMark, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
+import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
+import type { Arrived, Change, ShardSettle, ShardThread } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
 
@@ -67,33 +54,6 @@ export interface WorkTopicParts {
   broken(error: unknown): undefined
 }
 
-/** What the thread is asked to settle of one part at once. */
-interface Batch {
-  readonly part: Part
-  readonly rows: readonly Extract<Pending, { settle: ShardSettle }>[]
-  /** Those of which a key has something to remember first. */
-  readonly ends: readonly Extract<Pending, { told: Told }>[]
-}
-
-interface Settled {
-  readonly records: readonly Outgoing[]
-  readonly told: readonly Told[]
-  readonly done: () => void
-}
-
-type Written = Pick<Change, 'records' | 'roots' | 'told' | 'dead'>
-
-interface WriteOptions {
-  readonly more?: NonNullable<Outgoing['headers']>
-  readonly saysEnds?: boolean
-}
-
-/** Of all parts together. */
-const settlesAtOnce = 1_000
-/** What is only told waits so long for more of its kind: each record takes longer than what is in it. */
-const tellLingerMs = 15
-/** One on its way, and one that waits for it. */
-const unwrittenAtMost = 2
 const restoreAgainMs = 1_000
 /** Within that time a member hears of a rebalance. */
 const claimAgainAfterMs = 5_000
@@ -104,7 +64,6 @@ const untoldForMs = 1_000
 const writeHeader = 'write'
 
 const nothing = pack([])
-const noChange: Change = { consequences: [], records: nothing, roots: nothing, told: [], dead: undefined, places: [] }
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
 /**
@@ -118,20 +77,15 @@ export class WorkTopic {
   readonly #owned = new Map<number, Part>()
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
-  /** Settlements of all parts that are not on their way yet. */
-  #pending = 0
-  #lingering: NodeJS.Timeout | undefined
-  #isHurried = false
-  #isFlushing = false
-  #isLeaving = false
-  /** Batches that were settled, and are not written. */
-  #unwritten = 0
-  #whenWritten: (() => void) | undefined
-  /** By which the thread knows rules. */
-  readonly #numbers = new Map<string, number | undefined>()
+  readonly #homes: Homes
+  readonly #queue: SettleQueue
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
+    const { topics, partitions, clock, thread, writer, broken } = parts
+    const shared = { topics, partitions, clock, thread, writer, owned: this.#owned, broken }
+    this.#homes = new Homes(shared)
+    this.#queue = new SettleQueue({ ...shared, settled: (batch, change) => this.#settled(batch, change) })
   }
 
   /** Those that are ours now, be they restored or not. */
@@ -166,7 +120,7 @@ export class WorkTopic {
     }
     const part = this.#partOf(settlement, record)
     if (part !== undefined && this.#needsNoRow(settlement, record)) {
-      this.#settleSoon(part, {
+      this.#queue.push(part, {
         ticket,
         told: toldOf(settlement, record),
         end: keyEndOf(settlement, record),
@@ -194,37 +148,8 @@ export class WorkTopic {
     }
     const given = record.rows?.get(lane.rule)
     if (given?.isLost === false) return this.#owned.get(given.partition)
-    if (standing !== undefined) return this.#homeOf(lane.rule, standing, record)
+    if (standing !== undefined) return this.#homes.of(lane.rule, standing, record)
     return state === 'done' ? undefined : this.#owned.get(record.owned.partition)
-  }
-
-  /** Where all of its key meet, if that is ours, and none of them is on its way there. */
-  #homeOf(rule: string, standing: Standing, record: KafkaRecord): Part | undefined {
-    const part = this.#owned.get(this.#placeOf(standing, record))
-    if (part?.isReady !== true || part.onTheWay.has(ruleKeyOf(rule, standing))) return undefined
-    return this.#isCaughtUp(part, record.owned) ? part : undefined
-  }
-
-  /** Whether nothing that an owner of the source before us has handed over is on its way there; asks, where that is not known. */
-  #isCaughtUp(part: Part, source: Owned): boolean {
-    if (part === source) return true
-    const known = part.isCaughtUp.get(source)
-    if (known !== undefined) return known
-    // The offsets of what they had handed over were finished before what is read now was given out: so this comes after it.
-    part.isCaughtUp.set(source, false)
-    const mark = randomUUID()
-    part.marks.set(mark, source)
-    const { topics, writer } = this.#parts
-    const headers = { [ownerHeader]: Buffer.from(part.owner) }
-    const record = { topic: topics.work, partition: part.partition, key: markKey, value: Buffer.from(mark), headers }
-    writer.write([record], () => undefined)
-    return false
-  }
-
-  /** Events of a stream whose partitions go by the same key are at home where they are read. */
-  #placeOf(standing: Settlement['standing'], record: KafkaRecord): number {
-    const text = standing?.key?.text ?? standing?.root?.signature
-    return text === undefined ? record.owned.partition : partitionOf(withinRule(text), this.#parts.partitions)
   }
 
   /** It ran from memory and is done: what is remembered of its key, and the journal, are all there is to tell. */
@@ -235,45 +160,25 @@ export class WorkTopic {
 
   /** As the store's. */
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
-    if (!(record instanceof KafkaRecord) || record.source === undefined || record.owned.isLost) return false
-    const home = this.#homeOf(rule, { key }, record)
-    const number = this.#numberOf(rule)
-    if (home?.tables === undefined || number === undefined) return false
-    // Rows of its own part are known to whoever reads it.
-    if (home !== record.owned && home.tables.has(record.id, number)) return false
-    const candidate = { pos: firstPlaceOf(record.accepted), metaId: givenIdOf(record), now: this.#parts.clock.now() }
-    return home.tables.isKeyFree(number, key, candidate)
-  }
-
-  /** Undefined until the thread has said it. */
-  #numberOf(rule: string): number | undefined {
-    const { thread } = this.#parts
-    if (!this.#numbers.has(rule)) {
-      this.#numbers.set(rule, undefined)
-      thread.ask('numberOf', { rule }).then(
-        (number) => this.#numbers.set(rule, number),
-        (error: unknown) => this.#parts.broken(error),
-      )
-    }
-    return this.#numbers.get(rule)
+    return this.#homes.isKeyFree(record, rule, key)
   }
 
   /** A reload gave it another key, whose others lie in another partition. */
   #isAstray(part: Part, { state, standing }: Settlement, record: KafkaRecord): boolean {
     if (part.isLost || record.source !== undefined || state !== 'waiting') return false
-    return this.#placeOf(standing, record) !== part.partition
+    return this.#homes.placeOf(standing, record) !== part.partition
   }
 
   /** It is handed over to where it belongs, and then removed from where it was. */
   #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const partition = this.#placeOf(settlement.standing, record)
+    const partition = this.#homes.placeOf(settlement.standing, record)
     this.#send(partition, settlement, record, () => {
       const { standing: _, ...settle } = shardSettle(settlement, record, false)
       const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
       const remove = async () => {
         if (part.isLost) return elsewhere
         const change = await this.#parts.thread.ask('remove', { partition: part.partition, settle: gone })
-        if (!part.isLost) this.#write(part, change, () => undefined, { saysEnds: false })
+        if (!part.isLost) this.#write(part, change, { saysEnds: false })
         const { moved, due } = change.consequences[0] ?? elsewhere
         return { ...elsewhere, moved, due }
       }
@@ -288,7 +193,7 @@ export class WorkTopic {
   #tell(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const part = this.#owned.get(record.owned.partition)
     if (part !== undefined)
-      this.#settleSoon(part, { ticket, told: toldOf(settlement, record), end: undefined, isKeyed: false })
+      this.#queue.push(part, { ticket, told: toldOf(settlement, record), end: undefined, isKeyed: false })
   }
 
   #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
@@ -300,82 +205,11 @@ export class WorkTopic {
       ticket.isFirst = true
       part.unconfirmed.set(keyOf(settlement), settlement)
     }
-    this.#settleSoon(part, { settle: shardSettle(settlement, record, isNew), ticket })
-  }
-
-  /** Nobody waits for what is only told. */
-  #settleSoon(part: Part, pending: Pending): void {
-    part.settles.push(pending)
-    this.#pending += 1
-    if ('settle' in pending || this.#pending >= settlesAtOnce) this.#flushSoon()
-    else this.#lingering ??= setTimeout(() => this.#flushSoon(), tellLingerMs)
-  }
-
-  #flushSoon(): void {
-    clearTimeout(this.#lingering)
-    this.#lingering = undefined
-    this.#isHurried = true
-    if (this.#isFlushing) return
-    this.#isFlushing = true
-    setImmediate(() => void this.#flush())
-  }
-
-  /** All parts together, one batch after another: so what they tell the journal is in few records. */
-  async #flush(): Promise<void> {
-    const { topics, partitions } = this.#parts
-    while (this.#isHurried) {
-      this.#isHurried = false
-      const batches = this.#nextBatches()
-      const changes = await this.#settleBatches(batches)
-      if (changes === undefined) break
-      const settled = batches.flatMap((batch, index) => this.#settled(batch, changes[index] ?? noChange))
-      const records = settled.flatMap((one) => one.records)
-      const told = settled.flatMap((one) => one.told)
-      this.#unwritten += 1
-      this.#writeAll([...records, ...formatJournal(topics.journal, partitions, told)], () => {
-        this.#unwritten -= 1
-        this.#whenWritten?.()
-        for (const { done } of settled) done()
-      })
-      // What comes meanwhile is settled together.
-      while (this.#unwritten >= unwrittenAtMost && !this.#isLeaving)
-        await new Promise<void>((resolve) => {
-          this.#whenWritten = resolve
-        })
-    }
-    this.#isFlushing = false
-  }
-
-  /** What each part has to settle, and no part too much. */
-  #nextBatches(): readonly Batch[] {
-    const parts = [...this.#owned.values()].filter(({ settles }) => settles.length > 0)
-    const atMost = Math.ceil(settlesAtOnce / parts.length)
-    return parts.map((part) => {
-      const pending = part.settles.splice(0, atMost)
-      this.#pending -= pending.length
-      this.#isHurried ||= part.settles.length > 0
-      const rows = pending.flatMap((one) => ('settle' in one ? [one] : []))
-      const ended = pending.flatMap((one) => ('told' in one ? [one] : []))
-      return { part, rows, ends: [...ended].sort((a, b) => Number(a.end === undefined) - Number(b.end === undefined)) }
-    })
-  }
-
-  /** What the thread makes of each; undefined where that is broken. It need not know of what is only told. */
-  async #settleBatches(batches: readonly Batch[]): Promise<readonly Change[] | undefined> {
-    const asked = batches.map(({ part: { partition }, rows, ends }) => {
-      return {
-        partition,
-        settles: rows.map(({ settle }) => settle),
-        ends: ends.flatMap(({ end = [] }) => end),
-        ended: ends.flatMap(({ isKeyed, told: { event, rule } }) => (isKeyed ? `${event.id}/${rule}` : [])),
-      }
-    })
-    if (asked.every(({ settles, ended }) => settles.length === 0 && ended.length === 0)) return []
-    return this.#parts.thread.ask('settle', { batches: asked }).catch((error: unknown) => this.#parts.broken(error))
+    this.#queue.push(part, { settle: shardSettle(settlement, record, isNew), ticket })
   }
 
   /** What the thread has made of a batch: what is to be written, and what is to be said when it is. */
-  #settled({ part, rows, ends }: Batch, change: Change): Settled {
+  #settled({ part, rows, ends }: PartBatch, change: Change): Settled {
     const byIndex = new Map(change.consequences.map((one) => [one.index, one]))
     const awaitsReadBack = (ticket: Ticket, index: number) =>
       ticket.settlement.claimed && byIndex.get(index)?.amended?.state !== 'elsewhere'
@@ -387,12 +221,14 @@ export class WorkTopic {
       if (ticket.isFirst && byIndex.get(index)?.amended?.state === 'elsewhere')
         this.#confirm(part, keyOf(ticket.settlement))
     }
-    const options = hasClaims ? { more: { [writeHeader]: Buffer.from(String(part.writes)) } } : {}
-    const keys = ends.flatMap(({ end = [] }) => end)
+    const { topics, keys } = this.#parts
+    const headers = hasClaims ? { [writeHeader]: Buffer.from(String(part.writes)) } : {}
+    const keyEnds = ends.flatMap(({ end = [] }) => end)
+    this.#countDead(part, change.dead)
     return {
       records: [
-        ...this.#recordsOf(part, change, options),
-        ...this.#parts.keys.format(part.partition, keys, change.places),
+        ...changelogOf(topics, part, change, { headers }),
+        ...keys.format(part.partition, keyEnds, change.places),
       ],
       told: [...change.told, ...ends.map((one) => one.told)],
       done: () => {
@@ -408,12 +244,9 @@ export class WorkTopic {
     for (const part of this.#owned.values()) part.tables?.close()
   }
 
-  /** Resolves when all that was settled is on its way, however long that takes. Nothing more is settled after it. */
-  async flushed(): Promise<void> {
-    this.#isLeaving = true
-    this.#whenWritten?.()
-    this.#flushSoon()
-    while (this.#isFlushing) await new Promise(setImmediate)
+  /** Resolves when all that was settled is on its way. */
+  flushed(): Promise<void> {
+    return this.#queue.flushed()
   }
 
   /** Resolves when the journal tells of all that waits here, too. */
@@ -435,7 +268,7 @@ export class WorkTopic {
         if (part.isLost) break
         part.hasUntold = change.hasUntold
         hasTold ||= change.told.length > 0
-        this.#write(part, { ...change, dead: undefined }, () => undefined)
+        this.#write(part, { ...change, dead: undefined })
         more = change.more
         if (more) await this.#parts.writer.written()
         if (part.isLost) break
@@ -451,36 +284,17 @@ export class WorkTopic {
     else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
   }
 
-  #write(part: Part, change: Written, done: () => void, options: WriteOptions = {}): void {
-    const { topics, partitions } = this.#parts
-    const records = this.#recordsOf(part, change, options)
-    this.#writeAll([...records, ...formatJournal(topics.journal, partitions, change.told)], done)
-  }
-
-  #writeAll(records: readonly Outgoing[], done: () => void): void {
-    if (records.length === 0) done()
-    else this.#parts.writer.write(records, done)
-  }
-
-  /** What a change is in the changelog. `saysEnds`: what has no row any more has ended. */
-  #recordsOf(part: Part, change: Written, { more = {}, saysEnds = true }: WriteOptions): Outgoing[] {
-    const { work, roots } = this.#parts.topics
-    const headers = { [ownerHeader]: Buffer.from(part.owner), ...more }
-    const ofEnds = saysEnds ? { ...headers, [endHeader]: Buffer.alloc(0) } : headers
-    if (change.dead !== undefined) {
-      part.dead = change.dead
-      this.#countDead()
-    }
-    const of = (topic: string, packed: Packed): Outgoing[] =>
-      unpack(packed).map(({ key, value }) => {
-        return { topic, partition: part.partition, key, value, headers: value === null ? ofEnds : headers }
-      })
-    return [...of(work, change.records), ...of(roots, change.roots)]
+  #write(part: Part, change: Omit<Change, 'consequences' | 'places'>, options?: ChangelogOptions): void {
+    const { topics, partitions, writer } = this.#parts
+    this.#countDead(part, change.dead)
+    const journal = formatJournal(topics.journal, partitions, change.told)
+    const records = [...changelogOf(topics, part, change, options), ...journal]
+    if (records.length > 0) writer.write(records, () => undefined)
   }
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
   #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const home = record.source === undefined ? record.owned.partition : this.#placeOf(settlement.standing, record)
+    const home = record.source === undefined ? record.owned.partition : this.#homes.placeOf(settlement.standing, record)
     this.#send(home, settlement, record, () => this.#keep(ticket, elsewhere))
   }
 
@@ -569,13 +383,13 @@ export class WorkTopic {
     if (part.isLost) return
     const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now() })
     if (part.isLost) return
-    this.#write(part, restored, () => undefined)
+    this.#write(part, restored)
     for (const lane of restored.backlog) listener.rows(lane)
     for (let more = true; more; ) {
       const arrived = await thread.ask('takeUp', { partition, now: this.#parts.clock.now() })
       if (part.isLost) return
       part.hasUntold = arrived.hasUntold
-      this.#write(part, arrived, () => undefined)
+      this.#write(part, arrived)
       for (const change of arrived.rows) listener.rows(change)
       more = arrived.more
       if (more) await this.#parts.writer.written()
@@ -685,7 +499,7 @@ export class WorkTopic {
   }
 
   #arrived(part: Part, arrivals: readonly { readonly key: Buffer }[], arrived: Arrived): void {
-    this.#write(part, arrived, () => undefined)
+    this.#write(part, arrived)
     part.hasUntold ||= arrived.hasUntold
     for (const { key } of arrivals) part.onTheWay.delete(key.toString())
     for (const change of arrived.rows) this.#parts.listener.rows(change)
@@ -708,7 +522,7 @@ export class WorkTopic {
       .ask('reassert', { partition: part.partition, keys })
       .then((records) => {
         const change = { records, roots: nothing, told: [], dead: undefined }
-        if (!part.isLost) this.#write(part, change, () => undefined, { saysEnds: false })
+        if (!part.isLost) this.#write(part, change, { saysEnds: false })
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
@@ -727,7 +541,7 @@ export class WorkTopic {
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
     part.claims.clear()
     this.#handOverUnconfirmed(part)
-    this.#countDead()
+    this.#sumDead()
     thread.ask('drop', { partition }).then(
       (left) => {
         for (const lane of left) listener.rows(lane)
@@ -739,9 +553,7 @@ export class WorkTopic {
 
   /** What is not on its way to the thread will not be. Of what ended, of an event that is still ours, whoever has the key now is told. */
   #leaveSettles(part: Part): void {
-    const left = part.settles.splice(0)
-    this.#pending -= left.length
-    for (const pending of left) {
+    for (const pending of this.#queue.takeAll(part)) {
       const { ticket } = pending
       const { settlement } = ticket
       const { record } = settlement
@@ -772,7 +584,13 @@ export class WorkTopic {
     })
   }
 
-  #countDead(): void {
+  #countDead(part: Part, dead: Change['dead']): void {
+    if (dead === undefined) return
+    part.dead = dead
+    this.#sumDead()
+  }
+
+  #sumDead(): void {
     const counts = new Map<string, { count: number; bytes: number }>()
     for (const { dead } of this.#owned.values()) {
       for (const { rule, count, bytes } of dead) {
@@ -792,7 +610,7 @@ export class WorkTopic {
         const forgotten = { partition: part.partition, now: this.#parts.clock.now() }
         const change = await this.#parts.thread.ask('forget', forgotten)
         more = change.more
-        if (!part.isLost) this.#write(part, { ...change, told: [], dead: undefined }, () => undefined)
+        if (!part.isLost) this.#write(part, { ...change, told: [], dead: undefined })
       }
     }
   }

@@ -1,0 +1,84 @@
+import { randomUUID } from 'node:crypto'
+import type { Clock } from '../../base/clock.ts'
+import { givenIdOf, type StreamRecord } from '../../event/event.ts'
+import type { Key, Settlement, Standing } from '../store.ts'
+import { KafkaRecord, type Owned } from './kafka-record.ts'
+import { type Part, ruleKeyOf } from './part.ts'
+import { partitionOf } from './partition.ts'
+import { markKey, ownerHeader, withinRule } from './row.ts'
+import type { ShardThread } from './shard-protocol.ts'
+import { firstPlaceOf } from './shard-rows.ts'
+import type { Topics } from './topics.ts'
+import type { Writer } from './writer.ts'
+
+export interface HomesParts {
+  readonly topics: Topics
+  readonly partitions: number
+  readonly clock: Clock
+  readonly thread: ShardThread
+  readonly writer: Writer
+  /** Those that are ours, by partition. */
+  readonly owned: ReadonlyMap<number, Part>
+  broken(error: unknown): undefined
+}
+
+/** Where keys are at home, and whether they are free there. */
+export class Homes {
+  readonly #parts: HomesParts
+  /** By which the thread knows rules; undefined until it has said it. */
+  readonly #numbers = new Map<string, number | undefined>()
+
+  constructor(parts: HomesParts) {
+    this.#parts = parts
+  }
+
+  /** Events of a stream whose partitions go by the same key are at home where they are read. */
+  placeOf(standing: Settlement['standing'], record: KafkaRecord): number {
+    const text = standing?.key?.text ?? standing?.root?.signature
+    return text === undefined ? record.owned.partition : partitionOf(withinRule(text), this.#parts.partitions)
+  }
+
+  /** Where all of its key meet, if that is ours, and none of them is on its way there. */
+  of(rule: string, standing: Standing, record: KafkaRecord): Part | undefined {
+    const part = this.#parts.owned.get(this.placeOf(standing, record))
+    if (part?.isReady !== true || part.onTheWay.has(ruleKeyOf(rule, standing))) return undefined
+    return this.#isCaughtUp(part, record.owned) ? part : undefined
+  }
+
+  /** Whether nothing that an owner of the source before us has handed over is on its way there; asks, where that is not known. */
+  #isCaughtUp(part: Part, source: Owned): boolean {
+    if (part === source) return true
+    const known = part.isCaughtUp.get(source)
+    if (known !== undefined) return known
+    // The offsets of what they had handed over were finished before what is read now was given out: so this comes after it.
+    part.isCaughtUp.set(source, false)
+    const mark = randomUUID()
+    part.marks.set(mark, source)
+    const { topics, writer } = this.#parts
+    const headers = { [ownerHeader]: Buffer.from(part.owner) }
+    const record = { topic: topics.work, partition: part.partition, key: markKey, value: Buffer.from(mark), headers }
+    writer.write([record], () => undefined)
+    return false
+  }
+
+  /** As the store's. */
+  isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
+    if (!(record instanceof KafkaRecord) || record.source === undefined || record.owned.isLost) return false
+    const home = this.of(rule, { key }, record)
+    const number = this.#numberOf(rule)
+    if (home?.tables === undefined || number === undefined) return false
+    // Rows of its own part are known to whoever reads it.
+    if (home !== record.owned && home.tables.has(record.id, number)) return false
+    const candidate = { pos: firstPlaceOf(record.accepted), metaId: givenIdOf(record), now: this.#parts.clock.now() }
+    return home.tables.isKeyFree(number, key, candidate)
+  }
+
+  #numberOf(rule: string): number | undefined {
+    const { thread, broken } = this.#parts
+    if (!this.#numbers.has(rule)) {
+      this.#numbers.set(rule, undefined)
+      thread.ask('numberOf', { rule }).then((number) => this.#numbers.set(rule, number), broken)
+    }
+    return this.#numbers.get(rule)
+  }
+}
