@@ -53,6 +53,8 @@ async function drains(runs: Runs, cluster: Cluster): Promise<void> {
     { name: 'retry, dedup by another key', rules: dedup('{{message.meta.id}}'), processes: 1, all: [] },
     { name: '30 rules of which one matches', rules: callingRules(runs.targetPort, 29), processes: 1, all: [] },
     { name: 'no policy, two processes together', rules: one, processes: 2, all: [] },
+    // Half of it is handed over to the other process.
+    { name: 'dedup by another key, two processes', rules: dedup('{{message.meta.id}}'), processes: 2, all: [] },
   ]
   const limit: CallRun[] = []
   const nameOf = (turn: number, way: number) => `drain${turn}.${way}`
