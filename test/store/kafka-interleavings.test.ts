@@ -590,3 +590,19 @@ test('who came by another process is not handed out beside a call that runs from
   await member.settle(running, { ...ok, standing, releasesCursor: false })
   expect((await member.take()).map(({ record }) => record.id)).toEqual([came.record.id])
 })
+
+test('what a kill cut off, and may not be repeated, covers what is older, also after another kill', async () => {
+  const log = new Log()
+  const standing = { key: deduplicated(keyIn(0)) }
+  const member = await start(log, [0])
+  const accepted = log.clock.now()
+  log.clock.wind(1_000)
+  await member.settle(member.route(2), { ...claimed, standing })
+  member.kill()
+  ;(await start(log, [0])).kill()
+
+  const heir = await start(log, [0])
+  const kept = await heir.settle(heir.route(1, { accepted }), { ...waits(''), standing })
+
+  expect(kept?.amended).toEqual({ state: 'done', reason: 'duplicate' })
+})

@@ -83,7 +83,8 @@ function parseLine(line: string): KeyStart | undefined {
   }
   if (!Array.isArray(found)) return undefined
   const [rule, key, pos, began, at, hash, starter]: unknown[] = found
-  if (typeof rule !== 'string' || typeof key !== 'string' || typeof starter !== 'object') return undefined
+  if (typeof rule !== 'string' || typeof key !== 'string' || typeof starter !== 'object' || starter === null)
+    return undefined
   if (typeof pos !== 'number' || typeof began !== 'number' || typeof at !== 'number' || typeof hash !== 'number')
     return undefined
   return { rule, key, pos, began, at, hash, starter: JSON.stringify(starter) }

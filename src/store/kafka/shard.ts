@@ -44,6 +44,12 @@ const interrupted: LastAnswer = {
 
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
+/** Where a call stands that never had a row, and what came of it for others. */
+interface Ended {
+  readonly pos: number
+  readonly moved: Consequences['moved']
+}
+
 /** What a partition has once its changelog is read. */
 interface Work {
   readonly commits: Commits
@@ -135,7 +141,7 @@ export class Shard {
             answer: interrupted,
           }
     })
-    const { records, told } = this.settle(settles)
+    const { records, told } = this.#rows.transaction(() => this.#settle(settles, undefined))
     const own = database.prepare('SELECT rule, signature, time, alive, expires FROM roots').all()
     const roots = pack(this.#roots.differences(this.#partition, own))
     const again = unpack(this.changes.reassert(pack(this.#shadowed.splice(0))))
@@ -167,15 +173,10 @@ export class Shard {
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
-  settle(
-    settles: readonly ShardSettle[],
-    { ends, ended: ids }: Pick<SettleBatch, 'ends' | 'ended'> = { ends: [], ended: [] },
-  ): Change {
+  settle({ settles, ends, ended: ids }: Omit<SettleBatch, 'partition'>): Change {
     return this.#rows.transaction(() => {
       for (const id of ids) this.changes.hasSaidEnd(id)
-      const brief = ends.map((one) => (isRememberedBriefly(one) ? this.#end(one) : undefined))
-      this.changes.forgetStarts()
-      const ended = ends.map((one, index) => brief[index] ?? this.#end(one))
+      const ended = this.#endAll(ends)
       const consequences = ended.flatMap(({ moved }, index) =>
         moved.length === 0 ? [] : [{ index: settles.length + index, amended: undefined, moved, due: [] }],
       )
@@ -186,6 +187,13 @@ export class Shard {
         places: ended.map(({ pos }) => pos),
       }
     })
+  }
+
+  /** Before anything else is noted as changed: what the keys topic is told of is not. */
+  #endAll(ends: readonly KeyEnd[]): Ended[] {
+    const brief = ends.map((one) => (isRememberedBriefly(one) ? this.#end(one) : undefined))
+    this.changes.forgetStarts()
+    return ends.map((one, index) => brief[index] ?? this.#end(one))
   }
 
   /** What the keys topic says of calls; before it is restored. */
@@ -199,10 +207,7 @@ export class Shard {
     })
   }
 
-  #end({ accepted, starter, hash, rule: name, key, windowMs, began, at }: KeyEnd): {
-    readonly pos: number
-    readonly moved: Consequences['moved']
-  } {
+  #end({ accepted, starter, hash, rule: name, key, windowMs, began, at }: KeyEnd): Ended {
     const rule = this.#numbers.of('rule', name)
     const pos = this.#rows.place(accepted)
     this.#rows.keepStarter(pos, starter)

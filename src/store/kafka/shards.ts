@@ -95,7 +95,7 @@ const answers: ShardAnswers = {
     return restored
   },
   takeUp: ({ partition, now }) => of(partition).takeUp(now),
-  settle: ({ batches }) => batches.map(({ partition, ...batch }) => of(partition).settle(batch.settles, batch)),
+  settle: ({ batches }) => batches.map(({ partition, ...batch }) => of(partition).settle(batch)),
   remove: ({ partition, settle }) => of(partition).remove(settle),
   arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
   tell: ({ partition, since }) => of(partition).changes.tell(since),
