@@ -22,7 +22,7 @@ import type {
   Taken,
 } from '../store.ts'
 import { deliveryStates, shortLifeMs, shortLivesInRow } from '../store.ts'
-import { type Database, isBusy, openReader } from '../tables/database.ts'
+import { type Database, isBusy, readerOf } from '../tables/database.ts'
 import { parseEventId } from '../tables/event-id.ts'
 import type { StoredRecord } from '../tables/format.ts'
 import { FreeKeys } from '../tables/free-keys.ts'
@@ -67,9 +67,7 @@ interface Parts {
   readonly numbers: Numbers
   readonly cursor: LowWaterMark
   readonly commits: GroupCommit
-  /** For `freeKeys`. */
-  readonly keysDatabase: Database
-  readonly freeKeys: FreeKeys
+  readonly openReader: () => Database
   readonly reader: LogReader
   readonly listener: StoreListener
 }
@@ -84,6 +82,7 @@ class EmbeddedStore implements Store {
   readonly #clock: Clock
   readonly #health: Health
   #parts: Parts | undefined
+  #freeKeys: FreeKeys | undefined
   /** While there is no room for recovery. */
   #pending: WriterThread | undefined
   #listener: StoreListener | undefined
@@ -147,12 +146,8 @@ class EmbeddedStore implements Store {
     const { mark, last, lives, names } = opened
     this.isWary = lives > shortLivesInRow
     this.#cancelLived = this.#clock.at(this.#clock.now() + shortLifeMs, () => this.#lived(thread))
-    const keysDatabase = await openReader(fileIn(this.#path))
-    if (this.#ended !== undefined) {
-      keysDatabase.close()
-      throw this.#ended
-    }
-    const freeKeys = new FreeKeys(keysDatabase)
+    const openReader = await readerOf(fileIn(this.#path))
+    if (this.#ended !== undefined) throw this.#ended
     const numbers = new Numbers(names)
     const cursor = new LowWaterMark(opened.cursor)
     const reader = new LogReader({ thread, numbers, mark, cursor, last })
@@ -168,7 +163,7 @@ class EmbeddedStore implements Store {
       full: (message) => this.#filledUp(message),
       broken: (error) => this.#break(error),
     })
-    this.#parts = { mark, thread, numbers, cursor, commits, keysDatabase, freeKeys, reader, listener }
+    this.#parts = { mark, thread, numbers, cursor, commits, openReader, reader, listener }
     this.#health.counted(opened.dead, (rule) => numbers.rule(rule))
     this.#health.measured(opened.sizes)
     this.#retainLater()
@@ -183,9 +178,9 @@ class EmbeddedStore implements Store {
     this.#end(closed)
     await this.#pending?.end(closed)
     if (parts === undefined) return
-    const { thread, keysDatabase, reader, commits, cursor } = parts
+    const { thread, reader, commits, cursor } = parts
     reader.close()
-    keysDatabase.close()
+    this.#freeKeys?.close()
     try {
       // On a full disk this is the last try; what cannot be written is as if the process had died now.
       if (wasWritable || (await commits.probe())) {
@@ -222,12 +217,13 @@ class EmbeddedStore implements Store {
   subscribe(): void {}
 
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
-    const { mark, numbers, freeKeys } = this.#opened
+    const { mark, numbers, openReader } = this.#opened
     if (this.#isOver) return false
     const number = numbers.find('rule', rule)
     if (number === undefined) return true
     try {
-      return freeKeys.isFree(number, key, {
+      this.#freeKeys ??= new FreeKeys(openReader())
+      return this.#freeKeys.isFree(number, key, {
         pos: positionOf(record, mark),
         metaId: givenIdOf(record),
         now: this.#clock.now(),
@@ -438,7 +434,7 @@ class EmbeddedStore implements Store {
     this.#end(broken)
     this.#parts?.commits.stop(broken)
     this.#parts?.reader.close()
-    this.#parts?.keysDatabase.close()
+    this.#freeKeys?.close()
     void (this.#parts?.thread ?? this.#pending)?.end(broken)
     this.#listener?.broken(broken)
   }

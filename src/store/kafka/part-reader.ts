@@ -1,16 +1,14 @@
 import type { Key } from '../store.ts'
-import { type Database, openReader, type Statement } from '../tables/database.ts'
+import { type Database, readerOf, type Statement } from '../tables/database.ts'
 import { type Candidate, FreeKeys } from '../tables/free-keys.ts'
 import { fileOf } from './shard-protocol.ts'
 
 /** What is read of a partition's tables at once, beside the thread that writes them. */
 export class PartReader {
-  readonly #database: Database
   readonly #freeKeys: FreeKeys
   readonly #row: Statement
 
   constructor(database: Database) {
-    this.#database = database
     this.#freeKeys = new FreeKeys(database)
     this.#row = database.prepare('SELECT 1 FROM origins WHERE id = ? AND rule = ?')
   }
@@ -25,11 +23,12 @@ export class PartReader {
   }
 
   close(): void {
-    this.#database.close()
+    this.#freeKeys.close()
   }
 }
 
 /** Of one that is open in the thread. */
 export async function openPart(folder: string, partition: number): Promise<PartReader> {
-  return new PartReader(await openReader(fileOf(folder, partition)))
+  const open = await readerOf(fileOf(folder, partition))
+  return new PartReader(open())
 }

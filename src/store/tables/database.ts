@@ -63,12 +63,17 @@ export async function openDatabase(path: string): Promise<Database> {
   return database
 }
 
-/** Another connection to a file that `openDatabase` has open in this process, for reading. */
-export async function openReader(path: string): Promise<Database> {
+/**
+ * What opens another connection to a file that `openDatabase` has open in this process, for reading. The driver from npm lets go
+ * of a connection that has statements only when they are collected: so none is opened before it is needed.
+ */
+export async function readerOf(path: string): Promise<() => Database> {
   const Driver = await loadDriver()
-  const database = new Driver(path)
-  database.exec(`PRAGMA query_only = ON; PRAGMA cache_size = ${readerCacheSize}`)
-  return database
+  return () => {
+    const database = new Driver(path)
+    database.exec(`PRAGMA query_only = ON; PRAGMA cache_size = ${readerCacheSize}`)
+    return database
+  }
 }
 
 /** A pragma's or query's only value. */

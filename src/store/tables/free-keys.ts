@@ -15,10 +15,12 @@ export interface Candidate {
 
 /** Which keys are free, read beside whoever writes the tables. */
 export class FreeKeys {
+  readonly #database: Database
   readonly #find: Statement
 
   /** `database`: a connection of its own. */
   constructor(database: Database) {
+    this.#database = database
     // Of most there is nothing to find.
     this.#find = database.prepare(`
       SELECT 1 AS live, NULL AS pos, NULL AS at, NULL AS ok_pos, NULL AS ok_h, NULL AS ok_at
@@ -41,5 +43,9 @@ export class FreeKeys {
     if (start === undefined) return true
     if (start.pos >= pos || windowEnd(start, key) > now) return false
     return !isRepeat(start, metaId === undefined ? 0 : hashId(metaId), key, now)
+  }
+
+  close(): void {
+    this.#database.close()
   }
 }
