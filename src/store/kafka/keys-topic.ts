@@ -50,21 +50,26 @@ export class KeysTopic {
   async restore(partition: number, now: number): Promise<void> {
     const { topic, thread, reader } = this.#parts
     const from = await reader.offsetAt(topic, partition, now - successKeptMs)
-    const asked: Promise<unknown>[] = []
+    const failures: unknown[] = []
+    const asked: Promise<void>[] = []
     let open = 0
     await reader.readToEnd(topic, partition, from, (messages) => {
       const lines = messages.flatMap(({ value }) => value?.toString().split('\n') ?? [])
       open += 1
       if (open === askedAtMost) reader.pause(topic, partition)
-      const remembered = thread.ask('remember', { partition, starts: lines.flatMap((line) => parseLine(line) ?? []) })
-      asked.push(
-        remembered.then(() => {
-          open -= 1
-          if (open === askedAtMost - 1) reader.resume(topic, partition)
-        }),
-      )
+      const answered = () => {
+        open -= 1
+        if (open === askedAtMost - 1) reader.resume(topic, partition)
+      }
+      const starts = lines.flatMap((line) => parseLine(line) ?? [])
+      const remembered = thread.ask('remember', { partition, starts }).then(answered, (error: unknown) => {
+        failures.push(error)
+        answered()
+      })
+      asked.push(remembered)
     })
     await Promise.all(asked)
+    if (failures.length > 0) throw failures[0]
   }
 }
 
