@@ -102,7 +102,7 @@ export class SettleQueue {
       const batches = this.#nextBatches()
       const changes = await this.#settle(batches)
       if (changes === undefined) break
-      const all = batches.map((batch, index) => settled(batch, changes[index] ?? noChange))
+      const all = batches.map((batch) => settled(batch, changes.get(batch) ?? noChange))
       const told = all.flatMap((one) => one.told)
       this.#write(
         [...all.flatMap(({ records }) => records), ...formatJournal(topics.journal, partitions, told)],
@@ -139,9 +139,11 @@ export class SettleQueue {
   }
 
   /** What the thread makes of each; undefined where that is broken. It need not know of what is only told. */
-  async #settle(batches: readonly PartBatch[]): Promise<readonly Change[] | undefined> {
+  async #settle(batches: readonly PartBatch[]): Promise<ReadonlyMap<PartBatch, Change> | undefined> {
     const { thread, broken } = this.#parts
-    const asked = batches.map(({ part: { partition }, rows, ends }) => {
+    const concerned = batches.filter(({ rows, ends }) => rows.length > 0 || ends.some(({ isKeyed }) => isKeyed))
+    if (concerned.length === 0) return new Map()
+    const asked = concerned.map(({ part: { partition }, rows, ends }) => {
       return {
         partition,
         settles: rows.map(({ settle }) => settle),
@@ -149,8 +151,8 @@ export class SettleQueue {
         ended: ends.flatMap(({ isKeyed, told: { event, rule } }) => (isKeyed ? `${event.id}/${rule}` : [])),
       }
     })
-    if (asked.every(({ settles, ended }) => settles.length === 0 && ended.length === 0)) return []
-    return thread.ask('settle', { batches: asked }).catch(broken)
+    const changes = await thread.ask('settle', { batches: asked }).catch(broken)
+    return changes && new Map(concerned.map((batch, index) => [batch, changes[index] ?? noChange]))
   }
 
   #write(records: readonly Outgoing[], done: () => void): void {

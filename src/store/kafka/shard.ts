@@ -191,6 +191,7 @@ export class Shard {
 
   /** Before anything else is noted as changed: what the keys topic is told of is not. */
   #endAll(ends: readonly KeyEnd[]): Ended[] {
+    if (ends.length === 0) return []
     const brief = ends.map((one) => (isRememberedBriefly(one) ? this.#end(one) : undefined))
     this.changes.forgetStarts()
     return ends.map((one, index) => brief[index] ?? this.#end(one))
