@@ -5,6 +5,7 @@ import type { FetchedMessage } from './client.ts'
 import { acceptedOf } from './kafka-record.ts'
 import { partitionOf } from './partition.ts'
 import type { Reader } from './reader.ts'
+import { parseJson } from './row.ts'
 import type { Told } from './shard-protocol.ts'
 import { withAdmin } from './topics.ts'
 
@@ -112,14 +113,9 @@ function linesWith(value: FetchedMessage['value'], id: string): Told[] {
     .flatMap((line) => parseLine(line) ?? [])
 }
 
-/** Undefined for what is not ours: anybody who may can write to a topic. */
+/** Undefined for what is not ours. */
 function parseLine(line: string): Told | undefined {
-  let told: unknown
-  try {
-    told = JSON.parse(line)
-  } catch {
-    return undefined
-  }
+  const told = parseJson(line)
   return isTold(told) ? told : undefined
 }
 

@@ -1,6 +1,7 @@
 import { successKeptMs } from '../tables/starts.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { Reader } from './reader.ts'
+import { parseJson } from './row.ts'
 import { isRememberedBriefly, type KeyEnd, type KeyStart, type ShardThread } from './shard-protocol.ts'
 
 export interface KeysTopicParts {
@@ -78,14 +79,9 @@ function formatLine({ rule, key, hash, began, at, starter }: KeyEnd, pos: number
   return `[${JSON.stringify(rule)},${JSON.stringify(key)},${numbers},${starter}]`
 }
 
-/** Undefined for what is not ours: anybody who may can write to a topic. */
+/** Undefined for what is not ours. */
 function parseLine(line: string): KeyStart | undefined {
-  let found: unknown
-  try {
-    found = JSON.parse(line)
-  } catch {
-    return undefined
-  }
+  const found = parseJson(line)
   if (!Array.isArray(found)) return undefined
   const [rule, key, pos, began, at, hash, starter]: unknown[] = found
   if (typeof rule !== 'string' || typeof key !== 'string' || typeof starter !== 'object' || starter === null)

@@ -152,7 +152,8 @@ export function isMark({ key }: FetchedMessage): boolean {
   return key?.equals(markKey) === true
 }
 
-function parseJson(text: string): unknown {
+/** Undefined for what is none: anybody who may can write to a topic. */
+export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
