@@ -72,6 +72,14 @@ async function post(service: Service, numbers: number[], count: number): Promise
   }
 }
 
+/** What waits in a process, and what it warns of. */
+async function standing(service: Service): Promise<string> {
+  const told = await Promise.allSettled(
+    ['/healthz', '/v1/rules', '/v1/deliveries?limit=20'].map((path) => service.get(path)),
+  )
+  return JSON.stringify(told)
+}
+
 describe('processes that come and go', () => {
   const kafka = sharedKafka()
 
@@ -116,9 +124,10 @@ newest:
             (one) => !target.succeeded('ordered', page, Number(one.split('/')[1])),
           ),
         )
-      await until('each event of each page was called', () => missing().length === 0, limitMs).catch((error: unknown) =>
-        console.log(String(error), stays.output.slice(-3_000)),
-      )
+      await until('each event of each page was called', () => missing().length === 0, limitMs).catch(async (error) => {
+        console.log(String(error))
+        for (const service of [stays, ...comes]) console.log(await standing(service), service.output.slice(-3_000))
+      })
       expect(missing()).toEqual([])
       expect(target.outOfOrder).toEqual([])
       await until(
