@@ -30,6 +30,7 @@ class Lines {
 
 export interface KafkaWorldOptions {
   readonly partitions?: number
+  readonly scratch?: string
 }
 
 export interface KafkaWorld extends StoreWorld {
@@ -42,7 +43,7 @@ export interface KafkaWorld extends StoreWorld {
 /** A store on a broker, with topics of its own. A kill cuts its lines: nothing that it would still do is there. */
 export async function openKafkaWorld(
   { client }: SharedKafka,
-  { partitions = 1 }: KafkaWorldOptions = {},
+  { partitions = 1, scratch }: KafkaWorldOptions = {},
 ): Promise<KafkaWorld> {
   const service = `test-${randomUUID().slice(0, 8)}`
   const group = `${service}.${service}`
@@ -80,6 +81,7 @@ export async function openKafkaWorld(
         consumePrefixes: [`${service}.`],
         partitions,
         replication: 1,
+        scratch,
         largestEvent: 10_485_760,
         tell: (level, message) => {
           if (process.env.KAFKA_TEST_LOG !== undefined) console.log(level, message)

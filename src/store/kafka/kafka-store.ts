@@ -294,7 +294,11 @@ class KafkaStore implements Store {
     const { thread, work } = this.#ready
     // Of what is ours when the thread is asked: it answers in turn.
     const parts = work.parts()
-    const { rows, nextUntil } = await thread.ask('take', { lane, now, limit })
+    const { rows, nextUntil } = await thread.ask('take', { lane, now, limit }).catch((error: unknown) => {
+      // Rows that cannot be read would wait for ever, and nobody would know.
+      this.#break(error)
+      throw error
+    })
     const deliveries: StoredDelivery[] = []
     for (const row of rows) {
       const { partition, event, bytes, ...rest } = row
