@@ -152,6 +152,8 @@ export class Member {
   readonly #readings = new Map<string, Reading>()
   readonly #paused = new Set<string>()
   #isDelivering = false
+  /** When it is to look for what is due, as far as it was told; in ms. */
+  #nextUntil = Number.POSITIVE_INFINITY
 
   constructor(log: Log) {
     this.log = log
@@ -172,7 +174,8 @@ export class Member {
     this.work = new WorkTopic({
       ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader, keys },
       listener: {
-        ...{ committed: nothing, changed: nothing, rows: nothing, shared: nothing, lost: nothing },
+        ...{ committed: nothing, changed: nothing, shared: nothing, lost: nothing },
+        rows: ({ nextUntil }) => this.#dueAt(nextUntil),
         broken: (error) => this.broken.push(error),
       },
       ...{ restored: nothing, lost: nothing, deadChanged: nothing, trouble: nothing },
@@ -296,10 +299,14 @@ export class Member {
       await this.work.flushed()
       await new Promise(setImmediate)
       await until('it has read what there is', () => ![...this.#readings.values()].some((one) => this.#isBehind(one)))
-      // Answers come in the order of the questions, of which this is the last.
-      await this.thread.ask('take', { lane: { rule: 'none', key: '' }, now: 0, limit: 0 })
+      await this.#answered()
       await new Promise(setImmediate)
     }
+  }
+
+  /** Answers come in the order of the questions, of which this is the last. */
+  async #answered(): Promise<void> {
+    await this.thread.ask('take', { lane: { rule: 'none', key: '' }, now: 0, limit: 0 })
   }
 
   /** From now on it does nothing, and nothing comes of what it has not written. */
@@ -357,15 +364,28 @@ export class Member {
     return new Promise((resolve) => {
       this.work.settle(settlement, (_, consequences) => {
         this.kept[index] = (this.kept[index] ?? 0) + 1
+        const { amended, due = [] } = consequences ?? {}
+        if (amended?.state === 'waiting') this.#dueAt(amended.until)
+        else if (amended === undefined && settlement.state === 'waiting') this.#dueAt(settlement.until)
+        for (const { until } of due) this.#dueAt(until)
         resolve(consequences)
       })
     })
   }
 
-  /** What is due now, of all partitions that it owns. */
+  #dueAt(until: number): void {
+    this.#nextUntil = Math.min(this.#nextUntil, until)
+  }
+
+  /** What is due now, of all partitions that it owns. As the engine does, it looks only where it was told that something is. */
   async take(): Promise<readonly Taken[]> {
+    await this.#answered()
+    const now = this.log.clock.now()
+    if (this.#nextUntil > now) return []
+    this.#nextUntil = Number.POSITIVE_INFINITY
     const parts = this.work.parts()
-    const { rows } = await this.thread.ask('take', { lane, now: this.log.clock.now(), limit: 1_000 })
+    const { rows, nextUntil } = await this.thread.ask('take', { lane, now, limit: 1_000 })
+    this.#dueAt(nextUntil)
     return rows.map(({ event, bytes, partition, standing, progress }) => {
       const record = new KafkaRecord(event, bytes, parts.get(partition) ?? { partition, isLost: true })
       return { record, standing, progress }
