@@ -4,7 +4,7 @@ import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
 import { ownerHeader } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement, Standing } from '../../src/store/store.ts'
 import { until } from '../support/until.ts'
-import { keyIn, keysIn, Log, type Member, partitions, start, type Taken, topics } from './kafka-log.ts'
+import { keyIn, keysIn, Log, Member, partitions, start, type Taken, topics } from './kafka-log.ts'
 import { anAttempt, lane } from './world.ts'
 
 /*
@@ -82,6 +82,32 @@ test.each([0, 1, 2, 3])(
     expect(await heir.take()).toHaveLength(1)
   },
 )
+
+test('who waits for a key gets it after such a death, though rows were handed out while it was taken over', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  for (const offset of [1, 2]) await member.settle(member.route(offset), waits(keyIn(1)))
+  await member.settle(member.route(3), waits(keysIn(1, 2)[1] ?? ''))
+  await member.work.waitingTold()
+  const [first] = await member.take()
+  if (first === undefined) throw new Error('nothing is due')
+  member.writes = 'held'
+  void member.settle(first.record, { ...ok, standing: first.standing })
+  await until('it is written', () => member.held.length > 0)
+  for (const record of member.held.slice(0, 1)) log.append(record)
+  member.kill()
+
+  const heir = new Member(log)
+  const takeAll = () => heir.thread.ask('take', { lane, now: log.clock.now(), limit: 1_000 })
+  const taken: ReturnType<typeof takeAll>[] = []
+  heir.whenTold = () => taken.push(takeAll())
+  heir.work.assigned([1])
+  await heir.owned(1)
+  taken.push(takeAll())
+
+  const offsets = (await Promise.all(taken)).flatMap(({ rows }) => rows.map(({ event }) => event.origin[2]))
+  expect(offsets.sort()).toEqual([2, 3])
+})
 
 test('who waits for a key after such a death is before who is handed over later', async () => {
   const log = new Log()

@@ -137,6 +137,8 @@ export class Member {
   readonly writer: Writer
   readonly thread: ShardThread
   readonly broken: unknown[] = []
+  /** Called when it was told that something is due, or will be. */
+  whenTold = () => {}
   /** Offsets of events that need not be read any more. */
   readonly finished: number[] = []
   /** How often each settlement was told to be durable, in the order in which they were handed in. */
@@ -175,7 +177,10 @@ export class Member {
       ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader, keys },
       listener: {
         ...{ committed: nothing, changed: nothing, shared: nothing, lost: nothing },
-        rows: ({ nextUntil }) => this.#dueAt(nextUntil),
+        rows: ({ nextUntil }) => {
+          this.#dueAt(nextUntil)
+          this.whenTold()
+        },
         broken: (error) => this.broken.push(error),
       },
       ...{ restored: nothing, lost: nothing, deadChanged: nothing, trouble: nothing },

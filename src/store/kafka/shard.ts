@@ -165,8 +165,10 @@ export class Shard {
 
   /** The owner before us died between what ended a delivery and what let the next of its key go. */
   #releaseOrphans(now: number): Arrived {
-    const rows = this.#ready.standings.releaseOrphans(now).map(({ pos, rule }) => {
+    const { standings, due } = this.#ready
+    const rows = standings.releaseOrphans(now).map(({ pos, rule }) => {
       const { lane } = this.#rows.read(pos, rule).settle
+      due.rewind(this.#numbers.ofLane(lane), now, pos)
       return { lane, nextUntil: now, waiting: { key: -1, slot: 1 } }
     })
     return { ...this.changes.take(), dead: undefined, hasUntold: this.changes.hasUntold, rows }

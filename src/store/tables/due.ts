@@ -114,7 +114,7 @@ export class DueRows {
       const pos = settles[at] ?? 0
       const rule = settles[at + 1] ?? 0
       const state = settles[at + 3]
-      if (state === waiting) this.#rewind(settles[at + 2] ?? 0, settles[at + 5] ?? 0, pos)
+      if (state === waiting) this.rewind(settles[at + 2] ?? 0, settles[at + 5] ?? 0, pos)
       const out = this.#out.get(rule)
       const key = out?.get(pos)
       if (state === running && key !== undefined) continue
@@ -171,12 +171,13 @@ export class DueRows {
     return this.#ofKey.all(rule, key).map((row) => {
       const lane = int(row.lane)
       const until = int(row.until)
-      this.#rewind(lane, until, 0)
+      this.rewind(lane, until, 0)
       return { lane, until }
     })
   }
 
-  #rewind(lane: number, until: number, pos: number): void {
+  /** It waits there, behind what was handed out or before it. */
+  rewind(lane: number, until: number, pos: number): void {
     const place = this.#places.get(lane)
     if (place === undefined || until > place.until || (until === place.until && pos > place.pos)) return
     place.until = until
