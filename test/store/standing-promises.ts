@@ -604,6 +604,27 @@ export function promisesOfStandings(name: string, openWorld: () => Promise<Store
       expect(await work.reopen()).toEqual({})
     })
 
+    test(of(`lets the next by when what was before it ends that was in nobody's hands${when}`), async () => {
+      const { work, clock, arrive } = await setup()
+      const soon = clock.now() + minuteMs
+      const first = await arrive(oldest(), { reason: 'due', until: soon })
+      const second = await arrive(oldest())
+      const another = await arrive(oldest('another page'))
+      await restart(work)
+      clock.wind(1)
+      expect((await work.takeOne()).record.id).toBe(another.record.id)
+
+      const at = clock.now() - 1
+      const ended = await work.settle(first, { at })
+
+      expect(ended).toEqual({
+        amended: undefined,
+        moved: [{ from: 'key', to: 'slot', count: 1 }],
+        due: [{ lane, until: at }],
+      })
+      expect((await work.takeOne()).record.id).toBe(second.record.id)
+    })
+
     test(of(`does not let followers by while what is before them waits${when}`), async () => {
       const { work, clock, arrive } = await setup()
       const first = await arrive(oldest())

@@ -172,6 +172,12 @@ export class Commits {
     const freed = due.settled(group.settles)
     if (effects === undefined && freed.size === 0) return noEffects
     const all = effects ?? new Map<number, Effect>()
+    // Who ended was in nobody's hands: its key was free already, but others may have waited for it.
+    for (const [index, effect] of all) {
+      if (effect.moved.length === 0 || freed.has(index)) continue
+      const at = index * settleWidth
+      all.set(index, { ...effect, due: due.besides(group.settles[at] ?? 0, group.settles[at + 1] ?? 0) })
+    }
     for (const [index, lanes] of freed) {
       all.set(index, { index, amended: undefined, moved: [], ...all.get(index), due: lanes })
     }

@@ -159,7 +159,12 @@ export class DueRows {
     this.#places.delete(lane)
   }
 
-  /** Somebody else of the key may run; what was passed over for its sake is looked at again. */
+  /** The lanes in which others of its key wait, where nobody has that in hand. */
+  besides(pos: number, rule: number): readonly DueLane[] {
+    const key = this.#key.get(pos, rule)?.key
+    return typeof key !== 'string' || this.#keysOut.get(rule)?.has(key) === true ? [] : this.#dueOf(rule, key)
+  }
+
   #free(rule: number, key: string): readonly DueLane[] {
     const keys = this.#keysOut.get(rule)
     const left = (keys?.get(key) ?? 1) - 1
@@ -168,6 +173,11 @@ export class DueRows {
       return []
     }
     keys?.delete(key)
+    return this.#dueOf(rule, key)
+  }
+
+  /** Somebody else of the key may run; what was passed over for its sake is looked at again. */
+  #dueOf(rule: number, key: string): readonly DueLane[] {
     return this.#ofKey.all(rule, key).map((row) => {
       const lane = int(row.lane)
       const until = int(row.until)
