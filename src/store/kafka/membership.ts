@@ -1,5 +1,6 @@
 import { AssignerProtocol, type Consumer, type Kafka, type PartitionAssigner } from 'kafkajs'
 import { messageOf } from '../../base/errors.ts'
+import { atMost } from './client.ts'
 
 export interface Position {
   readonly topic: string
@@ -21,7 +22,11 @@ export interface MembershipParts {
 
 const sessionMs = 10_000
 const heartbeatMs = 2_000
+const rebalanceMs = 20_000
+/** Without a heartbeat for longer than a rebalance may take, and then a session, it is not a member any more. */
+const silentAtMostMs = rebalanceMs + sessionMs
 const pauseMs = 1_000
+const farewellMs = 5_000
 
 /**
  * Which partitions of the work are this process's. kafkajs's consumer does no more here than to be a member and to commit:
@@ -31,8 +36,11 @@ export class Membership {
   readonly #parts: MembershipParts
   #consumer: Consumer | undefined
   #owned: readonly number[] = []
+  #isMember = false
   #isLeaving = false
   #retry: NodeJS.Timeout | undefined
+  /** kafkajs may stop without a word (issues 659, 660 and 1532 there). */
+  #watch: NodeJS.Timeout | undefined
 
   constructor(parts: MembershipParts) {
     this.#parts = parts
@@ -42,14 +50,17 @@ export class Membership {
     this.#join().catch((error: unknown) => this.#again(error))
   }
 
-  /** Rejects where the group has moved on; the next commit will do. */
+  /** Rejects where the group has moved on, or we are not a member; a later commit will do. */
   async commit(positions: readonly Position[]): Promise<void> {
-    await this.#consumer?.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))
+    if (this.#consumer === undefined || !this.#isMember)
+      throw Object.assign(new Error("not a member of Kafka's consumer group"), { type: 'UNKNOWN_MEMBER_ID' })
+    await this.#consumer.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))
   }
 
   async leave(): Promise<void> {
     this.#isLeaving = true
     clearTimeout(this.#retry)
+    clearTimeout(this.#watch)
     await this.#consumer?.disconnect()
   }
 
@@ -60,17 +71,24 @@ export class Membership {
       partitionAssigners: [sticky(() => this.#owned)],
       sessionTimeout: sessionMs,
       heartbeatInterval: heartbeatMs,
-      rebalanceTimeout: 20_000,
+      rebalanceTimeout: rebalanceMs,
       maxWaitTimeInMs: 250,
       allowAutoTopicCreation: false,
       retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000 },
     })
     this.#consumer = consumer
+    const watch = setTimeout(() => {
+      if (this.#consumer === consumer) this.#again(new Error(`no heartbeat for ${silentAtMostMs / 1_000} s`))
+    }, silentAtMostMs)
+    this.#watch = watch
+    consumer.on(consumer.events.HEARTBEAT, () => watch.refresh())
     // Listeners run before the consumer fetches for the first time after joining.
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
       const partitions = payload.memberAssignment[topic] ?? []
+      watch.refresh()
       consumer.pause([{ topic, partitions }])
       this.#owned = partitions
+      this.#isMember = true
       trouble(undefined)
       assigned(partitions)
     })
@@ -87,10 +105,12 @@ export class Membership {
     this.#parts.trouble(`not a member of Kafka's consumer group: ${messageOf(error)}`)
     const old = this.#consumer
     this.#consumer = undefined
+    this.#isMember = false
     clearTimeout(this.#retry)
+    clearTimeout(this.#watch)
     this.#retry = setTimeout(() => {
       // What it still has to say does not matter: another one takes its place.
-      void Promise.allSettled([old?.disconnect()]).then(() => {
+      void atMost(farewellMs, Promise.allSettled([old?.disconnect()])).then(() => {
         if (!this.#isLeaving) this.join()
       })
     }, pauseMs)
