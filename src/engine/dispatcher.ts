@@ -178,6 +178,12 @@ export class Dispatcher {
     })
   }
 
+  /** What waits to run alone, and is another process's now, is not called here. */
+  dropLost(): void {
+    const { store } = this.#parts
+    for (const suspect of this.#suspects.splice(0)) if (store.isOurs(suspect.record)) this.#suspects.push(suspect)
+  }
+
   /** Starts nothing more; resolves when nothing is in flight, for which it cuts off after `timeoutMs` what still is. */
   async stop(timeoutMs: number): Promise<{ readonly cutOff: number }> {
     this.#isStopping = true

@@ -108,6 +108,7 @@ export class Engine {
   /** Drops what is another process's now; calls of it that are in flight end as they may. */
   dropLost(): void {
     const { store } = this.#parts
+    this.#dispatcher.dropLost()
     for (const work of this.#works) {
       for (const queue of work.lanes.values()) queue.dropLost()
       for (const [key, delivery] of work.held) {

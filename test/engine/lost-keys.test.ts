@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
-import type { StreamRecord } from '../../src/event/event.ts'
 import type { Reply } from '../../src/http/send.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
+import type { Store, StoredDelivery } from '../../src/store/store.ts'
 import { ruleWith } from '../rule/world.ts'
 import { openEmbedded, temporaryFolder } from '../store/embedded.ts'
 import { WoundClock } from '../support/clock.ts'
@@ -9,21 +9,25 @@ import { newEvent, WoundEngine } from './wound-engine.ts'
 
 const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
 
-test('a call of a lost event that ends does not free its key for who comes while another has it', async () => {
+/** An engine whose events are another process's while `isLost`. `taken`: what becomes of what is handed out. */
+async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: StoredDelivery) => delivery) {
   const clock = new WoundClock()
   const opened = await openEmbedded(await temporaryFolder(), clock)
-  let isLost = false
-  const isOurs = (_: StreamRecord) => !isLost
+  const state = { isLost: false }
+  const take: Store['take'] = async (...asked) => {
+    const { deliveries, ...rest } = await opened.store.take(...asked)
+    return { deliveries: deliveries.map(taken), ...rest }
+  }
+  const changed: Partial<Store> = { isOurs: () => !state.isLost, take }
   const store = new Proxy(opened.store, {
     get(of, name) {
-      const value: unknown = name === 'isOurs' ? isOurs : Reflect.get(of, name, of)
+      const value: unknown = Reflect.get(changed, name) ?? Reflect.get(of, name, of)
       return typeof value === 'function' ? value.bind(of) : value
     },
   })
   const answers: (() => void)[] = []
   const send = () => new Promise<Reply>((resolve) => answers.push(() => resolve(ok)))
-  const rules = ruleSet([ruleWith({ order: { key: '{{message.key}}' } })])
-  const world = new WoundEngine({ ...opened, store }, clock, { rules, send })
+  const world = new WoundEngine({ ...opened, store }, clock, { rules: ruleSet([ruleWith(rule)]), send })
   onTestFinished(() => {
     for (const answer of answers) answer()
   })
@@ -31,11 +35,15 @@ test('a call of a lost event that ends does not free its key for who comes while
     await world.store.append([newEvent('page', id, { key: 'k' })])
     await world.still()
   }
+  return { clock, world, state, answers, post }
+}
 
+test('a call of a lost event that ends does not free its key for who comes while another has it', async () => {
+  const { clock, world, state, answers, post } = await setup({ order: { key: '{{message.key}}' } })
   await post('first')
-  isLost = true
+  state.isLost = true
   world.engine.dropLost()
-  isLost = false
+  state.isLost = false
   await post('second')
   expect(answers).toHaveLength(2)
   answers[0]?.()
@@ -47,4 +55,22 @@ test('a call of a lost event that ends does not free its key for who comes while
   clock.wind(0)
   await world.still()
   expect(answers).toHaveLength(3)
+})
+
+test('what waits to run alone, since the process may die of it, is not called when it was lost meanwhile', async () => {
+  const suspect = (delivery: StoredDelivery) => ({ ...delivery, uncleanStops: 3 })
+  const { clock, world, state, answers, post } = await setup({ delay: '1s' }, suspect)
+  await post('first')
+  await post('second')
+  clock.wind(1_000)
+  await world.still()
+  expect(answers).toHaveLength(1)
+
+  state.isLost = true
+  world.engine.dropLost()
+  state.isLost = false
+  answers[0]?.()
+  await world.still()
+
+  expect(answers).toHaveLength(1)
 })

@@ -632,3 +632,16 @@ test('what a kill cut off, and may not be repeated, covers what is older, also a
 
   expect(kept?.amended).toEqual({ state: 'done', reason: 'duplicate' })
 })
+
+test('that a partition is lost is known before what was settled there comes back, and may start others', async () => {
+  const member = await start(new Log(), [0, 1])
+  const keptThen: (readonly number[])[] = []
+  member.whenLost = () => keptThen.push([...member.kept])
+  member.writes = 'held'
+  void member.settle(member.route(1), waits(keyIn(0)))
+
+  member.work.assigned([1])
+
+  expect(keptThen).toEqual([[0]])
+  expect(member.kept).toEqual([1])
+})

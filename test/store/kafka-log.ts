@@ -139,6 +139,8 @@ export class Member {
   readonly broken: unknown[] = []
   /** Called when it was told that something is due, or will be. */
   whenTold = () => {}
+  /** Called when a partition of it is another's. */
+  whenLost = () => {}
   /** Offsets of events that need not be read any more. */
   readonly finished: number[] = []
   /** How often each settlement was told to be durable, in the order in which they were handed in. */
@@ -176,7 +178,8 @@ export class Member {
     this.work = new WorkTopic({
       ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader, keys },
       listener: {
-        ...{ committed: nothing, changed: nothing, shared: nothing, lost: nothing },
+        ...{ committed: nothing, changed: nothing, shared: nothing },
+        lost: () => this.whenLost(),
         rows: ({ nextUntil }) => {
           this.#dueAt(nextUntil)
           this.whenTold()

@@ -537,6 +537,8 @@ export class WorkTopic {
     reader.stop(this.#parts.topics.work, partition)
     part.tables?.close()
     this.#parts.lost(part)
+    // First of all: what comes of settlements may start others.
+    listener.lost()
     this.#leaveSettles(part)
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
     part.claims.clear()
@@ -548,7 +550,6 @@ export class WorkTopic {
       },
       (error: unknown) => this.#parts.broken(error),
     )
-    listener.lost()
   }
 
   /** What is not on its way to the thread will not be. Of what ended, of an event that is still ours, whoever has the key now is told. */
