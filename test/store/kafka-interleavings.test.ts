@@ -128,6 +128,21 @@ test('who waits for a key after such a death is before who is handed over later'
   expect(only(await heir.take()).record.id).toBe(waiting[1]?.id)
 })
 
+test('of what was handed over within a millisecond nothing overtakes, when a process dies that has told of some of it', async () => {
+  const log = new Log()
+  const owner = await start(log, [1])
+  const sender = await start(log, [0])
+  const records = [1, 2].map((offset) => sender.route(offset))
+  owner.writes = 'held'
+  await Promise.all(records.map((record) => sender.settle(record, waits(keyIn(1)))))
+  await until('it has told of something', () => owner.held.length > 0)
+  for (const record of owner.held.slice(0, 1)) log.append(record)
+  owner.kill()
+
+  const heir = await start(log, [1])
+  expect(only(await heir.take()).record.id).toBe(records[0]?.id)
+})
+
 test('what was handed over is there for the next owner, though one before tells too late that it has none', async () => {
   const log = new Log()
   const owner = await start(log, [1])

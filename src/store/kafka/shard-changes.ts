@@ -125,6 +125,9 @@ export class ShardChanges {
         const { settle, event, metaId, earlierAttempts, coveredBy } = row
         const { state, reason, revision, at, until, attempts } = settle
         const name = settle.lane.rule
+        const isDone = state === 'done'
+        // They come first: a kill may leave the beginning of what is written.
+        if (!isDone) for (const [older, of] of this.#untoldBefore(pos)) tell(older, of)
         told.push({
           event,
           metaId,
@@ -143,14 +146,12 @@ export class ShardChanges {
           covers.ids.push(`${event.id}/${name}`)
           covering.set(coveredBy, covers)
         }
-        const isDone = state === 'done'
         if (isDone) {
           done.push([pos, rule])
           if (!areTakenAway) this.#remember(`${event.id}/${name}`)
         }
         const key = formatKey({ kind: 'delivery', id: event.id, rule: name })
         rows.push({ key, value: isDone ? null : this.#rows.format(pos, rule, row) })
-        if (!isDone) for (const [older, of] of this.#untoldBefore(pos)) tell(older, of)
       }
       for (const { pos, rule } of this.#rows.prepare('SELECT pos, rule FROM changed ORDER BY pos').all())
         if (!untold.has(int(pos))) tell(int(pos), int(rule))
