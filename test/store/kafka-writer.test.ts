@@ -265,3 +265,35 @@ describe('kafkajs', () => {
     expect(sent).toEqual([['0: t/0 a'], ['2: t/0 a']])
   })
 })
+
+describe('many small records', () => {
+  const kafka = sharedKafka()
+
+  test('are in batches of 5,000 at most: kafkajs reads none of more than some 100,000', async () => {
+    const topic = `${kafka.prefix()}many`
+    const admin = new Kafka(kafka.client).admin()
+    await admin.connect()
+    await admin.createTopics({ topics: [{ topic, numPartitions: 3 }] })
+    await admin.disconnect()
+    const client = createClient(kafka.client, () => undefined)
+    const sizes: number[] = []
+    const make = client.producer.bind(client)
+    client.producer = (options) => {
+      const producer = make(options)
+      const { sendBatch } = producer
+      producer.sendBatch = (batch) => {
+        sizes.push((batch.topicMessages ?? []).reduce((sum, { messages }) => sum + messages.length, 0))
+        return sendBatch(batch)
+      }
+      return producer
+    }
+    const { writer } = openWriter(client)
+    await writer.connect()
+
+    const many = Array.from({ length: 12_000 }, (_, n) => recordOf(topic, '', n % 3))
+    expect(await writer.tryWrite(many)).toEqual([])
+
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(12_000)
+    expect(Math.max(...sizes)).toBe(5_000)
+  })
+})

@@ -62,3 +62,11 @@ test('the store on Kafka tells of deliveries that end together in one record of 
   await Promise.all(records.map((record) => settleFirst(store, record, { state: 'done', reason: 'ok' })))
   expect(await journalLength()).toBe(1)
 })
+
+test('the store on Kafka keeps of what the brokers answered the bytes of its events alone', async () => {
+  const { open } = await openWorld()
+  const { store } = await open()
+  onTestFinished(() => store.close())
+  const records = await appendAndRoute(store, 10)
+  expect(records.map(({ bytes }) => bytes.buffer.byteLength)).toEqual(records.map(({ bytes }) => bytes.length))
+})

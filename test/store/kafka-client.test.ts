@@ -1,0 +1,29 @@
+import { expect, onTestFinished, test } from 'vitest'
+import { createClient } from '../../src/store/kafka/client.ts'
+import { sharedKafka } from '../support/kafka.ts'
+import { until } from '../support/until.ts'
+
+const shared = sharedKafka()
+
+test('a connection that has nothing to send arms no timer for a time that is past', async () => {
+  const arm = globalThis.setTimeout
+  onTestFinished(() => {
+    globalThis.setTimeout = arm
+  })
+  const admin = createClient(shared.client, () => undefined).admin()
+  onTestFinished(() => admin.disconnect())
+  await admin.connect()
+  await admin.describeCluster()
+
+  const armed: (number | undefined)[] = []
+  globalThis.setTimeout = Object.assign((...[act, ms, ...more]: Parameters<typeof arm>) => {
+    armed.push(ms)
+    return arm(act, ms, ...more)
+  }, arm)
+  await admin.describeCluster()
+  // Whatever it armed has had its turn.
+  let turns = 0
+  await until('some time has passed', () => turns++ > 5)
+
+  expect(armed.filter((ms) => ms !== undefined && !(ms >= 0))).toEqual([])
+})
