@@ -92,7 +92,7 @@ export class Dispatcher {
       return false
     }
     const room = queue.hasMore ? works.room : works.roomForFirsts
-    const hasRoom = queue.isOpen && !queue.hasBacklog && work.inMemory < room
+    const hasRoom = queue.isOpen && !queue.isBehind && work.inMemory < room
     if (hasRoom && this.#holds(work, delivery)) {
       delivery.holdsCursor = true
       queue.push(delivery)

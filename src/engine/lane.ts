@@ -9,6 +9,8 @@ import type { TargetHealth } from './target-health.ts'
 /** Rows are fetched ahead for so many starts of each that may run: enough to keep slots busy for the time of a commit. */
 const pagePerWanted = 4
 const largestPage = 500
+/** What is new queues in memory behind rows that are due for no longer. */
+const behindMs = 100
 
 /**
  * Deliveries of one rule that go to one target: first what came back from rows, then what runs straight from memory. What
@@ -97,7 +99,12 @@ export class LaneQueue {
     })
   }
 
-  /** Whether rows of this lane are due that were not started yet: what is new has to queue behind them. */
+  /** Rows have been due for so long that what is new has to become one, too: memory is for what starts soon. */
+  get isBehind(): boolean {
+    return this.#nextUntil <= this.#clock.now() - behindMs
+  }
+
+  /** Whether rows of this lane are due that were not started yet. */
   get hasBacklog(): boolean {
     return this.#stored.length > 0 || this.#isTaking || this.#nextUntil <= this.#clock.now()
   }
