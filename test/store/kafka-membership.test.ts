@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import type { Consumer, Kafka } from 'kafkajs'
+import { setTimeout as pause } from 'node:timers/promises'
+import { AssignerProtocol, type Consumer, type Kafka, type PartitionAssigner } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { createClient } from '../../src/store/kafka/client.ts'
 import { Membership } from '../../src/store/kafka/membership.ts'
@@ -28,12 +29,14 @@ interface Joined {
   readonly consumers: Consumer[]
 }
 
-function join(kafka: Kafka, topic: string): Joined {
+/** `first`: called with the first consumer. */
+function join(kafka: Kafka, topic: string, first: (consumer: Consumer) => void = () => undefined): Joined {
   const assigned: (readonly number[])[] = []
   const troubles: (string | undefined)[] = []
   const consumers: Consumer[] = []
   const consumer: Kafka['consumer'] = (options) => {
     const made = kafka.consumer(options)
+    if (consumers.length === 0) first(made)
     consumers.push(made)
     return made
   }
@@ -59,6 +62,61 @@ test('a consumer that stops without a word, and does not even say farewell, is r
   await until('another has taken its place', () => assigned.length === 2, 60_000)
   expect(assigned[1]).toEqual([0, 1])
 }, 120_000)
+
+/** Of the same name as ours, so that who says it is one of the group. */
+const sameName: PartitionAssigner = () => ({
+  name: 'changeprop',
+  version: 1,
+  protocol: ({ topics }) => ({
+    name: 'changeprop',
+    metadata: AssignerProtocol.MemberMetadata.encode({ version: 1, topics, userData: Buffer.alloc(0) }),
+  }),
+  assign: async () => [],
+})
+
+test('a consumer that is replaced while it waits for others to join is no member beside the one in its place', async () => {
+  const { kafka, topic } = await aGroup()
+  // It does not hear that another joins, and the group waits for it.
+  const deaf = kafka.consumer({
+    ...{ groupId: topic, partitionAssigners: [sameName] },
+    ...{ sessionTimeout: 60_000, heartbeatInterval: 59_000, rebalanceTimeout: 33_000 },
+  })
+  onTestFinished(() => deaf.disconnect())
+  await deaf.connect()
+  await deaf.subscribe({ topic })
+  const isIn = new Promise((resolve) => deaf.on(deaf.events.GROUP_JOIN, resolve))
+  await deaf.run({ eachMessage: async () => undefined })
+  await isIn
+
+  const { assigned, consumers } = join(kafka, topic)
+  await until('another takes its place', () => consumers.length === 2, 60_000)
+  const admin = kafka.admin()
+  onTestFinished(() => admin.disconnect())
+  await admin.connect()
+  const members = async () => {
+    const { groups } = await admin.describeGroups([topic])
+    return groups.flatMap(({ state, members }) => (state === 'Stable' ? members : []))
+  }
+  await until('it is the only member', async () => (await members()).length === 1, 60_000)
+
+  expect(assigned.at(-1)).toEqual([0, 1])
+}, 150_000)
+
+test('a consumer that connects when it was replaced already is no member beside the one in its place', async () => {
+  const { kafka, topic } = await aGroup()
+  let isReplaced = false
+  const { assigned, consumers } = join(kafka, topic, (first) => {
+    const { connect } = first
+    first.connect = () => until('it may connect', () => isReplaced, 60_000).then(connect)
+  })
+  await until('another is a member', () => assigned.length > 0, 60_000)
+  const [late] = consumers
+  const hasJoined = new Promise((resolve) => late?.on(late.events.GROUP_JOIN, () => resolve(true)))
+  isReplaced = true
+
+  expect(await Promise.race([hasJoined, pause(5_000, false)])).toBe(false)
+  expect(assigned).toEqual([[0, 1]])
+}, 150_000)
 
 test('a group that others use otherwise, where kafkajs gives up, is joined when they have left', async () => {
   const { kafka, topic } = await aGroup()

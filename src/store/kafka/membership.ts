@@ -47,7 +47,24 @@ export class Membership {
   }
 
   join(): void {
-    this.#join().catch((error: unknown) => this.#again(error))
+    const { kafka, group } = this.#parts
+    const consumer: Consumer = kafka.consumer({
+      groupId: group,
+      partitionAssigners: [
+        sticky(() => {
+          if (this.#consumer !== consumer) throw replaced()
+          return this.#owned
+        }),
+      ],
+      sessionTimeout: sessionMs,
+      heartbeatInterval: heartbeatMs,
+      rebalanceTimeout: rebalanceMs,
+      maxWaitTimeInMs: 250,
+      allowAutoTopicCreation: false,
+      retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000 },
+    })
+    this.#consumer = consumer
+    this.#join(consumer).catch((error: unknown) => this.#again(consumer, error))
   }
 
   /** Rejects where the group has moved on, or we are not a member; a later commit will do. */
@@ -64,26 +81,21 @@ export class Membership {
     await this.#consumer?.disconnect()
   }
 
-  async #join(): Promise<void> {
-    const { kafka, group, topic, assigned, trouble } = this.#parts
-    const consumer = kafka.consumer({
-      groupId: group,
-      partitionAssigners: [sticky(() => this.#owned)],
-      sessionTimeout: sessionMs,
-      heartbeatInterval: heartbeatMs,
-      rebalanceTimeout: rebalanceMs,
-      maxWaitTimeInMs: 250,
-      allowAutoTopicCreation: false,
-      retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000 },
-    })
-    this.#consumer = consumer
-    const watch = setTimeout(() => {
-      if (this.#consumer === consumer) this.#again(new Error(`no heartbeat for ${silentAtMostMs / 1_000} s`))
-    }, silentAtMostMs)
+  /**
+   * Where the consumer is replaced meanwhile it must not become a member: its partitions would be nobody's. kafkajs does not stop
+   * one that is about to join when it is told to disconnect, so it fails there.
+   */
+  async #join(consumer: Consumer): Promise<void> {
+    const { topic, assigned, trouble } = this.#parts
+    const watch = setTimeout(
+      () => this.#again(consumer, new Error(`no heartbeat for ${silentAtMostMs / 1_000} s`)),
+      silentAtMostMs,
+    )
     this.#watch = watch
     consumer.on(consumer.events.HEARTBEAT, () => watch.refresh())
     // Listeners run before the consumer fetches for the first time after joining.
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
+      if (this.#consumer !== consumer) throw replaced()
       const partitions = payload.memberAssignment[topic] ?? []
       watch.refresh()
       consumer.pause([{ topic, partitions }])
@@ -93,28 +105,33 @@ export class Membership {
       assigned(partitions)
     })
     consumer.on(consumer.events.CRASH, ({ payload: { error, restart } }) => {
-      if (!restart && this.#consumer === consumer) this.#again(error)
+      if (!restart) this.#again(consumer, error)
     })
     await consumer.connect()
     await consumer.subscribe({ topics: [topic], fromBeginning: true })
     await consumer.run({ autoCommit: false, eachBatch: async () => undefined })
   }
 
-  #again(error: unknown): void {
-    if (this.#isLeaving) return
+  /** Once for each consumer, whatever becomes of it later. */
+  #again(consumer: Consumer, error: unknown): void {
+    if (this.#isLeaving || this.#consumer !== consumer) return
     this.#parts.trouble(`not a member of Kafka's consumer group: ${messageOf(error)}`)
-    const old = this.#consumer
     this.#consumer = undefined
     this.#isMember = false
     clearTimeout(this.#retry)
     clearTimeout(this.#watch)
     this.#retry = setTimeout(() => {
       // What it still has to say does not matter: another one takes its place.
-      void atMost(farewellMs, Promise.allSettled([old?.disconnect()])).then(() => {
+      void atMost(farewellMs, Promise.allSettled([consumer.disconnect()])).then(() => {
         if (!this.#isLeaving) this.join()
       })
     }, pauseMs)
   }
+}
+
+/** kafkajs tries again what fails by any other kind of error. */
+function replaced(): TypeError {
+  return new TypeError('another consumer has taken the place of this one')
 }
 
 /** Each member keeps what it has, as far as that is fair; only the rest moves. */
