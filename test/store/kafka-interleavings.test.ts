@@ -160,6 +160,39 @@ test('what was handed over is there for the next owner, though one before tells 
   expect((await heir.take()).map((taken) => taken.record.id)).toEqual([record.id])
 })
 
+test('what was handed over is there for the next owner, though its owner says too late that it has none', async () => {
+  const log = new Log()
+  const sender = await start(log, [0, 1])
+  const record = sender.route(1)
+  const owner = await start(log, [])
+  await isKeyFree(sender, record, { text: keyIn(1), turn: 'oldest', windowMs: 0 })
+  sender.stalled.add(1)
+  owner.stalled.add(1)
+  owner.work.assigned([1])
+  await owner.quiet()
+  const hear = async (count: number) => {
+    owner.deliverUpTo(1, count)
+    await owner.quiet()
+  }
+  await hear(log.work(1).length)
+  await owner.owned(1)
+  sender.writes = 'unacknowledged'
+  void sender.settle(record, waits(keyIn(1)))
+  await sender.quiet()
+  sender.work.assigned([0])
+  // The row that does not count, and what is handed over for its sake.
+  owner.writes = 'held'
+  await hear(1)
+  await hear(1)
+  owner.acknowledge()
+  sender.acknowledge()
+  expect(sender.finished).toEqual([1])
+  owner.kill()
+
+  const heir = await start(log, [1])
+  expect((await heir.take()).map((taken) => taken.record.id)).toEqual([record.id])
+})
+
 test('what has ended is not called again by whoever takes over, when it is handed over once more', async () => {
   const log = new Log()
   const text = keyIn(1)

@@ -58,11 +58,18 @@ export const ownerHeader = 'owner'
 /** Header of a tombstone: the delivery has ended. Others only say that its row is not here. */
 export const endHeader = 'end'
 
+/** Header of a tombstone: its owner knew of no such delivery. What was handed over before it may not have been heard yet. */
+export const unknownHeader = 'unknown'
+
 const ended = Buffer.from([0])
 
 /** What the thread is told of a record of the changelog: of one that says that a delivery has ended, that. */
 export function restorable({ value, headers }: FetchedMessage): Buffer | null {
   return value === null && headers[endHeader] !== undefined ? ended : value
+}
+
+export function isOfUnknown({ headers }: FetchedMessage): boolean {
+  return headers[unknownHeader] !== undefined
 }
 
 export function isEnd(value: Buffer): boolean {

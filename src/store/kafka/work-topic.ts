@@ -25,7 +25,7 @@ import {
 } from './part.ts'
 import { openPart } from './part-reader.ts'
 import type { Reader } from './reader.ts'
-import { formatKey, isClaim, isMark, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
+import { formatKey, isClaim, isMark, isOfUnknown, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
 import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
 import type { Arrived, Change, ShardSettle, ShardThread } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
@@ -178,7 +178,7 @@ export class WorkTopic {
       const remove = async () => {
         if (part.isLost) return elsewhere
         const change = await this.#parts.thread.ask('remove', { partition: part.partition, settle: gone })
-        if (!part.isLost) this.#write(part, change, { saysEnds: false })
+        if (!part.isLost) this.#write(part, change, { withoutRow: 'gone' })
         const { moved, due } = change.consequences[0] ?? elsewhere
         return { ...elsewhere, moved, due }
       }
@@ -449,7 +449,7 @@ export class WorkTopic {
       // Who wrote after another had taken over did not own it any more.
       else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
         part.usurped.push(Buffer.from(key))
-      else records.push({ key, value: restorable(message) })
+      else if (!isOfUnknown(message)) records.push({ key, value: restorable(message) })
     }
     if (records.length === 0) return
     this.#asking(part, this.#parts.thread.ask('restore', { partition: part.partition, records: pack(records) })).catch(
@@ -522,7 +522,7 @@ export class WorkTopic {
       .ask('reassert', { partition: part.partition, keys })
       .then((records) => {
         const change = { records, roots: nothing, told: [], dead: undefined }
-        if (!part.isLost) this.#write(part, change, { saysEnds: false })
+        if (!part.isLost) this.#write(part, change, { withoutRow: 'unknown' })
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
