@@ -1,13 +1,14 @@
 import { CompressionCodecs, CompressionTypes, Kafka } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
-import { createClient } from '../../src/store/kafka/client.ts'
+import { type Cluster, createClient, openCluster } from '../../src/store/kafka/client.ts'
 import { Reader } from '../../src/store/kafka/reader.ts'
 import { sharedKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 
 const kafka = sharedKafka()
 
-async function setup(partitions: number) {
+/** `opened`: called with what the reader stands on. */
+async function setup(partitions: number, opened: (cluster: Cluster) => void = () => undefined) {
   const client = new Kafka(kafka.client)
   const prefix = kafka.prefix()
   const topic = `${prefix}read`
@@ -18,8 +19,14 @@ async function setup(partitions: number) {
   await producer.connect()
   const troubles = new Set<string>()
   let trouble: string | undefined
+  const underneath = createClient(kafka.client, () => undefined)
+  const cluster = openCluster(underneath)
+  opened(cluster)
+  const [createCluster = ''] = Object.getOwnPropertySymbols(underneath).filter((one) =>
+    /createCluster/.test(String(one)),
+  )
   const reader = new Reader({
-    kafka: createClient(kafka.client, () => undefined),
+    kafka: Object.create(underneath, { [createCluster]: { value: () => cluster } }),
     trouble(why) {
       trouble = why
       if (why !== undefined) troubles.add(why)
@@ -75,6 +82,30 @@ test('no record is passed over where there is more than one answer holds', async
   await until('all partitions are read', () => received.every((one) => one.at(-1) === values.at(-1)), 60_000)
 
   expect(received).toEqual(received.map(() => values))
+})
+
+test('a partition goes on where its leader moved to a broker that led nothing, though no answer told of that', async () => {
+  const leaders = ['one', 'one']
+  const { producer, topic, received, read } = await setup(2, (cluster) => {
+    const findBroker = cluster.findBroker.bind(cluster)
+    cluster.findLeaderForPartitions = (_topic, partitions) => {
+      const led = (broker: string) => partitions.filter((partition) => leaders[partition] === broker)
+      return Object.fromEntries(leaders.map((broker) => [broker, led(broker)]))
+    }
+    cluster.findBroker = () => findBroker({ nodeId: '1' })
+  })
+  const send = (value: string) => producer.send({ topic, messages: [0, 1].map((partition) => ({ partition, value })) })
+  read()
+  await send('one')
+  await until('both are read', () => received.every((values) => values.at(-1) === 'one'))
+  // As metadata tells that are refreshed for another reason.
+  leaders[1] = 'another'
+  for (const value of ['two', 'three']) {
+    await send(value)
+    await until('the first goes on', () => received[0]?.at(-1) === value)
+  }
+
+  await until('the other goes on, too', () => received[1]?.at(-1) === 'three')
 })
 
 test('what a transaction has written is waited for, and read once it is committed', async () => {

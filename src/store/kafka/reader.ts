@@ -67,6 +67,9 @@ interface Reading {
   rest: NodeJS.Timeout | undefined
 }
 
+/** What is to be read, by the broker that leads it. */
+type Leaders = ReadonlyMap<string, readonly Reading[]>
+
 /**
  * Reads partitions from where it is told, as long as it is told, without a group: who reads what is decided elsewhere. One
  * question at a time to each broker, about all that it leads.
@@ -213,21 +216,28 @@ export class Reader {
   #start(): void {
     if (this.#isClosed || this.#retry !== undefined) return
     this.#leaders().then(
-      (leaders) => {
-        for (const nodeId of leaders.keys()) {
-          if (this.#asking.has(nodeId)) continue
-          this.#asking.add(nodeId)
-          void this.#ask(nodeId)
-        }
-      },
+      (leaders) => this.#askAll(leaders),
       (error: unknown) => this.#failed(error),
     )
+  }
+
+  #askAll(leaders: Leaders): void {
+    // Whoever failed is asked again after a pause, with all others.
+    if (this.#retry !== undefined) return
+    for (const nodeId of leaders.keys()) {
+      if (this.#asking.has(nodeId)) continue
+      this.#asking.add(nodeId)
+      void this.#ask(nodeId)
+    }
   }
 
   async #ask(nodeId: string): Promise<void> {
     try {
       while (!this.#isClosed) {
-        const asked = (await this.#leaders()).get(nodeId)
+        const leaders = await this.#leaders()
+        // What it led until now may be led by one that nobody asks yet.
+        this.#askAll(leaders)
+        const asked = leaders.get(nodeId)
         if (asked === undefined) break
         const broker = await this.#cluster.findBroker({ nodeId })
         const alone = asked.find(({ empty, why }) => empty >= emptyAnswers || why !== undefined)
@@ -383,11 +393,11 @@ export class Reader {
     }
   }
 
-  #leaders(): Promise<ReadonlyMap<string, readonly Reading[]>> {
+  #leaders(): Promise<Leaders> {
     return this.#withoutGone(() => this.#leadersNow())
   }
 
-  async #leadersNow(): Promise<ReadonlyMap<string, readonly Reading[]>> {
+  async #leadersNow(): Promise<Leaders> {
     const topics = new Map<string, Reading[]>()
     for (const reading of this.#readings.values()) {
       if (reading.isPaused || reading.rest !== undefined) continue
