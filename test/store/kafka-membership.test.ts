@@ -1,8 +1,15 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
-import { AssignerProtocol, type Consumer, type Kafka, type PartitionAssigner } from 'kafkajs'
+import {
+  AssignerProtocol,
+  type Consumer,
+  type Kafka,
+  KafkaJSConnectionError,
+  KafkaJSNumberOfRetriesExceeded,
+  type PartitionAssigner,
+} from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
-import { createClient } from '../../src/store/kafka/client.ts'
+import { type Cluster, createClient } from '../../src/store/kafka/client.ts'
 import { Membership } from '../../src/store/kafka/membership.ts'
 import { sharedKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
@@ -117,6 +124,48 @@ test('a consumer that connects when it was replaced already is no member beside 
   expect(await Promise.race([hasJoined, pause(5_000, false)])).toBe(false)
   expect(assigned).toEqual([[0, 1]])
 }, 150_000)
+
+test('what is committed while a consumer is about to end does not pass for committed', async () => {
+  const { kafka, topic } = await aGroup()
+  const { membership, assigned, consumers } = join(kafka, topic)
+  await until('it is a member', () => assigned.length === 1, 30_000)
+  const position = { topic, partition: 0, offset: 7, metadata: '' }
+  await membership.commit([position])
+
+  void consumers[0]?.stop()
+
+  await expect(membership.commit([position])).rejects.toThrow("not a member of Kafka's consumer group")
+})
+
+test('a crash after which kafkajs would begin anew by itself is told, and another consumer takes its place', async () => {
+  const { kafka, topic } = await aGroup()
+  const clusters: Cluster[] = []
+  const [createCluster = ''] = Object.getOwnPropertySymbols(kafka).filter((one) => /createCluster/.test(String(one)))
+  const create = Reflect.get(kafka, createCluster)
+  const value = (options: unknown) => {
+    clusters.push(create(options))
+    return clusters.at(-1)
+  }
+  const { assigned, troubles } = join(Object.create(kafka, { [createCluster]: { value } }), topic)
+  const [cluster] = await until('it is a member', () => (assigned.length === 1 ? clusters : undefined), 30_000)
+
+  // It is to join anew, and whoever coordinates the group does not answer.
+  const silence = new KafkaJSNumberOfRetriesExceeded(new KafkaJSConnectionError('none'), {
+    retryCount: 5,
+    retryTime: 100,
+  })
+  const { refreshMetadataIfNecessary } = Object.getPrototypeOf(cluster)
+  Object.assign(cluster ?? {}, {
+    findGroupCoordinator: () => Promise.reject(silence),
+    refreshMetadataIfNecessary: () => {
+      Object.assign(cluster ?? {}, { refreshMetadataIfNecessary })
+      return Promise.reject(Object.assign(new Error(), { type: 'REBALANCE_IN_PROGRESS' }))
+    },
+  })
+
+  await until('another has taken its place', () => assigned.length === 2, 15_000)
+  expect(troubles).toEqual([undefined, expect.stringContaining("not a member of Kafka's consumer group"), undefined])
+}, 60_000)
 
 test('a group that others use otherwise, where kafkajs gives up, is joined when they have left', async () => {
   const { kafka, topic } = await aGroup()

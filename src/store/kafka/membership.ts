@@ -37,6 +37,8 @@ export class Membership {
   #consumer: Consumer | undefined
   #owned: readonly number[] = []
   #isMember = false
+  /** That were answered. */
+  #commits = 0
   #isLeaving = false
   #retry: NodeJS.Timeout | undefined
   /** kafkajs may stop without a word (issues 659, 660 and 1532 there). */
@@ -61,7 +63,8 @@ export class Membership {
       rebalanceTimeout: rebalanceMs,
       maxWaitTimeInMs: 250,
       allowAutoTopicCreation: false,
-      retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000 },
+      // One that failed is replaced: begun anew by kafkajs it would seem to be a member meanwhile.
+      retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000, restartOnFailure: async () => false },
     })
     this.#consumer = consumer
     this.#join(consumer).catch((error: unknown) => this.#again(consumer, error))
@@ -69,9 +72,12 @@ export class Membership {
 
   /** Rejects where the group has moved on, or we are not a member; a later commit will do. */
   async commit(positions: readonly Position[]): Promise<void> {
-    if (this.#consumer === undefined || !this.#isMember)
+    const before = this.#commits
+    if (this.#isMember)
+      await this.#consumer?.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))
+    // kafkajs resolves also where it is about to end, and commits nothing.
+    if (this.#commits === before)
       throw Object.assign(new Error("not a member of Kafka's consumer group"), { type: 'UNKNOWN_MEMBER_ID' })
-    await this.#consumer.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))
   }
 
   async leave(): Promise<void> {
@@ -104,9 +110,10 @@ export class Membership {
       trouble(undefined)
       assigned(partitions)
     })
-    consumer.on(consumer.events.CRASH, ({ payload: { error, restart } }) => {
-      if (!restart) this.#again(consumer, error)
+    consumer.on(consumer.events.COMMIT_OFFSETS, () => {
+      this.#commits += 1
     })
+    consumer.on(consumer.events.CRASH, ({ payload: { error } }) => this.#again(consumer, error))
     await consumer.connect()
     await consumer.subscribe({ topics: [topic], fromBeginning: true })
     await consumer.run({ autoCommit: false, eachBatch: async () => undefined })
