@@ -616,6 +616,30 @@ test('what ended when the partition of its key was just lost is remembered by wh
   expect(await isKeyFree(heir, next, key)).toBe(false)
 })
 
+test('what ended is remembered by whoever has its key then, though the word of that came after that had read what there was', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const key = deduplicated(keyIn(1), 60_000)
+  const record = member.route(1)
+  expect(await isKeyFree(member, record, key)).toBe(true)
+  const progress = { failures: 0, firstAttemptAt: log.clock.now(), finished: 1, refused: 0 }
+  member.writes = 'held'
+  const settled = member.settle(record, { ...ok, progress, standing: { key } })
+  await until('it is written', () => member.held.length > 0)
+  member.work.assigned([0])
+  const heir = await start(log, [1])
+  member.writes = 'acknowledged'
+  member.acknowledge()
+  await settled
+  await heir.quiet()
+
+  log.clock.wind(1)
+  expect({ finished: member.finished, kept: member.kept }).toEqual({ finished: [1], kept: [1] })
+  const next = heir.route(2, { source: heir.source(1) })
+  expect(await isKeyFree(heir, next, { ...key, windowMs: 0 })).toBe(true)
+  expect(await isKeyFree(heir, next, key)).toBe(false)
+})
+
 test.each([
   ['here', 1],
   ['where the partition of its key was just lost', 2],

@@ -232,8 +232,15 @@ export class WorkTopic {
       ],
       told: [...change.told, ...ends.map((one) => one.told)],
       done: () => {
-        for (const [index, { ticket }] of [...rows, ...ends].entries()) {
-          if (!awaitsReadBack(ticket, index)) this.#keep(ticket, part.isLost ? elsewhere : byIndex.get(index))
+        const consequencesOf = (index: number) => (part.isLost ? elsewhere : byIndex.get(index))
+        for (const [index, { ticket }] of rows.entries())
+          if (!awaitsReadBack(ticket, index)) this.#keep(ticket, consequencesOf(index))
+        for (const [index, { ticket, end }] of ends.entries()) {
+          const { record } = ticket.settlement
+          // Who has the partition now may have read what is remembered of its keys before this was there.
+          if (part.isLost && end !== undefined && record instanceof KafkaRecord)
+            this.#handOver(ticket.settlement, record, ticket)
+          else this.#keep(ticket, consequencesOf(rows.length + index))
         }
       },
     }
