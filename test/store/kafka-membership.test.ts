@@ -36,8 +36,16 @@ interface Joined {
   readonly consumers: Consumer[]
 }
 
-/** `first`: called with the first consumer. */
-function join(kafka: Kafka, topic: string, first: (consumer: Consumer) => void = () => undefined): Joined {
+interface Watched {
+  /** Called with the first consumer. */
+  first(consumer: Consumer): void
+  /** Called whenever it was told which partitions it has. */
+  told(): void
+}
+
+const nothing = () => undefined
+
+function join(kafka: Kafka, topic: string, { first = nothing, told = nothing }: Partial<Watched> = {}): Joined {
   const assigned: (readonly number[])[] = []
   const troubles: (string | undefined)[] = []
   const consumers: Consumer[] = []
@@ -49,7 +57,10 @@ function join(kafka: Kafka, topic: string, first: (consumer: Consumer) => void =
   }
   const membership = new Membership({
     ...{ kafka: Object.create(kafka, { consumer: { value: consumer } }), group: topic, topic },
-    assigned: (partitions) => void assigned.push(partitions),
+    assigned(partitions) {
+      assigned.push(partitions)
+      told()
+    },
     trouble: (why) => void troubles.push(why),
   })
   onTestFinished(() => membership.leave())
@@ -112,10 +123,11 @@ test('a consumer that is replaced while it waits for others to join is no member
 test('a consumer that connects when it was replaced already is no member beside the one in its place', async () => {
   const { kafka, topic } = await aGroup()
   let isReplaced = false
-  const { assigned, consumers } = join(kafka, topic, (first) => {
-    const { connect } = first
-    first.connect = () => until('it may connect', () => isReplaced, 60_000).then(connect)
-  })
+  const first = (consumer: Consumer) => {
+    const { connect } = consumer
+    consumer.connect = () => until('it may connect', () => isReplaced, 60_000).then(connect)
+  }
+  const { assigned, consumers } = join(kafka, topic, { first })
   await until('another is a member', () => assigned.length > 0, 60_000)
   const [late] = consumers
   const hasJoined = new Promise((resolve) => late?.on(late.events.GROUP_JOIN, () => resolve(true)))
@@ -166,6 +178,23 @@ test('a crash after which kafkajs would begin anew by itself is told, and anothe
   await until('another has taken its place', () => assigned.length === 2, 15_000)
   expect(troubles).toEqual([undefined, expect.stringContaining("not a member of Kafka's consumer group"), undefined])
 }, 60_000)
+
+test('who fails when told that others have some of its partitions says so, and is told again', async () => {
+  const { kafka, topic } = await aGroup()
+  let isFailing = false
+  const told = () => {
+    if (isFailing) throw new Error('they cannot be taken over')
+  }
+  const { assigned, troubles } = join(kafka, topic, { told })
+  await until('it is a member', () => assigned.length === 1, 30_000)
+  isFailing = true
+  join(kafka, topic)
+  await until('it is told of fewer', () => assigned.length === 2, 30_000)
+  isFailing = false
+
+  await until('it is told again', () => assigned.length > 2, 30_000)
+  expect(troubles).toContain("not a member of Kafka's consumer group: they cannot be taken over")
+}, 90_000)
 
 test('a group that others use otherwise, where kafkajs gives up, is joined when they have left', async () => {
   const { kafka, topic } = await aGroup()

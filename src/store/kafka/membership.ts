@@ -108,7 +108,12 @@ export class Membership {
       this.#owned = partitions
       this.#isMember = true
       trouble(undefined)
-      assigned(partitions)
+      try {
+        assigned(partitions)
+      } catch (error) {
+        // kafkajs would go on as if they had been taken over.
+        this.#again(consumer, error)
+      }
     })
     consumer.on(consumer.events.COMMIT_OFFSETS, () => {
       this.#commits += 1
