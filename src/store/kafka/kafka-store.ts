@@ -79,6 +79,7 @@ interface Parts {
   /** Each has connections of its own: where streams are read no further, what is asked of the others may wait for long. */
   readonly streamReader: Reader
   readonly workReader: Reader
+  readonly journalReader: Reader
   /** What somebody asks for. */
   readonly archive: Reader
   readonly journal: Journal
@@ -153,6 +154,7 @@ class KafkaStore implements Store {
       })
     const streamReader = readerFor('streams')
     const workReader = readerFor('work')
+    const journalReader = readerFor('the journal')
     const archive = new Reader({ kafka, trouble: () => undefined, skipped: () => undefined })
     const membership = new Membership({
       kafka,
@@ -190,7 +192,8 @@ class KafkaStore implements Store {
         writer,
         reader: streamReader,
         membership,
-        journal,
+        // What somebody looks up may take long, and no source is to wait for that.
+        journal: new Journal(kafka, journalReader, topics.journal, partitions),
         largestEvent,
         partitionKeys,
       },
@@ -212,6 +215,7 @@ class KafkaStore implements Store {
         writer,
         streamReader,
         workReader,
+        journalReader,
         archive,
         journal,
         membership,
@@ -232,7 +236,7 @@ class KafkaStore implements Store {
     for (const timer of this.#timers) clearTimeout(timer)
     this.#timers.clear()
     this.#trouble('closed', 'the service is stopping; nothing was stored')
-    const { writer, streamReader, workReader, archive, thread, membership, streams, work, folder } = parts
+    const { writer, thread, membership, streams, work, folder } = parts
     streams.close()
     await work.flushed()
     await writer.close()
@@ -241,7 +245,8 @@ class KafkaStore implements Store {
         .commit()
         .catch((error: unknown) => this.#options.tell('warn', `the last commit: ${messageOf(error)}`))
       await membership.leave()
-      await Promise.allSettled([streamReader.close(), workReader.close(), archive.close()])
+      const readers = [parts.streamReader, parts.workReader, parts.journalReader, parts.archive]
+      await Promise.allSettled(readers.map((reader) => reader.close()))
     }
     // Without an answer kafkajs would go on asking for most of a minute; who has not left is missed after his session.
     await atMost(writer.trouble === undefined ? leaveMs : silentLeaveMs, takeLeave())
