@@ -114,7 +114,8 @@ export class Dispatcher {
     while (!this.#isStopping && store.health().writable) {
       if (!work.hasSlot) {
         work.awaitRate(() => this.pump(work))
-        return
+        // The rate may allow a start again before it was asked what to wait for.
+        if (!work.hasSlot) return
       }
       const queue = work.nextInTurn()
       if (queue === undefined) return

@@ -109,9 +109,12 @@ export class Limit {
     this.#arm()
   }
 
+  /** A rate opens by itself, and may have done so since somebody found it closed. */
   #arm(): void {
-    if (this.#cancelTimer !== undefined || this.#waiting.length === 0 || this.closedBy !== 'rate') return
-    const ms = Math.ceil(((1 - this.#tokens) / this.#perSecond) * 1_000)
+    if (this.#cancelTimer !== undefined || this.#waiting.length === 0) return
+    const { closedBy } = this
+    if (closedBy === 'slot') return
+    const ms = closedBy === undefined ? 0 : Math.ceil(((1 - this.#tokens) / this.#perSecond) * 1_000)
     this.#cancelTimer = this.#clock.at(this.#clock.now() + Math.max(1, ms), () => {
       this.#cancelTimer = undefined
       this.#wake()

@@ -224,6 +224,8 @@ export class RuleWork {
       queue.isInTurn = false
       if (queue.isOpen || (this.isKeyed && queue.isHeldUp)) return queue
       queue.awaitOpening()
+      // A rate may have opened it before it was asked what to wait for.
+      if (queue.isOpen) return queue
     }
     return undefined
   }

@@ -1,0 +1,92 @@
+import { expect, test } from 'vitest'
+import type { TargetConfig } from '../../src/config/config.ts'
+import { Limit } from '../../src/engine/limit.ts'
+import type { Reply } from '../../src/http/send.ts'
+import { ruleSet } from '../../src/rule/rule-set.ts'
+import { ruleWith } from '../rule/world.ts'
+import { openEmbeddedWorld } from '../store/embedded.ts'
+import { WoundClock } from '../support/clock.ts'
+import { newEvent, WoundEngine } from './wound-engine.ts'
+
+const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
+
+/** Goes on by one ms between two looks at it, as any clock does that is not wound. */
+class TickingClock extends WoundClock {
+  /** The look that sees it. */
+  ticksAt = Number.POSITIVE_INFINITY
+  #ticked = 0
+
+  override now(): number {
+    this.ticksAt -= 1
+    if (this.ticksAt === 0) this.#ticked = 1
+    return super.now() + this.#ticked
+  }
+
+  /** Rings what is due by then. */
+  ticked(): void {
+    this.ticksAt = Number.POSITIVE_INFINITY
+    const ms = this.#ticked
+    this.#ticked = 0
+    this.wind(ms)
+  }
+}
+
+const rate = { rate: '1/s', burst: 1 }
+const a: TargetConfig = {
+  ...{ url: 'http://a.example', maxPauseMs: 1_000 },
+  limits: { concurrency: 10, perSecond: 1, burst: 1 },
+}
+
+test('who is to wait for a limit is called, though its rate opened it meanwhile', () => {
+  const clock = new WoundClock()
+  const limit = new Limit({ concurrency: 1, perSecond: 1, burst: 1 }, clock, { part: 1 })
+  limit.started()
+  limit.ended()
+  expect(limit.isOpen).toBe(false)
+  clock.wind(1_000)
+  let isCalled = false
+  limit.whenOpen(() => {
+    isCalled = true
+  })
+  clock.wind(1)
+  expect(isCalled).toBe(true)
+})
+
+test.each([
+  ['rule', { throttle: rate }, {}],
+  ['throttle key', { throttle: { key: '{{message.key}}', ...rate } }, {}],
+  ['target', {}, { a }],
+])(
+  'what comes while the rate of its %s allows no call is called, whenever the clock goes on',
+  async (_whose, policy, targets) => {
+    const clock = new TickingClock()
+    const world = await openEmbeddedWorld()
+    let calls = 0
+    const send = async () => {
+      calls += 1
+      return ok
+    }
+    const rules = ruleSet([ruleWith({ ...policy, delay: '100ms' })])
+    const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: { wikis: [], targets } })
+    const wind = async (ms: number) => {
+      clock.wind(ms)
+      await engine.still()
+    }
+    const post = async (id: string) => {
+      await engine.store.append([newEvent('page', id, { key: 'k' })])
+      await engine.still()
+    }
+    for (let look = 1; look <= 50; look += 1) {
+      await post(`first of ${look}`)
+      await wind(100)
+      await wind(899)
+      await post(`second of ${look}`)
+      await wind(99)
+      clock.ticksAt = look
+      await wind(1)
+      clock.ticked()
+      await wind(10_000)
+      expect({ look, calls }).toEqual({ look, calls: 2 * look })
+    }
+  },
+)
