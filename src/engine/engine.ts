@@ -236,8 +236,11 @@ export class Engine {
     let count = 0
     for (const queue of [...work.lanes.values()]) {
       for (let page = await queue.takeAll(); page.length > 0; page = await queue.takeAll()) {
-        // One of that name came back: it is to meet it.
-        if (work.rule !== undefined) return count
+        if (work.rule !== undefined) {
+          // One of that name came back: it is to meet it.
+          queue.putBack(page)
+          return count
+        }
         await Promise.all(page.map((delivery) => this.#discardWaiting(work, delivery)))
         count += page.length
       }

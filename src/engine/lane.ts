@@ -199,6 +199,12 @@ export class LaneQueue {
     return deliveries.filter(({ record }) => this.#store.isOurs(record))
   }
 
+  /** They are not to be ended after all. Nobody knows any more when they would have been due: they are now. */
+  putBack(deliveries: readonly StoredDelivery[]): void {
+    for (const delivery of deliveries) this.#stored.push(delivery)
+    this.#wake()
+  }
+
   close(): void {
     this.#cancelTimer?.()
     this.#leaveHealth()
