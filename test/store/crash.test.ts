@@ -1,12 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { appendFile, cp, stat, truncate } from 'node:fs/promises'
+import { cpSync, mkdtempSync } from 'node:fs'
+import { appendFile, cp, rm, stat, truncate } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { metaOf } from '../../src/event/event.ts'
 import { createRandom } from '../e2e/random.ts'
 import { drain, openEmbedded, startChild, temporaryFolder } from './embedded.ts'
-import { appendAndRoute, events, settleFirst, take } from './world.ts'
+import { appendAndRoute, events, settle, settleFirst, take } from './world.ts'
 
 const rounds = Number(process.env.ROUNDS ?? 3)
 const wal = 'changeprop.db-wal'
@@ -47,6 +49,38 @@ test('a store killed again and again loses nothing it acknowledged, and repeats 
   )
   expect(settled.size).toBeGreaterThan(0)
   expect({ lost, undone, repeated }).toEqual({ lost: [], undone: [], repeated: [] })
+})
+
+test('of rows that take several commits none is lost, when the process dies between two of them', async () => {
+  const path = await temporaryFolder()
+  const { store } = await openEmbedded(path)
+  onTestFinished(() => store.close())
+  const count = 3_000
+  await store.append(events(count))
+  const records = (await take(store, count)).map(({ record }) => record)
+  const killed: string[] = []
+  // It is asked for as each commit is made up: what was handed in before is durable then.
+  store.running(() => {
+    killed.push(mkdtempSync(join(tmpdir(), 'changeprop-killed-')))
+    cpSync(path, killed.at(-1) ?? '', { recursive: true })
+    return []
+  })
+  const settled = records.map((record) => {
+    const durable = settle(store, record, { state: 'waiting', reason: 'slot' })
+    store.routed(record, 0)
+    return durable
+  })
+  await Promise.all(settled)
+
+  expect(killed.length).toBeGreaterThan(1)
+  for (const folder of killed) {
+    onTestFinished(() => rm(folder, { recursive: true, force: true }))
+    const { store: next, backlog } = await openEmbedded(folder)
+    onTestFinished(() => next.close())
+    const rows = backlog.reduce((sum, { waiting }) => sum + (waiting.slot ?? 0), 0)
+    const again = (await drain(next)).filter(({ known }) => known === undefined)
+    expect(rows + again.length).toBe(count)
+  }
 })
 
 /** A store with acknowledged batches, as a kill leaves it; some of it beyond the first checkpoint. */

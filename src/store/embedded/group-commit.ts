@@ -150,7 +150,8 @@ export class GroupCommit {
     const { events, payloads } = packEvents(appends, numbers)
     const { settles, extras } = packSettles(settled, numbers)
     for (const { settlement, pos } of settled) if (settlement.releasesCursor) released(pos)
-    const cursor = this.#parts.cursor()
+    // It has passed events whose rows are among those that are left for the next group.
+    const cursor = this.#settles.length > 0 ? this.#cursorWritten : this.#parts.cursor()
     if (appends.length === 0 && settled.length === 0 && cursor === this.#cursorWritten) {
       this.#whenIdle?.()
       return
