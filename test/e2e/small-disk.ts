@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtemp, open, rm, rmdir } from 'node:fs/promises'
+import { mkdtemp, open, rm, rmdir, stat, truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -14,6 +14,8 @@ export interface SmallDisk {
   readonly folder: string
   /** Takes up all the room there is, to the last block. */
   fill(): Promise<void>
+  /** Of what was filled, so many bytes are free again. */
+  leave(bytes: number): Promise<void>
   free(): Promise<void>
   close(): Promise<void>
 }
@@ -34,6 +36,7 @@ export async function openSmallDisk(mebibytes: number): Promise<SmallDisk> {
         await file.close()
       }
     },
+    leave: async (bytes) => truncate(ballast, (await stat(ballast)).size - bytes),
     free: () => rm(ballast),
     async close() {
       await run('umount', [folder])

@@ -1,8 +1,9 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { noProgress } from '../../src/store/store.ts'
 import { openSmallDisk, smallDiskAbsent } from '../e2e/small-disk.ts'
 import { WoundClock } from '../support/clock.ts'
 import { until } from '../support/until.ts'
-import { openEmbedded, temporaryFolder } from './embedded.ts'
+import { drain, openEmbedded, temporaryFolder } from './embedded.ts'
 import { manyBytes } from './limits.ts'
 import {
   anEvent,
@@ -183,6 +184,30 @@ describe.skipIf(smallDiskAbsent)('closing on a full disk', () => {
     expect(await route(again.store, stored)).toHaveLength(stored)
     expect(await again.store.find(record.id)).toHaveLength(1)
     await again.store.close()
+  })
+
+  test('loses no event whose row does not fit any more, though what a stop notes would', async () => {
+    const disk = await openSmallDisk(24)
+    onTestFinished(() => disk.close())
+    const path = `${disk.folder}/data`
+    const { store, told } = await openEmbedded(path, new WoundClock())
+    const records = await appendAndRoute(store, 2_000)
+    await disk.fill()
+    await disk.leave(65_536)
+    const progress = { ...noProgress, more: { titles: { 0: ['x'.repeat(4_096)] } } }
+    for (const record of records) {
+      store.settle(aSettlement(record, { state: 'waiting', reason: 'slot', releasesCursor: true, progress }))
+    }
+
+    await store.close()
+    expect(told.broken).toEqual([])
+
+    await disk.free()
+    const again = await openEmbedded(path)
+    onTestFinished(() => again.store.close())
+    const rows = again.backlog.reduce((sum, { waiting }) => sum + (waiting.slot ?? 0), 0)
+    const left = (await drain(again.store)).filter(({ known }) => known === undefined)
+    expect(rows + left.length).toBe(records.length)
   })
 })
 

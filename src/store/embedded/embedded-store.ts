@@ -185,7 +185,8 @@ class EmbeddedStore implements Store {
       // On a full disk this is the last try; what cannot be written is as if the process had died now.
       if (wasWritable || (await commits.probe())) {
         await commits.drained()
-        await thread.ask('close', { cursor: cursor.cursor })
+        // The cursor has passed events whose rows are not there, where the disk filled up with them.
+        if (commits.isIdle) await thread.ask('close', { cursor: cursor.cursor })
       }
     } catch (error) {
       if (!isFullDisk(error)) throw error
