@@ -717,3 +717,26 @@ test('that a partition is lost is known before what was settled there comes back
   expect(keptThen).toEqual([[0]])
   expect(member.kept).toEqual([1])
 })
+
+test('what comes in the millisecond of one that was covered while it was handed out is handed out once', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const sender = await start(log, [2])
+  const [text = '', another = ''] = keysIn(1, 2)
+  const standing = { key: deduplicated(text) }
+  const older = { accepted: log.clock.now(), source: sender.source(2) }
+  log.clock.wind(1)
+  const newer = member.route(1)
+  expect(await isKeyFree(member, newer, standing.key)).toBe(true)
+  await sender.settle(sender.route(1, older), { ...waits(''), standing })
+  await member.quiet()
+  const covered = only(await member.take())
+  await member.settle(newer, { ...ok, standing })
+
+  const next = sender.route(2, older)
+  await sender.settle(next, { ...waits(''), standing: { key: deduplicated(another) } })
+  await member.quiet()
+  expect((await member.take()).map(({ record }) => record.id)).toEqual([next.id])
+  await member.settle(covered.record, { ...ok, standing })
+  expect(await member.take()).toEqual([])
+})

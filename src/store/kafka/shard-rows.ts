@@ -224,15 +224,17 @@ export class ShardRows {
     for (const table of ['events', 'origins']) this.prepare(`DELETE FROM ${table} WHERE pos = ?`).run(pos)
   }
 
-  /** A free place for an event: in the order of acceptance, and never that of a starter, though its row is gone. */
-  place(accepted: number): number {
-    let pos = firstPlaceOf(accepted)
-    for (;;) {
-      const end = firstPlaceWith(pos) + placesPerMs
-      const last = this.#lastPlace(pos, end)
-      if (last === undefined) return pos
-      pos = last + 1
+  /**
+   * A free place for an event: in the order of acceptance, and never that of a starter, though its row is gone. `isHeld`: whether
+   * it is not free for another reason.
+   */
+  place(accepted: number, isHeld: (pos: number) => boolean): number {
+    for (let from = firstPlaceOf(accepted); ; ) {
+      const end = firstPlaceWith(from) + placesPerMs
+      let pos = (this.#lastPlace(from, end) ?? from - 1) + 1
+      while (pos < end && isHeld(pos)) pos += 1
       if (pos < end) return pos
+      from = end
     }
   }
 

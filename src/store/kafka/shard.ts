@@ -212,12 +212,17 @@ export class Shard {
 
   #end({ accepted, starter, hash, rule: name, key, windowMs, began, at }: KeyEnd): Ended {
     const rule = this.#numbers.of('rule', name)
-    const pos = this.#rows.place(accepted)
+    const pos = this.#place(accepted)
     this.#rows.keepStarter(pos, starter)
     const call = { pos, rule, at, firstAttemptAt: began, hash }
     const moved = this.#ready.standings.ended(call, { text: key, turn: 'newest', windowMs })
     this.#noteCovered(name, key)
     return { pos, moved: this.#movedInWords(moved) }
+  }
+
+  /** Somebody may still have what was covered there: whoever took its place would be settled, or let go, with it. */
+  #place(accepted: number): number {
+    return this.#rows.place(accepted, (place) => [...this.#coveredOut.values()].some(({ pos }) => pos === place))
   }
 
   /** A call of the key was made elsewhere than where it is handed out. */
@@ -403,7 +408,7 @@ export class Shard {
     const settle = settleOfRow(found.row, found.event)
     const { pos: wanted } = found.row
     const isFree = wanted !== undefined && this.#rows.isFree(wanted)
-    const pos = isFree ? wanted : this.#rows.place(settle.event.accepted)
+    const pos = isFree ? wanted : this.#place(settle.event.accepted)
     this.#rows.insert(pos, rule, settle)
     this.#rows.insertRow(pos, rule, found.row)
   }
@@ -416,7 +421,7 @@ export class Shard {
       const { lane, event, state, reason, until, progress, attempts, claimed, answer, standing } = settle
       const rule = this.#numbers.of('rule', lane.rule)
       const known = this.#rows.find(event.id, rule)
-      const pos = known ?? this.#rows.place(settle.event.accepted)
+      const pos = known ?? this.#place(settle.event.accepted)
       if (known === undefined) this.#rows.insert(pos, rule, settle)
       const number = reason === 'parked' ? parked : deliveryStates.indexOf(state)
       packed.set(
