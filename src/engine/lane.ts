@@ -167,7 +167,12 @@ export class LaneQueue {
    * slots are busy meanwhile.
    */
   refill(wanted: number, ahead: boolean): void {
-    if (this.#isTaking || this.#stored.length >= wanted || this.#nextUntil > this.#clock.now()) return
+    if (this.#isTaking || this.#stored.length >= wanted) return
+    if (this.#nextUntil > this.#clock.now()) {
+      // It may have been due before, and have been woken then: clocks are set back.
+      this.#arm()
+      return
+    }
     this.#isTaking = true
     const limit = Math.min(largestPage, ahead ? wanted * pagePerWanted : wanted)
     void this.#store.take(this.lane, this.#clock.now(), limit).then(
