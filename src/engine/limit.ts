@@ -35,9 +35,11 @@ export class Limit {
     this.shared()
   }
 
-  /** It is another part of the limits from now on. */
+  /** It is another part of the limits from now on. Who waits for a rate waits for another time by that. */
   shared(): void {
     this.#tokens = Math.min(this.#tokens, this.#burst)
+    this.#cancelTimer?.()
+    this.#cancelTimer = undefined
     this.#wake()
   }
 

@@ -10,6 +10,26 @@ import { newEvent, WoundEngine } from './wound-engine.ts'
 
 const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
 
+test.each([
+  ['is raised', { perSecond: 0.001, part: 1 }],
+  ['is ours to a greater part', { perSecond: 1, part: 0.001 }],
+])('who waits for a rate that %s meanwhile is called when that allows it', (_what, { perSecond, part }) => {
+  const clock = new WoundClock()
+  const share = { part }
+  const limits = { concurrency: 1, burst: 1 }
+  const limit = new Limit({ ...limits, perSecond }, clock, share)
+  limit.started()
+  limit.ended()
+  let isCalled = false
+  limit.whenOpen(() => {
+    isCalled = true
+  })
+  share.part = 1
+  limit.use({ ...limits, perSecond: 1 })
+  clock.wind(1_000)
+  expect(isCalled).toBe(true)
+})
+
 /** Goes on by one ms between two looks at it, as any clock does that is not wound. */
 class TickingClock extends WoundClock {
   /** The look that sees it. */
