@@ -129,6 +129,7 @@ export class Engine {
   reload(rules: RuleSet | undefined, directory: Directory): void {
     this.#use(rules)
     this.#dispatcher.directory = directory
+    this.#works.openTargets()
     // What has no row when the process dies is routed again, and then not to a rule that is gone.
     if (rules !== undefined) this.#giveRows((work) => work.rule === undefined, Number.POSITIVE_INFINITY)
     this.resume()

@@ -141,6 +141,11 @@ export class Works {
     return limit
   }
 
+  /** Targets may have other limits than before: which, the next call to each finds before it begins. */
+  openTargets(): void {
+    for (const limit of this.#limits.values()) limit.use(noLimits)
+  }
+
   /** Drops what is idle among the next so many, in turn. */
   forgetIdle(): void {
     for (let looked = 0; looked < lookedAtPerSweep; looked += 1) if (this.#rounds.next().value === 'over') return

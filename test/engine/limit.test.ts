@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import type { TargetConfig } from '../../src/config/config.ts'
 import { Limit } from '../../src/engine/limit.ts'
 import type { Reply } from '../../src/http/send.ts'
+import { createDirectory } from '../../src/mediawiki/directory.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
 import { ruleWith } from '../rule/world.ts'
 import { openEmbeddedWorld } from '../store/embedded.ts'
@@ -110,3 +111,31 @@ test.each([
     }
   },
 )
+
+test('what waits for the rate of its target is called when a reload raises that', async () => {
+  const clock = new WoundClock()
+  const world = await openEmbeddedWorld()
+  let calls = 0
+  const send = async () => {
+    calls += 1
+    return ok
+  }
+  const rules = ruleSet([ruleWith({})])
+  const sites = (perSecond: number) => ({
+    wikis: [],
+    targets: { a: { ...a, limits: { concurrency: 10, perSecond, burst: 1 } } },
+  })
+  const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: sites(0.001) })
+  await engine.store.append(['first', 'second', 'third'].map((id) => newEvent('page', id, {})))
+  await engine.still()
+  clock.wind(100_000)
+  await engine.still()
+  expect(calls).toBe(1)
+
+  engine.engine.reload(rules, createDirectory(sites(1)))
+  for (let seconds = 0; seconds < 3; seconds += 1) {
+    clock.wind(1_000)
+    await engine.still()
+  }
+  expect(calls).toBe(3)
+})
