@@ -93,7 +93,15 @@ export function joined(...notes: readonly string[]): string {
   return notes.filter(Boolean).join('; ')
 }
 
-/** As a part of keys in tables. */
+/**
+ * As a part of keys in tables. They give back neither NUL nor half a character as it was: a delivery would be found to have
+ * another key each time its turn comes.
+ */
 export function bounded(text: string): string {
-  return text.length <= longestKey ? text : `${text.slice(0, 32)}\u001f${hash('sha256', text, 'base64url')}`
+  const kept = keepable(text)
+  return kept.length <= longestKey ? kept : `${keepable(kept.slice(0, 32))}\u001f${hash('sha256', kept, 'base64url')}`
+}
+
+function keepable(text: string): string {
+  return text.replace(/[\0\p{Surrogate}]/gu, (unit) => JSON.stringify(unit).slice(1, -1))
 }

@@ -356,3 +356,19 @@ test("what was another process's in between, and has its key again, keeps it whe
   new Settler(store, clock, works, { settled() {}, covered() {} }).settle(work, lost, { state: 'done', reason: 'ok' })
   expect(work.held.get('A')).toBe(again)
 })
+
+test.each([
+  ['half a character', 'a\ud800'],
+  ['a NUL', 'a\u0000b'],
+  ['so many characters of two halves that it is cut', '😀'.repeat(150)],
+  ['so many of them behind another', `a${'😀'.repeat(150)}`],
+])('what failed under a key with %s is called again, before what has the same', async (_what, key) => {
+  const { calls, post, answer, wind } = await setup(ordered)
+  await post(key)
+  await answer(0, 500)
+  await post(key)
+  await wind(2_000)
+  expect(calls).toEqual([0, 0])
+  await answer(0)
+  expect(calls).toEqual([0, 0, 1])
+})
