@@ -76,7 +76,9 @@ export class Router {
     const { message } = record
     let inMemory = 0
     let owing: RuleWork | undefined
-    for (const rule of works.rules?.forTopic(record.stream) ?? []) {
+    // Between two records of a page the router may have waited long enough for one to be lost.
+    const rules = store.isOurs(record) ? (works.rules?.forTopic(record.stream) ?? []) : []
+    for (const rule of rules) {
       if (known?.has(rule.name)) continue
       const settled = { lane: { rule: rule.name, key: '' }, record }
       if (message === undefined) {

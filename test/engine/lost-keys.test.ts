@@ -74,3 +74,12 @@ test('what waits to run alone, since the process may die of it, is not called wh
 
   expect(answers).toHaveLength(1)
 })
+
+test('what was read, and lost before it was routed, is not called', async () => {
+  const { state, answers, post } = await setup({})
+  state.isLost = true
+  await post('first')
+  state.isLost = false
+  await post('second')
+  expect(answers).toHaveLength(1)
+})

@@ -26,10 +26,11 @@ function setup(streams: readonly string[], rowCost = 1) {
       pages = []
       return page
     },
+    isOurs: () => true,
     routed: ({ stream }) => routed.push(stream),
     rowCost,
     settleMs: 0,
-  } as Pick<Store, 'health' | 'next' | 'routed' | 'rowCost' | 'settleMs'> as Store
+  } as Pick<Store, 'health' | 'isOurs' | 'next' | 'routed' | 'rowCost' | 'settleMs'> as Store
   const works = new Works(store, clock, () => {})
   const call = "exec: { uri: 'http://a.example/' }"
   works.use(ruleSet(parse(`quick: { topic: quick, ${call} }\nslow: { topic: slow, ${call} }`).rules))
