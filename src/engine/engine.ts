@@ -127,8 +127,9 @@ export class Engine {
 
   /** Puts another set of rules in force, whole. What is in hand is asked again when it starts. */
   reload(rules: RuleSet | undefined, directory: Directory): void {
-    this.#use(rules)
+    // First, since other limits may start calls at once.
     this.#dispatcher.directory = directory
+    this.#use(rules)
     this.#works.openTargets()
     // What has no row when the process dies is routed again, and then not to a rule that is gone.
     if (rules !== undefined) this.#giveRows((work) => work.rule === undefined, Number.POSITIVE_INFINITY)

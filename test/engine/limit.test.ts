@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import type { TargetConfig } from '../../src/config/config.ts'
 import { Limit } from '../../src/engine/limit.ts'
-import type { Reply } from '../../src/http/send.ts'
+import type { Reply, Send } from '../../src/http/send.ts'
 import { createDirectory } from '../../src/mediawiki/directory.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
 import { ruleWith } from '../rule/world.ts'
@@ -138,4 +138,27 @@ test('what waits for the rate of its target is called when a reload raises that'
     await engine.still()
   }
   expect(calls).toBe(3)
+})
+
+test('what waits for a rate that a reload does away with is called at a target that came with it', async () => {
+  const clock = new WoundClock()
+  const world = await openEmbeddedWorld()
+  const origins: string[] = []
+  const send: Send = async ({ origin }) => {
+    origins.push(origin)
+    return ok
+  }
+  const before = ruleSet([ruleWith({ throttle: { rate: '1/min', burst: 1 } })])
+  const engine = new WoundEngine(await world.open(clock), clock, { rules: before, send })
+  await engine.store.append(['first', 'second'].map((id) => newEvent('page', id, {})))
+  await engine.still()
+
+  const b = { ...a, url: 'http://b.example' }
+  const sites = { wikis: [], targets: { b } }
+  engine.engine.reload(ruleSet([ruleWith({ exec: { uri: '{{targets.b.url}}/' } }, sites)]), createDirectory(sites))
+  await engine.still()
+  clock.wind(0)
+  await engine.still()
+  expect(engine.engine.counts('rule').dead).toBe(0)
+  expect(origins).toEqual(['http://a.example', 'http://b.example'])
 })
