@@ -152,11 +152,20 @@ export class Dispatcher {
     const holder = key === undefined ? undefined : work.held.get(key)
     if (holder === undefined || holder === settled) return false
     if (this.running.has(holder)) this.recordRunning(work, holder)
-    else {
-      this.#parts.works.lane(work, holder.lane.key).recall(holder)
-      this.shelve(work, holder)
-    }
+    else this.#recall(work, holder)
     return true
+  }
+
+  /** Gives a row to whoever queues in memory under a key that others may run under now: there they meet. */
+  dropLostKey(work: RuleWork, holder: Delivery): void {
+    const key = holder.standing?.key
+    if (key === undefined || this.running.has(holder)) return
+    if (!this.#parts.store.isKeyFree(holder.record, work.name, key)) this.#recall(work, holder)
+  }
+
+  #recall(work: RuleWork, queued: Delivery): void {
+    this.#parts.works.lane(work, queued.lane.key).recall(queued)
+    this.shelve(work, queued)
   }
 
   /** Gives a row to a delivery in flight that has none. */

@@ -105,17 +105,19 @@ export class Engine {
     this.#works.lane(work, lane.key).rowAt(nextUntil)
   }
 
-  /** Drops what is another process's now; calls of it that are in flight end as they may. */
+  /** Drops what is another process's now, be it an event or its key; calls of it that are in flight end as they may. */
   dropLost(): void {
     const { store } = this.#parts
     this.#dispatcher.dropLost()
     for (const work of this.#works) {
       for (const queue of work.lanes.values()) queue.dropLost()
       for (const [key, delivery] of work.held) {
-        if (store.isOurs(delivery.record)) continue
-        work.held.delete(key)
-        // Its call may end when another has the key.
-        delivery.heldKey = undefined
+        if (store.isOurs(delivery.record)) this.#dispatcher.dropLostKey(work, delivery)
+        else {
+          work.held.delete(key)
+          // Its call may end when another has the key.
+          delivery.heldKey = undefined
+        }
       }
     }
   }

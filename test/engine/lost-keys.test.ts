@@ -9,16 +9,17 @@ import { newEvent, WoundEngine } from './wound-engine.ts'
 
 const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
 
-/** An engine whose events are another process's while `isLost`. `taken`: what becomes of what is handed out. */
+/** An engine whose events are another process's while `isLost`, and where their keys lie, while `isKeyLost`. `taken`: what becomes of what is handed out. */
 async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: StoredDelivery) => delivery) {
   const clock = new WoundClock()
   const opened = await openEmbedded(await temporaryFolder(), clock)
-  const state = { isLost: false }
+  const state = { isLost: false, isKeyLost: false }
   const take: Store['take'] = async (...asked) => {
     const { deliveries, ...rest } = await opened.store.take(...asked)
     return { deliveries: deliveries.map(taken), ...rest }
   }
-  const changed: Partial<Store> = { isOurs: () => !state.isLost, take }
+  const isKeyFree: Store['isKeyFree'] = (...asked) => !state.isKeyLost && opened.store.isKeyFree(...asked)
+  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, take }
   const store = new Proxy(opened.store, {
     get(of, name) {
       const value: unknown = Reflect.get(changed, name) ?? Reflect.get(of, name, of)
@@ -31,8 +32,8 @@ async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: St
   onTestFinished(() => {
     for (const answer of answers) answer()
   })
-  const post = async (id: string) => {
-    await world.store.append([newEvent('page', id, { key: 'k' })])
+  const post = async (id: string, key = 'k') => {
+    await world.store.append([newEvent('page', id, { key })])
     await world.still()
   }
   return { clock, world, state, answers, post }
@@ -81,5 +82,21 @@ test('what was read, and lost before it was routed, is not called', async () => 
   await post('first')
   state.isLost = false
   await post('second')
+  expect(answers).toHaveLength(1)
+})
+
+test('what is to run from memory goes where its key lies, when that is lost before it runs', async () => {
+  const policies = { order: { key: '{{message.key}}' }, concurrency: 1 }
+  const { world, state, answers, post } = await setup(policies)
+  await post('busy', 'another')
+  await post('first')
+  expect((await world.store.deliveries({ limit: 10 })).items).toEqual([])
+
+  state.isKeyLost = true
+  world.engine.dropLost()
+  await world.still()
+
+  const { items } = await world.store.deliveries({ limit: 10 })
+  expect(items.map(({ metaId, state }) => [metaId, state])).toEqual([['first', 'waiting']])
   expect(answers).toHaveLength(1)
 })
