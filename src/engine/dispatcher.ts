@@ -370,7 +370,7 @@ export class Dispatcher {
         return
       }
       queue.targetLimit.ended()
-      queue.health.ended()
+      queue.health.calledOff()
       if (isOurs) this.shelve(work, delivery)
       this.#end(work, queue, delivery)
     })

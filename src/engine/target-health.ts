@@ -93,6 +93,13 @@ export class TargetHealth {
     if (!this.#isTripped && this.#inFlight === this.#ramp - 1) this.#callBack()
   }
 
+  /** Instead of that: the call did not begin after all. */
+  calledOff(): void {
+    if (this.#isTripped && !this.isPaused) this.#probeSince = undefined
+    this.ended()
+    if (this.#isTripped && !this.isPaused) this.#callBack()
+  }
+
   /** The target answered, and did not ask for time. */
   answered(lane: Lane): void {
     this.#refusedInARow = 0

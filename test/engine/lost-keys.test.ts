@@ -7,27 +7,34 @@ import { openEmbedded, temporaryFolder } from '../store/embedded.ts'
 import { WoundClock } from '../support/clock.ts'
 import { newEvent, WoundEngine } from './wound-engine.ts'
 
+const refused: Reply = { kind: 'none', error: 'refused', message: 'nobody listens', sent: false }
 const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
 
 /** An engine whose events are another process's while `isLost`, and where their keys lie, while `isKeyLost`. `taken`: what becomes of what is handed out. */
 async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: StoredDelivery) => delivery) {
   const clock = new WoundClock()
   const opened = await openEmbedded(await temporaryFolder(), clock)
-  const state = { isLost: false, isKeyLost: false }
+  const state = { isLost: false, isKeyLost: false, areClaimsLost: false }
   const take: Store['take'] = async (...asked) => {
     const { deliveries, ...rest } = await opened.store.take(...asked)
     return { deliveries: deliveries.map(taken), ...rest }
   }
   const isKeyFree: Store['isKeyFree'] = (...asked) => !state.isKeyLost && opened.store.isKeyFree(...asked)
-  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, take }
+  const settle: Store['settle'] = (settlement, durable) => {
+    const consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] } as const
+    opened.store.settle(settlement, (_, told) => {
+      durable?.(settlement, settlement.claimed && state.areClaimsLost ? consequences : told)
+    })
+  }
+  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, take, settle }
   const store = new Proxy(opened.store, {
     get(of, name) {
       const value: unknown = Reflect.get(changed, name) ?? Reflect.get(of, name, of)
       return typeof value === 'function' ? value.bind(of) : value
     },
   })
-  const answers: (() => void)[] = []
-  const send = () => new Promise<Reply>((resolve) => answers.push(() => resolve(ok)))
+  const answers: ((reply?: Reply) => void)[] = []
+  const send = () => new Promise<Reply>((resolve) => answers.push((reply = ok) => resolve(reply)))
   const world = new WoundEngine({ ...opened, store }, clock, { rules: ruleSet([ruleWith(rule)]), send })
   onTestFinished(() => {
     for (const answer of answers) answer()
@@ -99,4 +106,21 @@ test('what is to run from memory goes where its key lies, when that is lost befo
   const { items } = await world.store.deliveries({ limit: 10 })
   expect(items.map(({ metaId, state }) => [metaId, state])).toEqual([['first', 'waiting']])
   expect(answers).toHaveLength(1)
+})
+
+test('others try a target, when the call that was to try it is another process’s before it begins', async () => {
+  const { clock, world, state, answers, post } = await setup({ retry: 'never' })
+  for (const id of ['1', '2', '3', '4', '5']) await post(id)
+  for (const answer of answers) answer(refused)
+  await world.still()
+  const before = answers.length
+
+  clock.wind(100)
+  state.areClaimsLost = true
+  await post('lost')
+  expect(answers).toHaveLength(before)
+  state.areClaimsLost = false
+  await post('next')
+
+  expect(answers).toHaveLength(before + 1)
 })

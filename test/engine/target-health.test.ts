@@ -68,6 +68,17 @@ describe('the health of a target', () => {
     expect(pauses).toEqual([100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000])
   })
 
+  test('a probe that is called off makes way for another', () => {
+    const { health, clock, resumed } = setup()
+    for (let i = 0; i < 5; i++) health.refused()
+    clock.wind(100)
+    health.started()
+    expect(health.isOpen).toBe(false)
+    health.calledOff()
+    expect(health.isOpen).toBe(true)
+    expect(resumed()).toBe(2)
+  })
+
   test('an answered probe opens the target for all and calls back', () => {
     const { health, clock, resumed } = setup()
     for (let i = 0; i < 5; i++) health.refused()
