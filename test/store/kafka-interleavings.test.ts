@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
 import { ownerHeader } from '../../src/store/kafka/row.ts'
@@ -739,4 +739,53 @@ test('what comes in the millisecond of one that was covered while it was handed 
   expect((await member.take()).map(({ record }) => record.id)).toEqual([next.id])
   await member.settle(covered.record, { ...ok, standing })
   expect(await member.take()).toEqual([])
+})
+
+describe('what ran when its partition went to another process', () => {
+  async function runs(member: Member): Promise<number> {
+    const { record, standing, uncleanStops } = only(await member.take())
+    await member.settle(record, { state: 'running', reason: '', standing })
+    return uncleanStops
+  }
+
+  /** How often its owner died while it ran: as the next owner has it, and the one after that, since the next dies. */
+  async function stops(
+    leave: (member: Member) => unknown,
+    hear: (member: Member) => unknown = () => undefined,
+  ): Promise<readonly number[]> {
+    const log = new Log()
+    const member = await start(log, [0, 1])
+    await member.settle(member.route(1), waits(keyIn(1)))
+    await member.quiet()
+    await runs(member)
+    await leave(member)
+    const heir = await start(log, [1])
+    await hear(member)
+    await heir.quiet()
+    const uncleanStops = await runs(heir)
+    heir.kill()
+    const last = await start(log, [1])
+    return [uncleanStops, only(await last.take()).uncleanStops]
+  }
+
+  test('is suspected where that has died', async () => {
+    expect(await stops((member) => member.kill())).toEqual([1, 2])
+  })
+
+  test('is not suspected where that lives, and was told before the other claimed it', async () => {
+    const lose = async (member: Member) => {
+      member.work.assigned([0])
+      await member.quiet()
+    }
+    expect(await stops(lose)).toEqual([0, 1])
+  })
+
+  test('is suspected no more where that lives, and hears of it late', async () => {
+    const stall = (member: Member) => member.stalled.add(1)
+    const hear = async (member: Member) => {
+      member.unstall()
+      await member.quiet()
+    }
+    expect(await stops(stall, hear)).toEqual([0, 1])
+  })
 })

@@ -122,6 +122,7 @@ export interface Taken {
   readonly record: KafkaRecord
   readonly standing: Standing | undefined
   readonly progress: Progress
+  readonly uncleanStops: number
 }
 
 interface Reading {
@@ -394,9 +395,9 @@ export class Member {
     const parts = this.work.parts()
     const { rows, nextUntil } = await this.thread.ask('take', { lane, now, limit: 1_000 })
     this.#dueAt(nextUntil)
-    return rows.map(({ event, bytes, partition, standing, progress }) => {
+    return rows.map(({ event, bytes, partition, standing, progress, uncleanStops }) => {
       const record = new KafkaRecord(event, bytes, parts.get(partition) ?? { partition, isLost: true })
-      return { record, standing, progress }
+      return { record, standing, progress, uncleanStops }
     })
   }
 

@@ -38,6 +38,8 @@ export interface Part extends Owned {
   hasUntold: boolean
   /** While it is read from its beginning: who owned it last. */
   lastOwner: string | undefined
+  /** Owners before us who lost it, and live. */
+  readonly losers: Set<string>
   /** Keys of which somebody wrote who did not own it any more. */
   usurped: Buffer[]
   /** Once it is ready. */
@@ -73,6 +75,7 @@ export function newPart(partition: number): Part {
     asked: 0,
     hasUntold: false,
     lastOwner: undefined,
+    losers: new Set(),
     usurped: [],
     tables: undefined,
     settles: [],

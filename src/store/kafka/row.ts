@@ -149,10 +149,16 @@ export function ownerOf({ headers }: FetchedMessage): string | undefined {
 /** Of a record that says nothing: who reads his own again has read all that was there before. */
 export const markKey = Buffer.from('["mark"]')
 const claimKey = formatKey({ kind: 'owner' })
+/** Of a record of who has lost the partition to another: so he has not died. Its value: his name. */
+export const lossKey = Buffer.from('["loss"]')
 
 /** From here on its owner is another. */
 export function isClaim({ key }: FetchedMessage): boolean {
   return key?.equals(claimKey) === true
+}
+
+export function isLoss({ key }: FetchedMessage): boolean {
+  return key?.equals(lossKey) === true
 }
 
 export function isMark({ key }: FetchedMessage): boolean {

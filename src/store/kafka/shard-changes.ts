@@ -77,6 +77,13 @@ export class ShardChanges {
     return kept
   }
 
+  /** A row is told anew, where it is there. */
+  note(pos: number, rule: number): void {
+    this.#rows
+      .prepare('INSERT OR IGNORE INTO changed(pos, rule) SELECT pos, rule FROM deliveries WHERE pos = ? AND rule = ?')
+      .run(pos, rule)
+  }
+
   /** What has changed of keys is told elsewhere. */
   forgetStarts(): void {
     this.#rows.database.exec('DELETE FROM changed_starts')

@@ -144,7 +144,9 @@ export interface ShardInputs {
   /** And what the keys topic says. */
   remember: { readonly partition: number; readonly starts: readonly KeyStart[] }
   /** All of it was said: what ran when its last owner died goes on, or is dead where it must not be repeated. */
-  restored: { readonly partition: number; readonly now: number }
+  /** `hasMoved`: its last owner lives. */
+  restored: { readonly partition: number; readonly now: number; readonly hasMoved: boolean }
+  absolve: { readonly partition: number }
   /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
   takeUp: { readonly partition: number; readonly now: number }
   settle: { readonly batches: readonly SettleBatch[] }
@@ -184,6 +186,7 @@ export interface ShardOutputs {
   restore: undefined
   remember: undefined
   restored: Omit<Change, 'places'> & { readonly backlog: readonly LaneBacklog[] }
+  absolve: Pick<Change, 'records' | 'roots' | 'told'>
   takeUp: Arrived & { readonly more: boolean }
   /** In the order of the batches. */
   settle: readonly Change[]

@@ -56,6 +56,7 @@ interface Work {
   readonly due: DueRows
   readonly letters: Letters
   readonly standings: Standings
+  readonly suspects: Suspects
 }
 
 /**
@@ -76,6 +77,8 @@ export class Shard {
   readonly #roots: Roots
   /** What was handed out when it was covered, until it is settled: by id of the delivery, where its row was. */
   readonly #coveredOut = new Map<string, { readonly pos: number; readonly rule: number }>()
+  /** What ran when its last owner was lost. */
+  readonly #suspected: { readonly pos: number; readonly rule: number }[] = []
   #work: Work | undefined
 
   /** `database`: empty, with the tables of the embedded store. */
@@ -104,8 +107,8 @@ export class Shard {
     })
   }
 
-  /** The changelog is read to its end. */
-  restored(now: number): ShardOutputs['restored'] {
+  /** The changelog is read to its end. `hasMoved`: its last owner lives, so that nothing is suspected of his end. */
+  restored(now: number, hasMoved: boolean): ShardOutputs['restored'] {
     this.changes.forget()
     const { database } = this.#rows
     const cutOff = database.prepare('SELECT pos, rule, claimed FROM deliveries WHERE state = 1').all()
@@ -113,7 +116,11 @@ export class Shard {
       const count = database.prepare(
         'INSERT INTO suspects(pos, rule, stops) VALUES (?, ?, 1) ON CONFLICT(pos, rule) DO UPDATE SET stops = stops + 1',
       )
-      for (const { pos, rule, claimed } of cutOff) if (claimed === 0) count.run(int(pos), int(rule))
+      for (const { pos, rule, claimed } of hasMoved ? [] : cutOff) {
+        if (claimed !== 0) continue
+        count.run(int(pos), int(rule))
+        this.#suspected.push({ pos: int(pos), rule: int(rule) })
+      }
     })
     const ids = new MetaIds(database)
     const letters = new Letters(database)
@@ -126,7 +133,7 @@ export class Shard {
     })
     const due = new DueRows(database, this.#words, suspects, standings)
     const commits = new Commits(database, 0, { words: this.#words, ids, letters, suspects, due, standings })
-    this.#work = { commits, due, letters, standings }
+    this.#work = { commits, due, letters, standings, suspects }
     const settles = cutOff.map(({ pos, rule, claimed }) => {
       const { settle } = this.#rows.read(int(pos), int(rule))
       return claimed === 0
@@ -153,6 +160,16 @@ export class Shard {
       dead: this.#deadCounts(letters.counts()),
       backlog: this.listing.backlog(),
     }
+  }
+
+  /** Its last owner lives after all. */
+  absolve(): ShardOutputs['absolve'] {
+    const { suspects } = this.#ready
+    return this.#rows.transaction(() => {
+      for (const { pos, rule } of this.#suspected.splice(0))
+        if (suspects.absolve(pos, rule)) this.changes.note(pos, rule)
+      return this.changes.take()
+    })
   }
 
   /** The next of what was handed over, and its last owner had not taken up; with the last of it, who waits for nobody any more. */

@@ -89,11 +89,12 @@ const answers: ShardAnswers = {
     of(partition).remember(starts)
     return undefined
   },
-  restored({ partition, now }) {
-    const restored = of(partition).restored(now)
+  restored({ partition, now, hasMoved }) {
+    const restored = of(partition).restored(now, hasMoved)
     opened.add(partition)
     return restored
   },
+  absolve: ({ partition }) => of(partition).absolve(),
   takeUp: ({ partition, now }) => of(partition).takeUp(now),
   settle: ({ batches }) => batches.map(({ partition, ...batch }) => of(partition).settle(batch)),
   remove: ({ partition, settle }) => of(partition).remove(settle),

@@ -25,7 +25,18 @@ import {
 } from './part.ts'
 import { openPart } from './part-reader.ts'
 import type { Reader } from './reader.ts'
-import { formatKey, isClaim, isMark, isOfUnknown, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
+import {
+  formatKey,
+  isClaim,
+  isLoss,
+  isMark,
+  isOfUnknown,
+  lossKey,
+  ownerHeader,
+  ownerOf,
+  parseKey,
+  restorable,
+} from './row.ts'
 import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
 import type { Arrived, Change, ShardSettle, ShardThread } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
@@ -388,7 +399,8 @@ export class WorkTopic {
     // Once it is taken up its tables are opened at once: they go when it is lost.
     await loadDriver()
     if (part.isLost) return
-    const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now() })
+    const hasMoved = part.lastOwner !== undefined && part.losers.has(part.lastOwner)
+    const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now(), hasMoved })
     if (part.isLost) return
     this.#write(part, restored)
     for (const lane of restored.backlog) listener.rows(lane)
@@ -452,7 +464,8 @@ export class WorkTopic {
       const { key } = message
       const owner = ownerOf(message)
       if (key === null) continue
-      if (isClaim(message)) part.lastOwner = owner
+      if (isLoss(message)) part.losers.add(String(message.value))
+      else if (isClaim(message)) part.lastOwner = owner
       // Who wrote after another had taken over did not own it any more.
       else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
         part.usurped.push(Buffer.from(key))
@@ -475,6 +488,8 @@ export class WorkTopic {
         const source = part.marks.get(String(value))
         if (source !== undefined) marks.push(source)
         part.marks.delete(String(value))
+      } else if (isLoss(message)) {
+        if (String(value) === part.lastOwner) this.#absolve(part)
       } else if (owner === part.owner) {
         if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
       } else if (isClaim(message)) {
@@ -534,6 +549,16 @@ export class WorkTopic {
       .catch((error: unknown) => this.#parts.broken(error))
   }
 
+  /** Its last owner has not died: nothing that ran there is suspected of that. */
+  #absolve(part: Part): void {
+    this.#parts.thread
+      .ask('absolve', { partition: part.partition })
+      .then((change) => {
+        if (!part.isLost) this.#write(part, { ...change, dead: undefined })
+      })
+      .catch((error: unknown) => this.#parts.broken(error))
+  }
+
   #lose(partition: number): void {
     const part = this.#owned.get(partition)
     if (part === undefined) return
@@ -550,6 +575,8 @@ export class WorkTopic {
     for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
     part.claims.clear()
     this.#handOverUnconfirmed(part)
+    const loss = { topic: this.#parts.topics.work, partition, key: lossKey, value: Buffer.from(part.owner) }
+    if (part.isReady) this.#parts.writer.write([loss], () => undefined)
     this.#sumDead()
     thread.ask('drop', { partition }).then(
       (left) => {

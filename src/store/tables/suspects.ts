@@ -5,10 +5,12 @@ export class Suspects {
   readonly #stops = new Map<string, number>()
   readonly #database: Database
   readonly #remove: Statement
+  readonly #absolve: Statement
 
   constructor(database: Database) {
     this.#database = database
     this.#remove = database.prepare('DELETE FROM suspects WHERE pos = ? AND rule = ?')
+    this.#absolve = database.prepare('UPDATE suspects SET stops = stops - 1 WHERE pos = ? AND rule = ?')
     this.reload()
   }
 
@@ -21,6 +23,18 @@ export class Suspects {
 
   stopsOf(pos: number, rule: number): number {
     return this.#stops.size === 0 ? 0 : (this.#stops.get(`${pos}/${rule}`) ?? 0)
+  }
+
+  /** Within a transaction: one of the deaths was none. Says whether it is, or was, suspected. */
+  absolve(pos: number, rule: number): boolean {
+    const stops = this.stopsOf(pos, rule)
+    if (stops === 0) return false
+    if (stops === 1) this.clear(pos, rule)
+    else {
+      this.#absolve.run(pos, rule)
+      this.#stops.set(`${pos}/${rule}`, stops - 1)
+    }
+    return true
   }
 
   /** Within a transaction; `reload` undoes it after a rollback. */
