@@ -47,7 +47,7 @@ export async function readLetters(
   const letters: DeadLetter[] = []
   let bytes = 0
   for (const [index, { offset }] of ordered.entries()) {
-    if (letters.length === limit || bytes >= bytesAtOnce) return { letters, after: ordered[index - 1]?.pos }
+    if (letters.length === limit || bytes >= bytesAtOnce) return { letters, after: ordered[index - 1]?.pos ?? after }
     await reader.one(topic, partition, offset, (value) => {
       const found = parseRow(value)
       if (found === undefined) return
