@@ -10,6 +10,7 @@ import {
 } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { type Cluster, createClient } from '../../src/store/kafka/client.ts'
+import { typeOf } from '../../src/store/kafka/errors.ts'
 import { Membership } from '../../src/store/kafka/membership.ts'
 import { sharedKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
@@ -218,3 +219,25 @@ test('a group that others use otherwise, where kafkajs gives up, is joined when 
   expect({ assigned, trouble: troubles.at(-1) }).toEqual({ assigned: [[0, 1]], trouble: undefined })
   await membership.commit([position])
 }, 90_000)
+
+test('a position of a topic that is deleted is not committed of another that has its name later', async () => {
+  const { kafka, topic } = await aGroup()
+  const { membership, assigned } = join(kafka, topic)
+  await until('it is a member', () => assigned.length === 1, 30_000)
+  const stream = `${topic}.stream`
+  const committed = membership.commit([{ topic: stream, partition: 0, offset: 5, metadata: '' }])
+  const said = committed.then(
+    () => 'committed',
+    (error: unknown) => typeOf(error),
+  )
+  // Where kafkajs tries it again, it does so by then.
+  await pause(500)
+  const admin = kafka.admin()
+  await admin.connect()
+  onTestFinished(() => admin.disconnect())
+  await admin.createTopics({ topics: [{ topic: stream, numPartitions: 1 }], waitForLeaders: true })
+
+  expect(await said).toBe('UNKNOWN_TOPIC_OR_PARTITION')
+  const [found] = await admin.fetchOffsets({ groupId: topic, topics: [stream] })
+  expect(found?.partitions.map(({ offset }) => offset)).toEqual(['-1'])
+}, 60_000)

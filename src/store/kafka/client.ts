@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Kafka, type KafkaConfig, logLevel } from 'kafkajs'
 import { registerCodecs } from './codecs.ts'
+import { typeOf } from './errors.ts'
 
 const require = createRequire(import.meta.url)
 
@@ -148,17 +149,41 @@ interface Queue {
 
 let isPatched = false
 
-/**
- * Each connection of kafkajs re-arms a timer of a negative time for ever, about 1,500 times a second (issues 1556, 1704 and
- * 1751 there): where nothing waits and nothing is throttled there is nothing to check.
- */
 function patch(): void {
   if (isPatched) return
   isPatched = true
   registerCodecs()
+  patchTimers()
+  patchCommits()
+}
+
+/**
+ * Each connection of kafkajs re-arms a timer of a negative time for ever, about 1,500 times a second (issues 1556, 1704 and
+ * 1751 there): where nothing waits and nothing is throttled there is nothing to check.
+ */
+function patchTimers(): void {
   const { prototype }: { prototype: Queue } = require('kafkajs/src/network/requestQueue')
   const original = prototype.scheduleCheckPendingRequests
   prototype.scheduleCheckPendingRequests = function scheduleCheckPendingRequests() {
     if (this.pending.length > 0 || this.throttledUntil > Date.now()) original.call(this)
+  }
+}
+
+/**
+ * Where a topic is gone kafkajs tries to commit its position for most of a minute. Made anew within that time, the topic would
+ * get the position of the one before; and no other position is committed meanwhile.
+ */
+function patchCommits(): void {
+  const response: {
+    parse(answer: unknown): Promise<unknown>
+  } = require('kafkajs/src/protocol/requests/offsetCommit/v5/response')
+  const { parse } = response
+  response.parse = async (answer) => {
+    try {
+      return await parse(answer)
+    } catch (error) {
+      if (typeOf(error) !== 'UNKNOWN_TOPIC_OR_PARTITION' || !(error instanceof Error)) throw error
+      throw Object.assign(error, { retriable: false })
+    }
   }
 }
