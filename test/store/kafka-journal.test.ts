@@ -2,6 +2,7 @@ import { Kafka } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createClient } from '../../src/store/kafka/client.ts'
 import { formatJournal, Journal } from '../../src/store/kafka/journal.ts'
+import { eventIdOf } from '../../src/store/kafka/kafka-record.ts'
 import { Reader } from '../../src/store/kafka/reader.ts'
 import type { Told } from '../../src/store/kafka/shard-protocol.ts'
 import { sharedKafka } from '../support/kafka.ts'
@@ -29,15 +30,7 @@ test('what is told at once takes as many records as it needs, and all of it is t
 describe('on a broker', () => {
   const kafka = sharedKafka()
 
-  test.each([
-    ['no JSON', '{"event-1'],
-    ['nothing', ''],
-    ['no object', '"event-1"'],
-    ['null', 'null\n"event-1"'],
-    ['of no event', '{"event":"event-1","rule":"call","state":"done"}'],
-    ['of an event without a place', '{"event":{"id":"event-1","accepted":1},"rule":"call","state":"done"}'],
-    ['without what became of it', '{"event":{"id":"event-1","accepted":1,"origin":["page",0,1]},"rule":"call"}'],
-  ])('a line of somebody else, which is %s, is passed over', async (_, line) => {
+  async function setup() {
     const topic = `${kafka.prefix()}journal`
     const admin = new Kafka(kafka.client).admin()
     await admin.connect()
@@ -49,6 +42,24 @@ describe('on a broker', () => {
     onTestFinished(async () => {
       await Promise.all([admin.disconnect(), producer.disconnect(), reader.close()])
     })
+    return {
+      topic,
+      journal: new Journal(client, reader, topic, 1),
+      send: (values: readonly (Buffer | string | null)[]) =>
+        producer.send({ topic, messages: values.map((value) => ({ value })) }),
+    }
+  }
+
+  test.each([
+    ['no JSON', '{"event-1'],
+    ['nothing', ''],
+    ['no object', '"event-1"'],
+    ['null', 'null\n"event-1"'],
+    ['of no event', '{"event":"event-1","rule":"call","state":"done"}'],
+    ['of an event without a place', '{"event":{"id":"event-1","accepted":1},"rule":"call","state":"done"}'],
+    ['without what became of it', '{"event":{"id":"event-1","accepted":1,"origin":["page",0,1]},"rule":"call"}'],
+  ])('a line of somebody else, which is %s, is passed over', async (_, line) => {
+    const { topic, send, journal } = await setup()
     const ours = formatJournal(topic, 1, [
       {
         event: { id: 'event-1', stream: 'page', accepted: 1, origin: ['page', 0, 1] },
@@ -56,15 +67,39 @@ describe('on a broker', () => {
         ...{ attempts: [], coveredBy: undefined },
       },
     ])
-    await producer.send({
-      topic,
-      messages: [line, `${line}\n${ours[0]?.value}`, line].map((value) => ({ value })),
-    })
-    const journal = new Journal(client, reader, topic, 1)
+    await send([line, `${line}\n${ours[0]?.value}`, line])
 
     expect(await journal.ended(0)).toEqual(new Map([['event-1', new Set(['call'])]]))
     expect((await journal.find('event-1')).map(({ deliveries }) => deliveries.map(({ rule }) => rule))).toEqual([
       ['call'],
     ])
+  })
+
+  test('what became of an event whose producer’s clock runs ahead is found by its id', async () => {
+    const { topic, send, journal } = await setup()
+    const now = Date.now()
+    const told = (time: number, offset: number, metaId?: string): Told => ({
+      event: { id: eventIdOf(time, ['page', 0, offset]), stream: 'page', accepted: now, origin: ['page', 0, offset] },
+      ...{ metaId, rule: 'call', revision: '', state: 'done', reason: 'ok', at: now, until: null },
+      ...{ attempts: [], coveredBy: undefined },
+    })
+    const minute = 60_000
+    const theirs = eventIdOf(now + 30 * minute, ['elsewhere', 0, 7])
+    const all = [told(now + 30 * minute, 1), told(now, 2, theirs), told(now + 1_000, 3)]
+    await send(formatJournal(topic, 1, all).map(({ value }) => value))
+    for (const id of [all[0]?.event.id, theirs, all[2]?.event.id])
+      expect((await journal.find(id ?? '')).map(({ deliveries }) => deliveries.length)).toEqual([1])
+  })
+
+  test('an event is found by whatever a producer has taken for an id', async () => {
+    const { topic, send, journal } = await setup()
+    const id = 'a "name", in quotes \\ or not'
+    const told: Told = {
+      event: { id: 'event-1', stream: 'page', accepted: 1, origin: ['page', 0, 1] },
+      ...{ metaId: id, rule: 'call', revision: '', state: 'done', reason: 'ok', at: 1, until: null },
+      ...{ attempts: [], coveredBy: undefined },
+    }
+    await send(formatJournal(topic, 1, [told]).map(({ value }) => value))
+    expect((await journal.find(id)).map(({ event }) => event.id)).toEqual(['event-1'])
   })
 })

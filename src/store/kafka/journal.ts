@@ -10,6 +10,9 @@ import type { Told } from './shard-protocol.ts'
 import { withAdmin } from './topics.ts'
 
 const foundAtMost = 100
+const clocksApartMs = 60_000
+/** Kafka's own limit for what is written with a time to come. */
+const aheadAtMostMs = 3_600_000
 const coversAtMost = 100
 /** Of the lines of one record, in characters: far below what a topic takes, whatever they are. */
 const lengthAtMost = 131_072
@@ -57,19 +60,29 @@ export class Journal {
     this.#partitions = partitions
   }
 
-  /** By our id or the producer's. Reads what was told since the event was accepted, where the id says when; else all. */
+  /**
+   * By our id or the producer's. Reads what was told since the event was accepted, where the id says when; else all. By the
+   * clock of a producer that may have been later than by ours.
+   */
   async find(id: string): Promise<readonly Found[]> {
-    const accepted = acceptedOf(id)
-    const own = partitionOf(id, this.#partitions)
-    const partitions = accepted === undefined ? [own] : Array.from({ length: this.#partitions }, (_, index) => index)
-    const lines: Told[] = []
+    const time = acceptedOf(id)
+    if (time === undefined) return collect(await this.#tellOf(id, [partitionOf(id, this.#partitions)], 0))
+    const partitions = Array.from({ length: this.#partitions }, (_, index) => index)
+    const since = time - clocksApartMs
+    const told = await this.#tellOf(id, partitions, since)
+    const accepted = told.length === 0 ? time - aheadAtMostMs : Math.min(...told.map(({ event }) => event.accepted))
+    return collect(accepted >= since ? told : await this.#tellOf(id, partitions, accepted - clocksApartMs))
+  }
+
+  async #tellOf(id: string, partitions: readonly number[], since: number): Promise<readonly Told[]> {
+    const told: Told[] = []
     for (const partition of partitions) {
-      const from = accepted === undefined ? 0 : await this.#offsetAt(partition, accepted)
+      const from = since > 0 ? await this.#offsetAt(partition, since) : 0
       await this.#reader.readToEnd(this.#topic, partition, from, (messages) => {
-        for (const { value } of messages) lines.push(...linesWith(value, id))
+        for (const { value } of messages) told.push(...linesWith(value, id))
       })
     }
-    return collect(lines.filter(({ metaId, event }) => metaId === id || event.id === id))
+    return told.filter(({ metaId, event }) => metaId === id || event.id === id)
   }
 
   /**
@@ -105,11 +118,12 @@ export function addTo(sets: Map<string, Set<string>>, name: string, one: string)
 
 /** A record is searched as text first: most have nothing to do with it. */
 function linesWith(value: FetchedMessage['value'], id: string): Told[] {
-  if (value === null || !value.includes(id)) return []
+  const asWritten = JSON.stringify(id)
+  if (value === null || !value.includes(asWritten)) return []
   return value
     .toString()
     .split('\n')
-    .filter((line) => line.includes(id))
+    .filter((line) => line.includes(asWritten))
     .flatMap((line) => parseLine(line) ?? [])
 }
 
