@@ -1,16 +1,18 @@
 import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Kafka } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { fileOf } from '../../src/store/kafka/shard-protocol.ts'
 import type { Standing } from '../../src/store/store.ts'
 import { openDatabase } from '../../src/store/tables/database.ts'
 import { sharedKafka } from '../support/kafka.ts'
+import { until } from '../support/until.ts'
 import { openKafkaWorld } from './kafka-world.ts'
 import { promisesOfAStore } from './promises.ts'
 import { modelOfStandings } from './standing-model.ts'
 import { promisesOfStandings } from './standing-promises.ts'
-import { appendAndRoute, lane, settleFirst } from './world.ts'
+import { appendAndRoute, lane, settleFirst, stream } from './world.ts'
 
 const kafka = sharedKafka()
 const openWorld = () => openKafkaWorld(kafka)
@@ -69,4 +71,36 @@ test('the store on Kafka keeps of what the brokers answered the bytes of its eve
   onTestFinished(() => store.close())
   const records = await appendAndRoute(store, 10)
   expect(records.map(({ bytes }) => bytes.buffer.byteLength)).toEqual(records.map(({ bytes }) => bytes.length))
+})
+
+test('the store on Kafka tells what became of an event whose topic is gone, and takes no other for it', async () => {
+  const { open, topicOf } = await openWorld()
+  const { store } = await open()
+  onTestFinished(() => store.close())
+  const [called] = await appendAndRoute(store, 1)
+  const [unmatched] = await appendAndRoute(store, 1, 0)
+  if (called === undefined || unmatched === undefined) throw new Error('there are two')
+  await settleFirst(store, called)
+  const find = async () => {
+    const found = await Promise.all([called, unmatched].map(({ id }) => store.find(id, { stream, since: 0 })))
+    return found.map((entries) =>
+      entries.map(({ record, deliveries }) => [record.bytes.length, deliveries.map(({ state }) => state)]),
+    )
+  }
+  expect(await find()).toEqual([[[called.bytes.length, ['done']]], [[unmatched.bytes.length, []]]])
+
+  const client = new Kafka(kafka.client)
+  const [admin, producer] = [client.admin(), client.producer()]
+  await Promise.all([admin.connect(), producer.connect()])
+  onTestFinished(async () => {
+    await Promise.all([admin.disconnect(), producer.disconnect()])
+  })
+  const topic = topicOf(stream)
+  await admin.deleteTopics({ topics: [topic] })
+  await until('it is gone', async () => !(await admin.listTopics()).includes(topic))
+  expect(await find()).toEqual([[[0, ['done']]], []])
+
+  await until('it is made anew', () => admin.createTopics({ topics: [{ topic }], waitForLeaders: true }))
+  await producer.send({ topic, messages: [{ value: '{"number":1}' }, { value: '{"number":2}' }] })
+  expect(await find()).toEqual([[[0, ['done']]], []])
 })

@@ -30,7 +30,7 @@ import {
 import { StoreThread } from '../thread.ts'
 import { atMost, createClient, type Tell } from './client.ts'
 import { Journal } from './journal.ts'
-import { KafkaRecord } from './kafka-record.ts'
+import { eventIdOf, KafkaRecord } from './kafka-record.ts'
 import { KeysTopic } from './keys-topic.ts'
 import { type LettersOf, readLetters } from './letters.ts'
 import { Membership } from './membership.ts'
@@ -333,8 +333,8 @@ class KafkaStore implements Store {
       found.map(async ({ event, metaId, deliveries }) => {
         const [topic, partition, offset] = event.origin
         let bytes: Uint8Array = new Uint8Array(0)
-        await archive.one(topic, partition, offset, (value) => {
-          bytes = Uint8Array.from(value)
+        await archive.one(topic, partition, offset, (value, time) => {
+          if (eventIdOf(time, event.origin) === event.id) bytes = Uint8Array.from(value)
         })
         return {
           record: new KafkaRecord(event, bytes, { partition, isLost: true }),

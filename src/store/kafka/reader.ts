@@ -143,12 +143,22 @@ export class Reader {
     })
   }
 
-  /** The value of one record, if it is still there. */
-  async one(topic: string, partition: number, offset: number, found: (value: Buffer) => void): Promise<void> {
+  /** The value of one record, if it is still there, and its timestamp in ms: of a topic made anew it is another. */
+  async one(
+    topic: string,
+    partition: number,
+    offset: number,
+    found: (value: Buffer, time: number) => void,
+  ): Promise<void> {
     const read = async () => {
-      if (offset >= (await this.end(topic, partition))) return
+      const end = await this.end(topic, partition).catch((error: unknown) => {
+        if (typeOf(error) !== 'UNKNOWN_TOPIC_OR_PARTITION') throw error
+        return 0
+      })
+      if (offset >= end) return
       await this.#readUntil(topic, partition, offset, ([first]) => {
-        if (first !== undefined && first.value !== null && Number(first.offset) === offset) found(first.value)
+        if (first !== undefined && first.value !== null && Number(first.offset) === offset)
+          found(first.value, Number(first.timestamp))
         return true
       })
     }

@@ -33,7 +33,9 @@ export async function searchStream(parts: SearchParts, id: string, within: Withi
       for (let partition = 0; partition < count; partition += 1) {
         const origin = [topic, partition, offsetOf(id)] as const
         if (eventIdOf(accepted, origin) !== id.toLowerCase()) continue
-        await reader.one(topic, partition, origin[2], (value) => add(accepted, origin, value))
+        await reader.one(topic, partition, origin[2], (value, time) => {
+          if (eventIdOf(time, origin) === id.toLowerCase()) add(time, origin, value)
+        })
       }
       continue
     }
