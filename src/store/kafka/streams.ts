@@ -80,6 +80,8 @@ export class Streams {
   readonly #old = new Set<string>()
   /** Topics, and of how many partitions positions are known to be committed. */
   readonly #positioned = new Map<string, number>()
+  /** Read no further, though their topics are there: what was not given out of them comes again, here or elsewhere. */
+  readonly #left = new WeakSet<Source>()
   /** Topics that are being seen to. */
   readonly #placing = new Map<string, Promise<void>>()
   /** What was said of each, and when, in ms. */
@@ -231,11 +233,15 @@ export class Streams {
       const record = this.#routable.shift()
       if (record === undefined) break
       this.#routableBytes -= record.bytes.length
-      if (!record.owned.isLost) page.push({ record, known: record.known })
+      if (!record.owned.isLost && !this.#isLeft(record)) page.push({ record, known: record.known })
     }
     if (this.#arePaused && this.#routable.length < recordsAhead / 2 && this.#routableBytes < bytesAhead / 2)
       this.#resume()
     return page.length > 0 || this.#isClosed ? page : this.next(limit)
+  }
+
+  #isLeft({ source }: KafkaRecord): boolean {
+    return source !== undefined && this.#left.has(source)
   }
 
   /** As the store's. */
@@ -285,16 +291,20 @@ export class Streams {
     for (const topics of [this.#old, this.#positioned])
       for (const topic of topics.keys()) if (!this.#known.has(topic)) topics.delete(topic)
     for (const [name, source] of this.#sources) {
-      if (wanted.has(source.topic)) continue
+      const { topic, partition } = source
+      const count = wanted.get(topic)
+      // Where a topic has got more partitions, this one may fall to another part of the work.
+      if (count !== undefined && this.#readyPart(topic, partition, count) !== undefined) continue
+      if (this.#known.has(topic)) this.#left.add(source)
       this.#sources.delete(name)
       // With a topic that is deleted Kafka forgets what was committed of it.
       this.#committed.delete(name)
-      reader.stop(source.topic, source.partition)
+      reader.stop(topic, partition)
     }
     const begin: { topic: string; partition: number; part: Owned }[] = []
     for (const [topic, count] of wanted) {
       for (let partition = 0; partition < count; partition += 1) {
-        const part = this.#parts.ready(this.#parts.topics.ownerOf(topic, partition, count))
+        const part = this.#readyPart(topic, partition, count)
         if (part !== undefined && !this.#sources.has(`${topic}/${partition}`)) begin.push({ topic, partition, part })
       }
     }
@@ -328,6 +338,11 @@ export class Streams {
     for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
     // One life more, before its first call may end it.
     this.#parts.commitNow()
+  }
+
+  /** Who reads a partition of a topic with so many of them, if that part of the work is ours. */
+  #readyPart(topic: string, partition: number, count: number): Owned | undefined {
+    return this.#parts.ready(this.#parts.topics.ownerOf(topic, partition, count))
   }
 
   /**

@@ -1,0 +1,163 @@
+import type { Kafka } from 'kafkajs'
+import { expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
+import type { FetchedMessage } from '../../src/store/kafka/client.ts'
+import type { Journal } from '../../src/store/kafka/journal.ts'
+import type { KafkaRecord, Owned } from '../../src/store/kafka/kafka-record.ts'
+import type { Membership, Position } from '../../src/store/kafka/membership.ts'
+import { formatMetadata } from '../../src/store/kafka/position.ts'
+import type { Reader, Received } from '../../src/store/kafka/reader.ts'
+import type { ShardThread } from '../../src/store/kafka/shard-protocol.ts'
+import { Streams } from '../../src/store/kafka/streams.ts'
+import { Topics } from '../../src/store/kafka/topics.ts'
+import type { Writer } from '../../src/store/kafka/writer.ts'
+import { until } from '../support/until.ts'
+import { anEvent } from './world.ts'
+
+/*
+ * What is read of streams, and from where, without brokers: which topics there are, what they give, and what is committed of
+ * them is for the test to say.
+ */
+
+const stream = 'page.deleted'
+const topics = new Topics({
+  ...{ service: 'service', prefix: '', consumePrefixes: [''] },
+  ...{ partitions: 4, replication: 1, largestEvent: 1_048_576 },
+})
+
+class Brokers {
+  /** With the number of their partitions. */
+  readonly topics = new Map<string, number>()
+  /** By topic and partition. */
+  readonly positions = new Map<string, Position>()
+  /** Of the first record that came since a topic was missed. */
+  newest = 0
+}
+
+interface Reading {
+  readonly from: number
+  readonly received: Received
+}
+
+/** One that has these partitions of the work. */
+function start(brokers: Brokers, owned: readonly number[]) {
+  const parts = new Map<number, Owned>(owned.map((partition) => [partition, { partition, isLost: false }]))
+  const readings = new Map<string, Reading>()
+  /** Of each time that a partition was begun. */
+  const begun: string[] = []
+  let looks = 0
+  const nothing = () => undefined
+  const admin = {
+    ...{ connect: async () => undefined, disconnect: async () => undefined },
+    fetchOffsets: async ({ topics }: { readonly topics: readonly string[] }) =>
+      topics.map((topic) => ({
+        topic,
+        partitions: Array.from({ length: brokers.topics.get(topic) ?? 0 }, (_, partition) => {
+          const found = brokers.positions.get(`${topic}/${partition}`)
+          return { partition, offset: String(found?.offset ?? -1), metadata: found?.metadata ?? null }
+        }),
+      })),
+  }
+  const reader: Pick<Reader, 'topics' | 'end' | 'offsetAt' | 'read' | 'stop' | 'pause' | 'resume'> = {
+    topics: async () => {
+      looks += 1
+      return new Map(brokers.topics)
+    },
+    end: async () => 0,
+    offsetAt: async () => brokers.newest,
+    read: (topic, partition, from, received) => {
+      begun.push(`${topic}/${partition}`)
+      readings.set(`${topic}/${partition}`, { from, received })
+    },
+    stop: (topic, partition) => void readings.delete(`${topic}/${partition}`),
+    ...{ pause: nothing, resume: nothing },
+  }
+  const commit = async (positions: readonly Position[]) => {
+    for (const one of positions) brokers.positions.set(`${one.topic}/${one.partition}`, one)
+  }
+  const streams = new Streams({
+    ...{ topics, clock: systemClock, largestEvent: 1_048_576, partitionKeys: new Map() },
+    kafka: { admin: () => admin } as unknown as Kafka,
+    thread: { ask: async () => [] } as unknown as ShardThread,
+    writer: {} as Writer,
+    reader: reader as Reader,
+    membership: { commit } as unknown as Membership,
+    journal: { ended: async () => new Map() } as unknown as Journal,
+    ready: (partition) => parts.get(partition),
+    ...{ told: async () => undefined, trouble: nothing, later: nothing, commitNow: nothing },
+  })
+  onTestFinished(() => streams.close())
+  streams.subscribe(() => true)
+  streams.start()
+  return {
+    streams,
+    readings,
+    begun,
+    /** Resolves when it has looked at all that there is now, and done what follows from that. */
+    async look() {
+      const before = looks
+      streams.refresh()
+      // The next look begins when the one before has ended.
+      streams.refresh()
+      await until('it has looked twice', () => looks >= before + 2)
+      await new Promise(setImmediate)
+    },
+    /** Records of a partition come, each with its offset. */
+    give(name: string, offsets: readonly number[]) {
+      const messages = offsets.map((offset): FetchedMessage => {
+        const { bytes } = anEvent()
+        return {
+          ...{ offset: String(offset), timestamp: '1700000000000', key: null, value: Buffer.from(bytes) },
+          ...{ headers: {}, isControlRecord: false },
+        }
+      })
+      readings.get(name)?.received(messages, (offsets.at(-1) ?? 0) + 1)
+    },
+    /** What was given out: offsets. */
+    async given(): Promise<readonly number[]> {
+      const page = await streams.next(1_000)
+      return page.map(({ record }) => (record as KafkaRecord).origin[2])
+    },
+  }
+}
+
+test('a partition whose topic has got more of them is read by one process: the one that has its part of the work now', async () => {
+  const before = topics.ownerOf(stream, 0, 3)
+  const after = topics.ownerOf(stream, 0, 4)
+  expect(before).not.toBe(after)
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 3)
+  const [one, other] = [start(brokers, [before]), start(brokers, [after])]
+  await Promise.all([one.look(), other.look()])
+  expect([one, other].map(({ readings }) => readings.has(`${stream}/0`))).toEqual([true, false])
+
+  brokers.topics.set(stream, 4)
+  await Promise.all([one.look(), other.look()])
+  expect([one, other].map(({ readings }) => readings.has(`${stream}/0`))).toEqual([false, true])
+})
+
+test('a partition whose topic has got more of them is not begun anew where it stays in one process', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 3)
+  const { begun, look } = start(brokers, [0, 1, 2, 3])
+  await look()
+  brokers.topics.set(stream, 4)
+  await look()
+  expect(begun.filter((name) => name === `${stream}/0`)).toHaveLength(1)
+})
+
+test('what was read of a stream that no rule wanted for a while is not routed twice', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const { streams, readings, look, give, given } = start(brokers, [0, 1, 2, 3])
+  const name = `${stream}/0`
+  await look()
+  give(name, [0, 1, 2])
+  streams.subscribe(() => false)
+  await look()
+  expect(readings.has(name)).toBe(false)
+  streams.subscribe(() => true)
+  await look()
+  give(name, [0, 1, 2])
+  expect(await given()).toEqual([0, 1, 2])
+})
