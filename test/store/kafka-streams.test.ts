@@ -161,3 +161,24 @@ test('what was read of a stream that no rule wanted for a while is not routed tw
   give(name, [0, 1, 2])
   expect(await given()).toEqual([0, 1, 2])
 })
+
+test('where a partition goes on before where it was, its position goes with it', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const metadata = formatMetadata({ at: Date.now(), runs: '', lives: 0, latest: 0 })
+  brokers.positions.set(name, { topic: stream, partition: 0, offset: 1_000, metadata })
+  const { streams, readings, look, give } = start(brokers, [0, 1, 2, 3])
+  await look()
+  give(name, [1_000, 1_001])
+  const finish = async () => {
+    for (const { record } of await streams.next(10)) streams.finish(record as KafkaRecord)
+  }
+  await finish()
+  // It was made anew before it was missed.
+  readings.get(name)?.received([], 5)
+  give(name, [5, 6])
+  await finish()
+  await streams.commit()
+  expect(brokers.positions.get(name)?.offset).toBe(7)
+})

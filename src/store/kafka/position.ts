@@ -97,6 +97,11 @@ export class Progress {
     return this.#latestBefore.get(this.offset) ?? this.#latest
   }
 
+  /** Next to read. */
+  get next(): number {
+    return this.#end
+  }
+
   get open(): number {
     return this.#open.size
   }

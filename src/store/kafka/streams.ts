@@ -381,7 +381,7 @@ export class Streams {
     const { runs = '', lives: before = 0, latest = 0 } = parseMetadata(metadata) ?? {}
     const lives = before + 1
     const progress = new Progress(offset, runs, latest)
-    const source: Source = { topic, stream, partition, owned: part, progress, lives, end: undefined }
+    let source: Source = { topic, stream, partition, owned: part, progress, lives, end: undefined }
     this.#sources.set(`${topic}/${partition}`, source)
     if (lives > shortLivesInRow) this.#waryUntil = this.#parts.clock.now() + shortLifeMs
     this.#parts.later(shortLifeMs, () => {
@@ -389,6 +389,8 @@ export class Streams {
     })
     this.#parts.reader.read(topic, partition, offset, (messages, end) => {
       if (part.isLost) return
+      if (Number(messages[0]?.offset ?? source.progress.next) < source.progress.next)
+        source = this.#beginAnew(source, messages)
       source.end = end
       for (const message of messages) this.#receive(source, message, known)
       this.#whenRoutable?.()
@@ -396,6 +398,17 @@ export class Streams {
       if (this.#routable.length >= recordsAhead || this.#routableBytes >= bytesAhead) this.#pause()
     })
     if (this.#arePaused) this.#parts.reader.pause(topic, partition)
+  }
+
+  /**
+   * A partition goes on before where it was: its topic was made anew, or has lost its end. A position beyond what there is would
+   * make the next owner pass over what comes.
+   */
+  #beginAnew(source: Source, [first]: readonly FetchedMessage[]): Source {
+    const { topic, partition, progress } = source
+    const anew = { ...source, progress: new Progress(Number(first?.offset ?? 0), '', progress.latest) }
+    this.#sources.set(`${topic}/${partition}`, anew)
+    return anew
   }
 
   #receive(source: Source, { offset, timestamp, value }: FetchedMessage, known: Known): void {
