@@ -182,3 +182,29 @@ test('where a partition goes on before where it was, its position goes with it',
   await streams.commit()
   expect(brokers.positions.get(name)?.offset).toBe(7)
 })
+
+test.each([
+  ['another that is there later is read from its beginning', 0, 0],
+  ['it goes on there, if only nobody told of it for a moment', 3, 3],
+])('where a topic was missed, and its position is there, %s', async (_, newest, from) => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const { streams, readings, look, give, given } = start(brokers, [0, 1, 2, 3])
+  await look()
+  give(name, [0, 1, 2])
+  for (const { record } of await streams.next(10)) streams.finish(record as KafkaRecord)
+  await streams.commit()
+  expect(brokers.positions.get(name)?.offset).toBe(3)
+  brokers.topics.delete(stream)
+  await look()
+  expect(readings.has(name)).toBe(false)
+
+  brokers.topics.set(stream, 1)
+  brokers.newest = newest
+  await look()
+  expect(readings.get(name)?.from).toBe(from)
+  expect(brokers.positions.get(name)?.offset).toBe(from)
+  give(name, [from, from + 1])
+  expect(await given()).toEqual([from, from + 1])
+})

@@ -59,6 +59,8 @@ const passing: readonly string[] = [
   'NOT_COORDINATOR_FOR_GROUP',
   'COORDINATOR_NOT_AVAILABLE',
   'COORDINATOR_LOAD_IN_PROGRESS',
+  // The topic is gone, and will be missed.
+  'UNKNOWN_TOPIC_OR_PARTITION',
 ]
 
 /** Rules that are through with an event, or have a row of it, by its id: a topic made anew has the same offsets. */
@@ -80,6 +82,8 @@ export class Streams {
   readonly #old = new Set<string>()
   /** Topics, and of how many partitions positions are known to be committed. */
   readonly #positioned = new Map<string, number>()
+  /** Topics that were read and then were gone, and when they were missed, in ms. */
+  readonly #missed = new Map<string, number>()
   /** Read no further, though their topics are there: what was not given out of them comes again, here or elsewhere. */
   readonly #left = new WeakSet<Source>()
   /** Topics that are being seen to. */
@@ -296,6 +300,7 @@ export class Streams {
       // Where a topic has got more partitions, this one may fall to another part of the work.
       if (count !== undefined && this.#readyPart(topic, partition, count) !== undefined) continue
       if (this.#known.has(topic)) this.#left.add(source)
+      else this.#missed.set(topic, Date.now())
       this.#sources.delete(name)
       // With a topic that is deleted Kafka forgets what was committed of it.
       this.#committed.delete(name)
@@ -316,6 +321,8 @@ export class Streams {
       for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1)
         ends.set(`${topic}/${partition}`, await reader.end(topic, partition))
     const positions = await this.#positions(kafka, topics)
+    for (const { topic, partition } of begin)
+      if (await this.#isOfGone(positions.get(`${topic}/${partition}`))) positions.delete(`${topic}/${partition}`)
     // Those of all partitions: whoever has the others may be away, and come back when the topic is no longer new.
     const fresh: Position[] = []
     for (const topic of topics) {
@@ -336,6 +343,7 @@ export class Streams {
     })
     const known = await this.#through(from)
     for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
+    for (const topic of topics) this.#missed.delete(topic)
     // One life more, before its first call may end it.
     this.#parts.commitNow()
   }
@@ -343,6 +351,19 @@ export class Streams {
   /** Who reads a partition of a topic with so many of them, if that part of the work is ours. */
   #readyPart(topic: string, partition: number, count: number): Owned | undefined {
     return this.#parts.ready(this.#parts.topics.ownerOf(topic, partition, count))
+  }
+
+  /**
+   * What was committed in the moment of a topic's deletion may outlive it, and says nothing of another of its name. One that has
+   * older records was not told of for a moment, and is the same.
+   */
+  async #isOfGone(position: Position | undefined): Promise<boolean> {
+    if (position === undefined) return false
+    const { topic, partition, metadata } = position
+    const missed = this.#missed.get(topic)
+    const committed = parseMetadata(metadata)?.at
+    if (missed === undefined || committed === undefined || committed > missed) return false
+    return (await this.#parts.reader.offsetAt(topic, partition, missed)) === 0
   }
 
   /**
