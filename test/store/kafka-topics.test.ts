@@ -1,7 +1,11 @@
 import { Kafka } from 'kafkajs'
-import { expect, onTestFinished, test } from 'vitest'
-import { Topics } from '../../src/store/kafka/topics.ts'
-import { sharedKafka } from '../support/kafka.ts'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { createClient } from '../../src/store/kafka/client.ts'
+import { typeOf } from '../../src/store/kafka/errors.ts'
+import { Reader } from '../../src/store/kafka/reader.ts'
+import { Topics, withAdmin } from '../../src/store/kafka/topics.ts'
+import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
+import { until } from '../support/until.ts'
 
 const kafka = sharedKafka()
 
@@ -51,4 +55,40 @@ test('what does not fit is told, with the command that mends it', async () => {
     `the topic ${topics.work} has min.insync.replicas=1, expected 2`,
   ])
   expect(wrong.join()).toContain(`kafka-configs.sh --alter --topic ${topics.work} --add-config min.insync.replicas=2`)
+})
+
+describe('where a broker is away that has the only copy of somebody else’s topic', () => {
+  needsKafka()
+
+  test('all topics are told of, and ours are made', async () => {
+    const kafka = await startKafka({ brokers: 3 })
+    onTestFinished(() => kafka.close())
+    const client = createClient(kafka.client, () => undefined)
+    const reader = new Reader({ kafka: client, trouble: () => undefined, skipped: () => undefined })
+    onTestFinished(() => reader.close())
+    const topics = topicsOf('ours.', 2)
+    await withAdmin(client, (admin) =>
+      admin.createTopics({
+        topics: [
+          { topic: 'theirs', replicaAssignment: [{ partition: 0, replicas: [3] }] },
+          { topic: 'ours.stream', numPartitions: 2, replicationFactor: 2 },
+        ],
+      }),
+    )
+    await kafka.kill(3)
+    const hasNoLeader = () =>
+      withAdmin(client, (admin) => admin.fetchTopicMetadata({ topics: ['theirs'] })).then(
+        () => false,
+        (error: unknown) => typeOf(error) === 'LEADER_NOT_AVAILABLE',
+      )
+    await until('it has no leader', hasNoLeader)
+    await topics.create(client)
+    expect((await topics.check(client)).missing).toEqual([])
+    expect(
+      [...(await reader.topics())].filter(([topic]) => topic === 'theirs' || topic === 'ours.stream').sort(),
+    ).toEqual([
+      ['ours.stream', 2],
+      ['theirs', 1],
+    ])
+  }, 90_000)
 })

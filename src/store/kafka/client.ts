@@ -155,6 +155,7 @@ function patch(): void {
   registerCodecs()
   patchTimers()
   patchCommits()
+  patchTopics()
 }
 
 /**
@@ -184,6 +185,35 @@ function patchCommits(): void {
     } catch (error) {
       if (typeOf(error) !== 'UNKNOWN_TOPIC_OR_PARTITION' || !(error instanceof Error)) throw error
       throw Object.assign(error, { retriable: false })
+    }
+  }
+}
+
+interface MetadataProtocol {
+  protocol(of: {
+    readonly version: number
+  }): (asked: { readonly topics: readonly string[] }) => {
+    readonly response: { parse(answer: unknown): Promise<unknown> }
+  }
+}
+
+/**
+ * Asked for all topics kafkajs tells of none where any partition of any topic has no leader. Whose it is does not matter there:
+ * its number of partitions is told all the same.
+ */
+function patchTopics(): void {
+  const metadata: MetadataProtocol = require('kafkajs/src/protocol/requests/metadata')
+  const { protocol } = metadata
+  metadata.protocol = (of) => {
+    const create = protocol(of)
+    return (asked) => {
+      const { response, ...rest } = create(asked)
+      const parse = async (answer: unknown) =>
+        response.parse(answer).catch((error: unknown) => {
+          if (asked.topics.length > 0 || typeOf(error) !== 'LEADER_NOT_AVAILABLE') throw error
+          return answer
+        })
+      return { ...rest, response: { ...response, parse } }
     }
   }
 }

@@ -48,6 +48,7 @@ const decodingErrors = [
   'KafkaJSInvalidVarIntError',
   'KafkaJSInvalidLongError',
 ]
+const noLeader = '-1'
 /** Of a topic that kafkajs asks about: it tells of no other then. */
 const goneTypes = ['UNKNOWN_TOPIC_OR_PARTITION', 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
 
@@ -424,12 +425,14 @@ export class Reader {
         readings.map(({ partition }) => partition),
       )
       for (const [nodeId, partitions] of Object.entries(byLeader)) {
+        if (nodeId === noLeader) continue
         const led = leaders.get(nodeId) ?? []
         led.push(...readings.filter(({ partition }) => partitions.includes(partition)))
         leaders.set(nodeId, led)
       }
       const known = Object.values(byLeader).flat()
       for (const reading of readings) {
+        if (byLeader[noLeader]?.includes(reading.partition)) this.#standStill(reading, new Error('it has no leader'))
         if (known.includes(reading.partition)) continue
         // It is asked about anew when it is added anew.
         this.#cluster.targetTopics.delete(topic)
