@@ -190,6 +190,21 @@ test('who cannot take what is read to the end, or a single record, is told so, a
   expect(values).toEqual(['one'])
 })
 
+test('the end of a partition is found as soon as its topic has it', async () => {
+  const { admin, client, reader, topic } = await setup(1)
+  expect(await reader.end(topic, 0)).toBe(0)
+  await admin.createPartitions({ topicPartitions: [{ topic, count: 2 }] })
+  const producer = client.producer()
+  await producer.connect()
+  onTestFinished(() => producer.disconnect())
+  await producer.send({ topic, messages: [{ partition: 1, value: 'one' }] })
+
+  expect(await reader.end(topic, 1)).toBe(1)
+  const values: string[] = []
+  await reader.readToEnd(topic, 1, 0, (messages) => values.push(...messages.map(({ value }) => String(value))))
+  expect(values).toEqual(['one'])
+})
+
 test('a topic that is deleted stops no other, and goes on at its offset when it is there again', async () => {
   const { client, admin, reader, troubles, prefix, topic, received, read } = await setup(2)
   /** By a new one each time: a producer that has written to a topic fails for all once that is gone. */

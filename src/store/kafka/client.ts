@@ -190,9 +190,7 @@ function patchCommits(): void {
 }
 
 interface MetadataProtocol {
-  protocol(of: {
-    readonly version: number
-  }): (asked: { readonly topics: readonly string[] }) => {
+  protocol(of: { readonly version: number }): (asked: { readonly topics: readonly string[] }) => {
     readonly response: { parse(answer: unknown): Promise<unknown> }
   }
 }

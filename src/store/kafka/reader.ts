@@ -68,6 +68,8 @@ interface Reading {
   rest: NodeJS.Timeout | undefined
 }
 
+type OffsetQuestion = { readonly fromBeginning: boolean } | { readonly fromTimestamp: number }
+
 /** What is to be read, by the broker that leads it. */
 type Leaders = ReadonlyMap<string, readonly Reading[]>
 
@@ -167,23 +169,29 @@ export class Reader {
     await this.#turn
   }
 
-  /** Of the next record to be written. */
+  /** Of the next record to be written; 0 where there is no such partition. */
   async end(topic: string, partition: number): Promise<number> {
-    const [found] = await this.#withoutGone(async () => {
-      await this.#connect([topic])
-      return this.#cluster.fetchTopicsOffset([{ topic, partitions: [{ partition }], fromBeginning: false }])
-    })
-    return Number(found?.partitions[0]?.offset ?? 0)
+    return Number((await this.#offsetOf(topic, partition, { fromBeginning: false })) ?? 0)
   }
 
   /** Of the first record that was written then or later, in ms; of the next one where there is none. */
   async offsetAt(topic: string, partition: number, time: number): Promise<number> {
-    const [found] = await this.#withoutGone(async () => {
-      await this.#connect([topic])
-      return this.#cluster.fetchTopicsOffset([{ topic, partitions: [{ partition }], fromTimestamp: time }])
-    })
-    const offset = Number(found?.partitions[0]?.offset ?? -1)
+    const offset = Number((await this.#offsetOf(topic, partition, { fromTimestamp: time })) ?? -1)
     return offset < 0 ? this.end(topic, partition) : offset
+  }
+
+  /** What is known of a topic may be of before it had so many partitions. */
+  async #offsetOf(topic: string, partition: number, of: OffsetQuestion): Promise<string | undefined> {
+    const ask = () =>
+      this.#withoutGone(async () => {
+        await this.#connect([topic])
+        const [found] = await this.#cluster.fetchTopicsOffset([{ topic, partitions: [{ partition }], ...of }])
+        return found?.partitions[0]?.offset
+      })
+    const offset = await ask()
+    if (offset !== undefined) return offset
+    await this.#withoutGone(() => this.#cluster.refreshMetadata())
+    return ask()
   }
 
   /** All topics there are, with the number of their partitions. */
