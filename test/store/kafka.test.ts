@@ -12,7 +12,7 @@ import { openKafkaWorld } from './kafka-world.ts'
 import { promisesOfAStore } from './promises.ts'
 import { modelOfStandings } from './standing-model.ts'
 import { promisesOfStandings } from './standing-promises.ts'
-import { appendAndRoute, lane, settleFirst, stream } from './world.ts'
+import { anEvent, appendAndRoute, lane, route, settleFirst, stream } from './world.ts'
 
 const kafka = sharedKafka()
 const openWorld = () => openKafkaWorld(kafka)
@@ -103,4 +103,15 @@ test('the store on Kafka tells what became of an event whose topic is gone, and 
   await until('it is made anew', () => admin.createTopics({ topics: [{ topic }], waitForLeaders: true }))
   await producer.send({ topic, messages: [{ value: '{"number":1}' }, { value: '{"number":2}' }] })
   expect(await find()).toEqual([[[0, ['done']]], []])
+})
+
+test('the store on Kafka finds an event that no rule matched by whatever version of UUID its producer gave it', async () => {
+  const { open } = await openWorld()
+  const { store } = await open()
+  onTestFinished(() => store.close())
+  const ids = ['01890a5d-ac96-774b-bcce-b302099a8057', '3f0e8c5e-5b1c-4d0e-9d57-0c8f1c0a7a11']
+  await store.append(ids.map((id) => anEvent({ meta: { id, dt: '2026-11-01T00:00:00Z' } })))
+  await route(store, ids.length, 0)
+  const found = await Promise.all(ids.map((id) => store.find(id, { stream, since: 0 })))
+  expect(found.map((entries) => entries.map(({ metaId }) => metaId))).toEqual(ids.map((id) => [id]))
 })

@@ -29,16 +29,17 @@ export async function searchStream(parts: SearchParts, id: string, within: Withi
   const accepted = acceptedOf(id)
   for (const [topic, count] of await reader.topics()) {
     if (topics.streamOf(topic) !== within.stream) continue
-    if (accepted !== undefined) {
-      for (let partition = 0; partition < count; partition += 1) {
-        const origin = [topic, partition, offsetOf(id)] as const
-        if (eventIdOf(accepted, origin) !== id.toLowerCase()) continue
-        await reader.one(topic, partition, origin[2], (value, time) => {
-          if (eventIdOf(time, origin) === id.toLowerCase()) add(time, origin, value)
-        })
-      }
-      continue
+    let isOurs = false
+    for (let partition = 0; accepted !== undefined && partition < count; partition += 1) {
+      const origin = [topic, partition, offsetOf(id)] as const
+      if (eventIdOf(accepted, origin) !== id.toLowerCase()) continue
+      isOurs = true
+      await reader.one(topic, partition, origin[2], (value, time) => {
+        if (eventIdOf(time, origin) === id.toLowerCase()) add(time, origin, value)
+      })
     }
+    // A producer's may be of the same version.
+    if (isOurs) continue
     const offsets = await withAdmin(kafka, (admin) => admin.fetchTopicOffsetsByTimestamp(topic, within.since))
     for (const { partition, offset } of offsets) {
       await reader.readToEnd(topic, partition, Number(offset), (messages) => {
