@@ -5,7 +5,7 @@ import { ownerHeader } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement, Standing } from '../../src/store/store.ts'
 import { until } from '../support/until.ts'
 import { keyIn, keysIn, Log, Member, partitions, start, type Taken, topics } from './kafka-log.ts'
-import { anAttempt, lane } from './world.ts'
+import { anAttempt, aSettlement, lane } from './world.ts'
 
 /*
  * Writes that arrive late or in part, answers that come after what they answer was read, and partitions that move meanwhile:
@@ -716,6 +716,39 @@ test('that a partition is lost is known before what was settled there comes back
 
   expect(keptThen).toEqual([[0]])
   expect(member.kept).toEqual([1])
+})
+
+test('that several partitions are lost is known before what was settled in one of them comes back', async () => {
+  const member = await start(new Log(), [0, 1, 2])
+  const another = member.route(1, { source: member.source(2) })
+  const areLost: boolean[] = []
+  const settlement = aSettlement(member.route(1), { ...waits(keyIn(0)), releasesCursor: true })
+  member.work.settle(settlement, () => areLost.push(another.owned.isLost))
+
+  member.work.assigned([1])
+
+  expect(areLost).toEqual([true])
+})
+
+test('what queued in memory, when the partition of its key is lost, comes there behind what was before it', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const standing = ordered(keyIn(1))
+  const first = member.route(1)
+  const second = member.route(2)
+  await isKeyFree(member, first, { text: keyIn(1), turn: 'oldest', windowMs: 0 })
+  member.stalled.add(1)
+  const heir = await start(log, [1])
+  // Its row came too late, so that it is called again.
+  await member.settle(first, { state: 'running', reason: '', standing })
+  await member.settle(first, { ...ok, standing, releasesCursor: false })
+
+  member.whenLost = () => void member.settle(second, waits(keyIn(1)))
+  member.unstall()
+  await member.quiet()
+  await heir.quiet()
+
+  expect((await heir.take()).map(({ record }) => record.id)).toEqual([first.id])
 })
 
 test('what comes in the millisecond of one that was covered while it was handed out is handed out once', async () => {

@@ -350,7 +350,7 @@ export class WorkTopic {
   /** These are ours from now on, and no others. */
   assigned(partitions: readonly number[]): void {
     this.#assigned = new Set(partitions)
-    for (const partition of [...this.#owned.keys()]) if (!partitions.includes(partition)) this.#lose(partition)
+    this.#lose([...this.#owned.values()].filter(({ partition }) => !this.#assigned.has(partition)))
     for (const partition of partitions) if (!this.#owned.has(partition)) this.#takeOver(partition)
   }
 
@@ -493,7 +493,7 @@ export class WorkTopic {
       } else if (owner === part.owner) {
         if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
       } else if (isClaim(message)) {
-        this.#lose(part.partition)
+        this.#lose([part])
         this.#claimAgainLater(part.partition)
         return
       } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
@@ -559,43 +559,54 @@ export class WorkTopic {
       .catch((error: unknown) => this.#parts.broken(error))
   }
 
-  #lose(partition: number): void {
-    const part = this.#owned.get(partition)
-    if (part === undefined) return
-    const { thread, reader, listener } = this.#parts
-    part.isLost = true
-    this.#owned.delete(partition)
-    this.#parts.trouble(partition, undefined)
-    reader.stop(this.#parts.topics.work, partition)
-    part.tables?.close()
-    this.#parts.lost(part)
-    // First of all: what comes of settlements may start others.
+  /** All at once: what comes of settlements in one may start others. */
+  #lose(parts: readonly Part[]): void {
+    if (parts.length === 0) return
+    const { topics, thread, reader, writer, listener, broken } = this.#parts
+    for (const part of parts) {
+      const { partition } = part
+      part.isLost = true
+      this.#owned.delete(partition)
+      this.#parts.trouble(partition, undefined)
+      reader.stop(topics.work, partition)
+      part.tables?.close()
+      this.#parts.lost(part)
+    }
+    const left: Ticket[] = []
+    for (const part of parts) {
+      left.push(...this.#leaveSettles(part), ...[...part.claims.values()].flat())
+      part.claims.clear()
+      this.#handOverUnconfirmed(part)
+    }
+    // Who queues in memory under their keys is handed over behind that; and nothing is started before it is dropped.
     listener.lost()
-    this.#leaveSettles(part)
-    for (const tickets of part.claims.values()) for (const ticket of tickets) this.#keep(ticket, elsewhere)
-    part.claims.clear()
-    this.#handOverUnconfirmed(part)
-    const loss = { topic: this.#parts.topics.work, partition, key: lossKey, value: Buffer.from(part.owner) }
-    if (part.isReady) this.#parts.writer.write([loss], () => undefined)
+    for (const ticket of left) this.#keep(ticket, elsewhere)
     this.#sumDead()
-    thread.ask('drop', { partition }).then(
-      (left) => {
-        for (const lane of left) listener.rows(lane)
-      },
-      (error: unknown) => this.#parts.broken(error),
-    )
+    for (const { partition, owner, isReady } of parts) {
+      const loss = { topic: topics.work, partition, key: lossKey, value: Buffer.from(owner) }
+      if (isReady) writer.write([loss], () => undefined)
+      thread.ask('drop', { partition }).then(
+        (lanes) => {
+          for (const lane of lanes) listener.rows(lane)
+        },
+        (error: unknown) => broken(error),
+      )
+    }
   }
 
-  /** What is not on its way to the thread will not be. Of what ended, of an event that is still ours, whoever has the key now is told. */
-  #leaveSettles(part: Part): void {
-    for (const pending of this.#queue.takeAll(part)) {
+  /**
+   * What is not on its way to the thread will not be. Of what ended, of an event that is still ours, whoever has the key now is
+   * told; the others come back.
+   */
+  #leaveSettles(part: Part): readonly Ticket[] {
+    return this.#queue.takeAll(part).flatMap((pending) => {
       const { ticket } = pending
       const { settlement } = ticket
       const { record } = settlement
-      if ('told' in pending && record instanceof KafkaRecord && !record.owned.isLost)
-        this.#handOver(settlement, record, ticket)
-      else this.#keep(ticket, elsewhere)
-    }
+      if (!('told' in pending) || !(record instanceof KafkaRecord) || record.owned.isLost) return [ticket]
+      this.#handOver(settlement, record, ticket)
+      return []
+    })
   }
 
   /** Rows of events that are still ours, and may not have come to be: whoever has the partition now takes them up. */
