@@ -813,6 +813,17 @@ describe('what ran when its partition went to another process', () => {
     expect(await stops(lose)).toEqual([0, 1])
   })
 
+  test('is not suspected where that lives, though another had it in between, too short to begin anything', async () => {
+    const lose = async (member: Member) => {
+      member.work.assigned([0])
+      await member.quiet()
+      const between = new Member(member.log)
+      between.work.assigned([1])
+      between.work.assigned([])
+    }
+    expect(await stops(lose)).toEqual([0, 1])
+  })
+
   test('is suspected no more where that lives, and hears of it late', async () => {
     const stall = (member: Member) => member.stalled.add(1)
     const hear = async (member: Member) => {

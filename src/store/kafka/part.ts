@@ -38,6 +38,8 @@ export interface Part extends Owned {
   hasUntold: boolean
   /** While it is read from its beginning: who owned it last. */
   lastOwner: string | undefined
+  /** And who told of rows last, which an owner for a moment may not have come to: what is on record as running ran there. */
+  lastTeller: string | undefined
   /** Owners before us who lost it, and live. */
   readonly losers: Set<string>
   /** Keys of which somebody wrote who did not own it any more. */
@@ -75,6 +77,7 @@ export function newPart(partition: number): Part {
     asked: 0,
     hasUntold: false,
     lastOwner: undefined,
+    lastTeller: undefined,
     losers: new Set(),
     usurped: [],
     tables: undefined,

@@ -399,7 +399,7 @@ export class WorkTopic {
     // Once it is taken up its tables are opened at once: they go when it is lost.
     await loadDriver()
     if (part.isLost) return
-    const hasMoved = part.lastOwner !== undefined && part.losers.has(part.lastOwner)
+    const hasMoved = part.lastTeller !== undefined && part.losers.has(part.lastTeller)
     const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now(), hasMoved })
     if (part.isLost) return
     this.#write(part, restored)
@@ -469,7 +469,10 @@ export class WorkTopic {
       // Who wrote after another had taken over did not own it any more.
       else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
         part.usurped.push(Buffer.from(key))
-      else if (!isOfUnknown(message)) records.push({ key, value: restorable(message) })
+      else if (!isOfUnknown(message)) {
+        part.lastTeller = owner ?? part.lastTeller
+        records.push({ key, value: restorable(message) })
+      }
     }
     if (records.length === 0) return
     this.#asking(part, this.#parts.thread.ask('restore', { partition: part.partition, records: pack(records) })).catch(
@@ -489,7 +492,7 @@ export class WorkTopic {
         if (source !== undefined) marks.push(source)
         part.marks.delete(String(value))
       } else if (isLoss(message)) {
-        if (String(value) === part.lastOwner) this.#absolve(part)
+        if (String(value) === part.lastTeller) this.#absolve(part)
       } else if (owner === part.owner) {
         if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
       } else if (isClaim(message)) {
@@ -549,7 +552,7 @@ export class WorkTopic {
       .catch((error: unknown) => this.#parts.broken(error))
   }
 
-  /** Its last owner has not died: nothing that ran there is suspected of that. */
+  /** Who told of its rows last has not died: nothing that ran there is suspected of that. */
   #absolve(part: Part): void {
     this.#parts.thread
       .ask('absolve', { partition: part.partition })
