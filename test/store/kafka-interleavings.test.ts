@@ -824,6 +824,28 @@ describe('what ran when its partition went to another process', () => {
     expect(await stops(lose)).toEqual([0, 1])
   })
 
+  test('is suspected, and not what comes in its place when it was covered', async () => {
+    const log = new Log()
+    const member = await start(log, [1])
+    const sender = await start(log, [2])
+    const [text = '', another = ''] = keysIn(1, 2)
+    const early = { accepted: log.clock.now(), source: sender.source(2) }
+    await sender.settle(sender.route(1, early), { ...waits(''), standing: { key: deduplicated(text) } })
+    await member.quiet()
+    await runs(member)
+    member.kill()
+    const heir = await start(log, [1])
+    log.clock.wind(1)
+    const newer = heir.route(1, { source: heir.source(1) })
+    await heir.settle(newer, { ...ok, standing: { key: deduplicated(text) } })
+
+    const next = sender.route(2, early)
+    await sender.settle(next, { ...waits(''), standing: { key: deduplicated(another) } })
+    await heir.quiet()
+    const taken = only(await heir.take())
+    expect(taken).toMatchObject({ record: { id: next.id }, uncleanStops: 0 })
+  })
+
   test('is suspected no more where that lives, and hears of it late', async () => {
     const stall = (member: Member) => member.stalled.add(1)
     const hear = async (member: Member) => {
