@@ -1,6 +1,6 @@
 import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
-import type { Lane, Store, StoredDelivery } from '../store/store.ts'
+import type { Lane, Store, StoredDelivery, Taken } from '../store/store.ts'
 import type { Delivery } from './delivery.ts'
 import type { Limit } from './limit.ts'
 import type { RuleWork } from './rule-work.ts'
@@ -177,10 +177,7 @@ export class LaneQueue {
     const limit = Math.min(largestPage, ahead ? wanted * pagePerWanted : wanted)
     void this.#store.take(this.lane, this.#clock.now(), limit).then(
       (taken) => {
-        for (const delivery of taken.deliveries) {
-          if (this.#store.isOurs(delivery.record)) this.#stored.push(delivery)
-          else this.#work.count(delivery.reason, -1)
-        }
+        for (const delivery of this.#ours(taken)) this.#stored.push(delivery)
         this.#isTaking = false
         this.#nextUntil = Math.min(taken.nextUntil, this.#soonerUntil)
         this.#soonerUntil = Number.POSITIVE_INFINITY
@@ -200,8 +197,7 @@ export class LaneQueue {
     const inHand: StoredDelivery[] = []
     for (let one = this.#stored.shift(); one !== undefined; one = this.#stored.shift()) inHand.push(one)
     if (inHand.length > 0) return inHand
-    const { deliveries } = await this.#store.take(this.lane, Number.MAX_SAFE_INTEGER, largestPage)
-    return deliveries.filter(({ record }) => this.#store.isOurs(record))
+    return this.#ours(await this.#store.take(this.lane, Number.MAX_SAFE_INTEGER, largestPage))
   }
 
   /** They are not to be ended after all. Nobody knows any more when they would have been due: they are now. */
@@ -215,6 +211,15 @@ export class LaneQueue {
     this.#leaveHealth()
     this.targetLimit.lanes -= 1
     if (this.keyLimit !== undefined) this.keyLimit.lanes -= 1
+  }
+
+  /** The others were counted here, and are another process's since they were handed out. */
+  #ours({ deliveries }: Taken): readonly StoredDelivery[] {
+    return deliveries.filter(({ record, reason }) => {
+      const isOurs = this.#store.isOurs(record)
+      if (!isOurs) this.#work.count(reason, -1)
+      return isOurs
+    })
   }
 
   #peekMemory(): Delivery | undefined {

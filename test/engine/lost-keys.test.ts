@@ -124,3 +124,12 @@ test('others try a target, when the call that was to try it is another processâ€
 
   expect(answers).toHaveLength(before + 1)
 })
+
+test('what is another processâ€™s, when it is to be discarded with a rule that is gone, does not count as waiting here', async () => {
+  const { world, state, post } = await setup({ delay: '1s' })
+  await post('first')
+  world.reload(ruleSet([]))
+  state.isLost = true
+  expect(await world.engine.discardGone('rule')).toBe(0)
+  expect(world.engine.counts('rule').waiting).toEqual({})
+})
