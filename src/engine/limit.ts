@@ -100,7 +100,9 @@ export class Limit {
 
   #filled(): number {
     const now = this.#clock.now()
-    this.#tokens = Math.min(this.#burst, this.#tokens + ((now - this.#filledAt) / 1_000) * this.#perSecond)
+    // A clock that is set back takes no token.
+    const seconds = Math.max(0, now - this.#filledAt) / 1_000
+    this.#tokens = Math.min(this.#burst, this.#tokens + seconds * this.#perSecond)
     this.#filledAt = now
     return this.#tokens
   }

@@ -162,3 +162,12 @@ test('what waits for a rate that a reload does away with is called at a target t
   expect(engine.engine.counts('rule').dead).toBe(0)
   expect(origins).toEqual(['http://a.example', 'http://b.example'])
 })
+
+test('a rate that allows a call allows it also when the clock is set back', () => {
+  const clock = new WoundClock()
+  const limit = new Limit({ concurrency: 1, perSecond: 1, burst: 2 }, clock, { part: 1 })
+  limit.started()
+  limit.ended()
+  clock.wind(-3_600_000)
+  expect(limit.isOpen).toBe(true)
+})
