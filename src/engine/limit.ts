@@ -13,6 +13,8 @@ export class Limit {
   /** Lanes that ask it. */
   lanes = 0
   #limits: Limits
+  /** They may be others by now. */
+  #areDoubtful = false
   readonly #clock: Clock
   readonly #share: Share
   readonly #waiting = new Fifo<() => void>()
@@ -30,8 +32,15 @@ export class Limit {
 
   /** Other limits from now on; what runs, runs on. */
   use(limits: Limits): void {
-    if (limits === this.#limits) return
+    if (limits === this.#limits && !this.#areDoubtful) return
     this.#limits = limits
+    this.#areDoubtful = false
+    this.shared()
+  }
+
+  /** It may have other limits by now: it is open until `use` says which, and what was called counts by those of before. */
+  doubt(): void {
+    this.#areDoubtful = true
     this.shared()
   }
 
@@ -54,6 +63,7 @@ export class Limit {
 
   /** What keeps a call from starting now. */
   get closedBy(): 'slot' | 'rate' | undefined {
+    if (this.#areDoubtful) return undefined
     if (this.running >= this.concurrency) return 'slot'
     return this.#limits.perSecond === Number.POSITIVE_INFINITY || this.#filled() >= 1 ? undefined : 'rate'
   }

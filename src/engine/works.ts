@@ -143,7 +143,7 @@ export class Works {
 
   /** Targets may have other limits than before: which, the next call to each finds before it begins. */
   openTargets(): void {
-    for (const limit of this.#limits.values()) limit.use(noLimits)
+    for (const limit of this.#limits.values()) limit.doubt()
   }
 
   /** Drops what is idle among the next so many, in turn. */

@@ -171,3 +171,30 @@ test('a rate that allows a call allows it also when the clock is set back', () =
   clock.wind(-3_600_000)
   expect(limit.isOpen).toBe(true)
 })
+
+const slowly = { wikis: [], targets: { a: { ...a, limits: { concurrency: 10, perSecond: 0.001, burst: 1 } } } }
+
+test('what was called before a reload counts against the rate of its target after it', async () => {
+  const clock = new WoundClock()
+  const world = await openEmbeddedWorld()
+  let calls = 0
+  const send = async () => {
+    calls += 1
+    return ok
+  }
+  const rules = ruleSet([ruleWith({})])
+  const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: slowly })
+  const post = async (id: string) => {
+    await engine.store.append([newEvent('page', id, {})])
+    await engine.still()
+  }
+  await post('first')
+  engine.engine.reload(rules, createDirectory(slowly))
+  // So long that what is idle is forgotten.
+  clock.wind(2_000)
+  await engine.still()
+  await post('second')
+  clock.wind(2_000)
+  await engine.still()
+  expect(calls).toBe(1)
+})
