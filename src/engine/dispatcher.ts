@@ -329,7 +329,8 @@ export class Dispatcher {
     const { clock, settler } = this.#parts
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return
-    const { closedBy } = queue
+    // Other limits of its target, found just now, may have let others start that have the rule's last slot.
+    const closedBy = queue.closedBy ?? (work.hasSlot ? undefined : work.closedBy)
     if (closedBy !== undefined) {
       settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', reason: closedBy, until: clock.now() })
       return

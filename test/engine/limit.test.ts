@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import type { TargetConfig } from '../../src/config/config.ts'
 import { Limit } from '../../src/engine/limit.ts'
 import type { Reply, Send } from '../../src/http/send.ts'
@@ -197,4 +197,33 @@ test('what was called before a reload counts against the rate of its target afte
   clock.wind(2_000)
   await engine.still()
   expect(calls).toBe(1)
+})
+
+test('a reload that raises the rate of a target starts no more calls of a rule than it has slots', async () => {
+  const clock = new WoundClock()
+  const world = await openEmbeddedWorld()
+  const answers: (() => void)[] = []
+  const send = () => new Promise<Reply>((resolve) => answers.push(() => resolve(ok)))
+  const rules = () => ruleSet([ruleWith({ throttle: { key: '{{message.key}}', total: { concurrency: 1 } } })])
+  const sites = (perSecond: number, burst: number) => ({
+    wikis: [],
+    targets: { a: { ...a, limits: { concurrency: 10, perSecond, burst } } },
+  })
+  const engine = new WoundEngine(await world.open(clock), clock, { rules: rules(), send, sites: sites(0.001, 2) })
+  onTestFinished(() => {
+    for (const answer of answers) answer()
+  })
+  await engine.store.append(['1', '2', '3', '4'].map((key) => newEvent('page', key, { key })))
+  await engine.still()
+  for (const called of [1, 2]) {
+    expect(answers).toHaveLength(called)
+    answers[called - 1]?.()
+    await engine.still()
+  }
+  clock.wind(100)
+  expect(answers).toHaveLength(2)
+
+  engine.engine.reload(rules(), createDirectory(sites(100, 10)))
+  await engine.still()
+  expect(answers).toHaveLength(3)
 })
