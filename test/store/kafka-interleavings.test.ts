@@ -235,6 +235,28 @@ test('a move that is repeated reopens no dead letter', async () => {
   expect(await owner.letters(1)).toHaveLength(1)
 })
 
+test('what has moved away comes back with another reload, though it was handed over twice before', async () => {
+  const log = new Log()
+  const [old, another] = [keyIn(1), keyIn(2)]
+  const sender = await start(log, [0])
+  const owner = await start(log, [1])
+  const record = sender.route(1)
+  await sender.settle(record, waits(old))
+  await owner.quiet()
+  await owner.work.waitingTold()
+  log.append(handedOver(log, 1))
+  await owner.quiet()
+  await owner.settle(only(await owner.take()).record, waits(another))
+  owner.kill()
+  ;(await start(log, [1])).kill()
+  const heir = await start(log, [1])
+
+  const other = await start(log, [2])
+  await other.settle(only(await other.take()).record, waits(old))
+  await heir.quiet()
+  expect((await heir.take()).map((taken) => taken.record.id)).toEqual([record.id])
+})
+
 test('a partition may be lost while the first thousand of what was handed over are taken up', async () => {
   const log = new Log()
   const sender = await start(log, [0])

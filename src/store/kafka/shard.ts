@@ -69,8 +69,8 @@ export class Shard {
   readonly #partition: number
   /** While the changelog is read: what was handed over, and its owner had not taken up. By key, in order. */
   readonly #unheard = new Map<string, KeyValue>()
-  /** Keys of which something was handed over after what holds: compaction may leave only the last, which is to be what holds. */
-  readonly #shadowed: KeyValue[] = []
+  /** Of which something was handed over after what holds: compaction may leave only the last, which is to be what holds. By key. */
+  readonly #shadowed = new Map<string, KeyValue>()
   readonly #rows: ShardRows
   readonly #words: Words
   readonly #numbers: Numbers
@@ -151,7 +151,8 @@ export class Shard {
     const { records, told } = this.#rows.transaction(() => this.#settle(settles, undefined))
     const own = database.prepare('SELECT rule, signature, time, alive, expires FROM roots').all()
     const roots = pack(this.#roots.differences(this.#partition, own))
-    const again = unpack(this.changes.reassert(pack(this.#shadowed.splice(0))))
+    const again = unpack(this.changes.reassert(pack([...this.#shadowed.values()])))
+    this.#shadowed.clear()
     return {
       consequences: [],
       records: pack([...unpack(records), ...again]),
@@ -414,10 +415,11 @@ export class Shard {
       // The owner has not said yet what becomes of it; what others wrote of one that is there already, or over, says nothing new.
       const isNews = known === undefined ? !this.changes.hasEnded(key.id, key.rule) : found?.row.reopens === true
       if (isNews) this.#unheard.set(name.toString(), { key: name, value })
-      else this.#shadowed.push({ key: name, value: null })
+      else this.#shadowed.set(name.toString(), { key: name, value: null })
       return
     }
     this.#unheard.delete(name.toString())
+    this.#shadowed.delete(name.toString())
     if (known !== undefined) this.#rows.remove(known, rule)
     if (hasEnded) this.changes.hasSaidEnd(`${key.id}/${key.rule}`)
     if (found === undefined) return
