@@ -355,7 +355,7 @@ export class Dispatcher {
     work.total.started()
     queue.keyLimit?.started()
     queue.targetLimit.started()
-    queue.health.started()
+    const isProbe = queue.health.started()
     this.running.add(delivery)
     const { store, settler } = this.#parts
     const claimed = delivery.rule.retry === 'never'
@@ -371,7 +371,7 @@ export class Dispatcher {
         return
       }
       queue.targetLimit.ended()
-      queue.health.calledOff()
+      queue.health.calledOff(isProbe)
       if (isOurs) this.shelve(work, delivery)
       this.#end(work, queue, delivery)
     })

@@ -77,13 +77,14 @@ export class TargetHealth {
     return this.#isTripped && this.#clock.now() < this.#pausedUntil
   }
 
-  /** To be told before each call; the first one after a pause is the probe. */
-  started(): void {
+  /** To be told before each call; the first one after a pause is the probe. Says whether it is. */
+  started(): boolean {
     this.#inFlight += 1
     this.#calledAt = this.#clock.now()
-    if (!this.#isTripped) return
+    if (!this.#isTripped) return false
     this.#probeSince = this.#calledAt
     this.#callBackAt(this.#probeSince + probeMs)
+    return true
   }
 
   /** To be told when a call has ended, after what it came to: others may start then. */
@@ -93,11 +94,12 @@ export class TargetHealth {
     if (!this.#isTripped && this.#inFlight === this.#ramp - 1) this.#callBack()
   }
 
-  /** Instead of that: the call did not begin after all. */
-  calledOff(): void {
-    if (this.#isTripped && !this.isPaused) this.#probeSince = undefined
+  /** Instead of that: the call did not begin after all. `isProbe`: as `started` said. */
+  calledOff(isProbe: boolean): void {
+    const isAwaited = isProbe && this.#isTripped && !this.isPaused
+    if (isAwaited) this.#probeSince = undefined
     this.ended()
-    if (this.#isTripped && !this.isPaused) this.#callBack()
+    if (isAwaited) this.#callBack()
   }
 
   /** The target answered, and did not ask for time. */

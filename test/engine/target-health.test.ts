@@ -72,11 +72,21 @@ describe('the health of a target', () => {
     const { health, clock, resumed } = setup()
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
-    health.started()
+    const isProbe = health.started()
     expect(health.isOpen).toBe(false)
-    health.calledOff()
+    health.calledOff(isProbe)
     expect(health.isOpen).toBe(true)
     expect(resumed()).toBe(2)
+  })
+
+  test('a call of before that is called off makes no way beside the probe', () => {
+    const { health, clock } = setup()
+    const isProbe = health.started()
+    for (let i = 0; i < 5; i++) health.refused()
+    clock.wind(100)
+    health.started()
+    health.calledOff(isProbe)
+    expect(health.isOpen).toBe(false)
   })
 
   test('an answered probe opens the target for all and calls back', () => {
