@@ -138,6 +138,24 @@ test('a consumer that connects when it was replaced already is no member beside 
   expect(assigned).toEqual([[0, 1]])
 }, 150_000)
 
+test('who leaves while it connects does not become a member after that', async () => {
+  const { kafka, topic } = await aGroup()
+  let hasLeft = false
+  const first = (consumer: Consumer) => {
+    const { connect } = consumer
+    consumer.connect = () => until('it may connect', () => hasLeft, 60_000).then(connect)
+  }
+  const { membership, consumers } = join(kafka, topic, { first })
+  const [late] = consumers
+  const hasJoined = new Promise((resolve) => late?.on(late.events.GROUP_JOIN, () => resolve(true)))
+  const hasCrashed = new Promise((resolve) => late?.on(late.events.CRASH, () => resolve(false)))
+  onTestFinished(() => late?.disconnect())
+  await membership.leave()
+  hasLeft = true
+
+  expect(await Promise.race([hasJoined, hasCrashed])).toBe(false)
+}, 60_000)
+
 test('what is committed while a consumer is about to end does not pass for committed', async () => {
   const { kafka, topic } = await aGroup()
   const { membership, assigned, consumers } = join(kafka, topic)

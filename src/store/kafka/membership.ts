@@ -84,12 +84,15 @@ export class Membership {
     this.#isLeaving = true
     clearTimeout(this.#retry)
     clearTimeout(this.#watch)
-    await this.#consumer?.disconnect()
+    const consumer = this.#consumer
+    // One that is about to join does not.
+    this.#consumer = undefined
+    await consumer?.disconnect()
   }
 
   /**
-   * Where the consumer is replaced meanwhile it must not become a member: its partitions would be nobody's. kafkajs does not stop
-   * one that is about to join when it is told to disconnect, so it fails there.
+   * Where the consumer is replaced meanwhile, or we leave, it must not become a member: its partitions would be nobody's. kafkajs
+   * does not stop one that is about to join when it is told to disconnect, so it fails there.
    */
   async #join(consumer: Consumer): Promise<void> {
     const { topic, assigned, trouble } = this.#parts
@@ -143,7 +146,7 @@ export class Membership {
 
 /** kafkajs tries again what fails by any other kind of error. */
 function replaced(): TypeError {
-  return new TypeError('another consumer has taken the place of this one')
+  return new TypeError('another consumer has taken the place of this one, or the service is stopping')
 }
 
 /** Each member keeps what it has, as far as that is fair; only the rest moves. */
