@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
-import { ownerHeader } from '../../src/store/kafka/row.ts'
+import { formatKey, ownerHeader } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement, Standing } from '../../src/store/store.ts'
 import { until } from '../support/until.ts'
 import { keyIn, keysIn, Log, Member, partitions, start, type Taken, topics } from './kafka-log.ts'
@@ -191,6 +191,24 @@ test('what was handed over is there for the next owner, though its owner says to
 
   const heir = await start(log, [1])
   expect((await heir.take()).map((taken) => taken.record.id)).toEqual([record.id])
+})
+
+test('an event is not finished before its row was read back, though its owner says meanwhile that there was none', async () => {
+  const log = new Log()
+  const member = await start(log, [0, 1])
+  const record = member.route(1)
+  await isKeyFree(member, record, { text: keyIn(1), turn: 'oldest', windowMs: 0 })
+  member.writes = 'held'
+  const key = formatKey({ kind: 'delivery', id: record.id, rule: lane.rule })
+  const late = { [ownerHeader]: Buffer.from('who had it before') }
+  log.append({ topic: topics.work, partition: 1, key, value: null, headers: late })
+  await until('it says that it has none', () => member.held.length > 0)
+  void member.settle(record, waits(keyIn(1)))
+  await until('it has a row', () => member.held.some(({ value }) => value !== null))
+
+  for (const one of member.held.slice(0, 1)) log.append(one)
+  await member.quiet()
+  expect(member.finished).toEqual([])
 })
 
 test('what has ended is not called again by whoever takes over, when it is handed over once more', async () => {

@@ -494,7 +494,10 @@ export class WorkTopic {
       } else if (isLoss(message)) {
         if (String(value) === part.lastTeller) this.#absolve(part)
       } else if (owner === part.owner) {
-        if (part.claims.size > 0 || part.unconfirmed.size > 0) this.#readBack(part, message, key.toString())
+        // That it knew of no such row does not say that one is there which was made since.
+        const isOfRow = !isOfUnknown(message)
+        if (isOfRow && (part.claims.size > 0 || part.unconfirmed.size > 0))
+          this.#readBack(part, message, key.toString())
       } else if (isClaim(message)) {
         this.#lose([part])
         this.#claimAgainLater(part.partition)
