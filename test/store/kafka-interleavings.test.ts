@@ -770,25 +770,39 @@ test('that several partitions are lost is known before what was settled in one o
   expect(areLost).toEqual([true])
 })
 
-test('what queued in memory, when the partition of its key is lost, comes there behind what was before it', async () => {
-  const log = new Log()
-  const member = await start(log, [0, 1])
-  const standing = ordered(keyIn(1))
-  const first = member.route(1)
-  const second = member.route(2)
-  await isKeyFree(member, first, { text: keyIn(1), turn: 'oldest', windowMs: 0 })
-  member.stalled.add(1)
-  const heir = await start(log, [1])
-  // Its row came too late, so that it is called again.
-  await member.settle(first, { state: 'running', reason: '', standing })
-  await member.settle(first, { ...ok, standing, releasesCursor: false })
+describe('when the partition of a key is lost, and rows there came too late', () => {
+  async function losing() {
+    const log = new Log()
+    const member = await start(log, [0, 1])
+    const key: Key = { text: keyIn(1), turn: 'oldest', windowMs: 0 }
+    const [first, second] = [member.route(1), member.route(2)]
+    await isKeyFree(member, first, key)
+    member.stalled.add(1)
+    const heir = await start(log, [1])
+    const lose = async () => {
+      member.unstall()
+      await member.quiet()
+      await heir.quiet()
+      return (await heir.take()).map(({ record }) => record.id)
+    }
+    return { member, key, first, second, lose }
+  }
 
-  member.whenLost = () => void member.settle(second, waits(keyIn(1)))
-  member.unstall()
-  await member.quiet()
-  await heir.quiet()
+  test('what queued in memory comes there behind what was before it', async () => {
+    const { member, key, first, second, lose } = await losing()
+    await member.settle(first, waits(key.text))
+    member.whenLost = () => void member.settle(second, waits(key.text))
+    expect(await lose()).toEqual([first.id])
+  })
 
-  expect((await heir.take()).map(({ record }) => record.id)).toEqual([first.id])
+  test('what has ended is not called again', async () => {
+    const { member, key, first, second, lose } = await losing()
+    await member.settle(first, { state: 'running', reason: '', standing: { key } })
+    await member.settle(second, waits(key.text))
+    await member.settle(first, { ...ok, standing: { key }, releasesCursor: false })
+    expect(await lose()).toEqual([second.id])
+    expect(member.finished).toEqual([1, 2])
+  })
 })
 
 test('what comes in the millisecond of one that was covered while it was handed out is handed out once', async () => {

@@ -52,8 +52,8 @@ export interface Part extends Owned {
   /** Claims that count once they were read back: by write and key. A key alone may be that of what was written before. */
   readonly claims: Map<string, Ticket[]>
   /**
-   * Rows of events from their streams that were not read back yet, by key. One that was written after another process had
-   * taken the partition over does not count, whatever the broker said: its event comes again there.
+   * Rows of events from their streams that were not read back yet, by key, as they were settled last. One that was written after
+   * another process had taken the partition over does not count, whatever the broker said: its event comes again there.
    */
   readonly unconfirmed: Map<string, Settlement>
   readonly onTheWay: OnTheWay

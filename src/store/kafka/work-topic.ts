@@ -215,6 +215,10 @@ export class WorkTopic {
       record.rows.set(lane.rule, part)
       ticket.isFirst = true
       part.unconfirmed.set(keyOf(settlement), settlement)
+    } else if (part.unconfirmed.size > 0) {
+      const before = part.unconfirmed.get(keyOf(settlement))
+      // What is handed over, should its row not count, is how far it has come.
+      if (before !== undefined) part.unconfirmed.set(keyOf(settlement), { ...settlement, record: before.record })
     }
     this.#queue.push(part, { settle: shardSettle(settlement, record, isNew), ticket })
   }
