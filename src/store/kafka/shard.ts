@@ -240,7 +240,8 @@ export class Shard {
 
   /** Somebody may still have what was covered there: whoever took its place would be settled, or let go, with it. */
   #place(accepted: number): number {
-    return this.#rows.place(accepted, (place) => [...this.#coveredOut.values()].some(({ pos }) => pos === place))
+    const isCovered = (place: number) => [...this.#coveredOut.values()].some(({ pos }) => pos === place)
+    return this.#rows.place(accepted, (place) => this.#coveredOut.size > 0 && isCovered(place))
   }
 
   /** A call of the key was made elsewhere than where it is handed out. */
