@@ -58,6 +58,11 @@ const a: TargetConfig = {
   limits: { concurrency: 10, perSecond: 1, burst: 1 },
 }
 
+/** The target, with such a rate. */
+function sitesWith(perSecond: number, burst = 1) {
+  return { wikis: [], targets: { a: { ...a, limits: { concurrency: 10, perSecond, burst } } } }
+}
+
 test('who is to wait for a limit is called, though its rate opened it meanwhile', () => {
   const clock = new WoundClock()
   const limit = new Limit({ concurrency: 1, perSecond: 1, burst: 1 }, clock, { part: 1 })
@@ -121,18 +126,14 @@ test('what waits for the rate of its target is called when a reload raises that'
     return ok
   }
   const rules = ruleSet([ruleWith({})])
-  const sites = (perSecond: number) => ({
-    wikis: [],
-    targets: { a: { ...a, limits: { concurrency: 10, perSecond, burst: 1 } } },
-  })
-  const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: sites(0.001) })
+  const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: sitesWith(0.001) })
   await engine.store.append(['first', 'second', 'third'].map((id) => newEvent('page', id, {})))
   await engine.still()
   clock.wind(100_000)
   await engine.still()
   expect(calls).toBe(1)
 
-  engine.engine.reload(rules, createDirectory(sites(1)))
+  engine.engine.reload(rules, createDirectory(sitesWith(1)))
   for (let seconds = 0; seconds < 3; seconds += 1) {
     clock.wind(1_000)
     await engine.still()
@@ -172,8 +173,6 @@ test('a rate that allows a call allows it also when the clock is set back', () =
   expect(limit.isOpen).toBe(true)
 })
 
-const slowly = { wikis: [], targets: { a: { ...a, limits: { concurrency: 10, perSecond: 0.001, burst: 1 } } } }
-
 test('what was called before a reload counts against the rate of its target after it', async () => {
   const clock = new WoundClock()
   const world = await openEmbeddedWorld()
@@ -183,13 +182,13 @@ test('what was called before a reload counts against the rate of its target afte
     return ok
   }
   const rules = ruleSet([ruleWith({})])
-  const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: slowly })
+  const engine = new WoundEngine(await world.open(clock), clock, { rules, send, sites: sitesWith(0.001) })
   const post = async (id: string) => {
     await engine.store.append([newEvent('page', id, {})])
     await engine.still()
   }
   await post('first')
-  engine.engine.reload(rules, createDirectory(slowly))
+  engine.engine.reload(rules, createDirectory(sitesWith(0.001)))
   // So long that what is idle is forgotten.
   clock.wind(2_000)
   await engine.still()
@@ -205,11 +204,7 @@ test('a reload that raises the rate of a target starts no more calls of a rule t
   const answers: (() => void)[] = []
   const send = () => new Promise<Reply>((resolve) => answers.push(() => resolve(ok)))
   const rules = () => ruleSet([ruleWith({ throttle: { key: '{{message.key}}', total: { concurrency: 1 } } })])
-  const sites = (perSecond: number, burst: number) => ({
-    wikis: [],
-    targets: { a: { ...a, limits: { concurrency: 10, perSecond, burst } } },
-  })
-  const engine = new WoundEngine(await world.open(clock), clock, { rules: rules(), send, sites: sites(0.001, 2) })
+  const engine = new WoundEngine(await world.open(clock), clock, { rules: rules(), send, sites: sitesWith(0.001, 2) })
   onTestFinished(() => {
     for (const answer of answers) answer()
   })
@@ -223,7 +218,7 @@ test('a reload that raises the rate of a target starts no more calls of a rule t
   clock.wind(100)
   expect(answers).toHaveLength(2)
 
-  engine.engine.reload(rules(), createDirectory(sites(100, 10)))
+  engine.engine.reload(rules(), createDirectory(sitesWith(100, 10)))
   await engine.still()
   expect(answers).toHaveLength(3)
 })
