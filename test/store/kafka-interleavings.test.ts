@@ -1,10 +1,24 @@
 import { describe, expect, test } from 'vitest'
-import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
 import { formatKey, ownerHeader } from '../../src/store/kafka/row.ts'
-import type { Key, Settlement, Standing } from '../../src/store/store.ts'
+import type { Key, Settlement } from '../../src/store/store.ts'
 import { until } from '../support/until.ts'
-import { keyIn, keysIn, Log, Member, partitions, start, type Taken, topics } from './kafka-log.ts'
+import {
+  deduplicated,
+  handedOver,
+  isKeyFree,
+  keyIn,
+  keysIn,
+  Log,
+  Member,
+  only,
+  ordered,
+  start,
+  type Taken,
+  toldIn,
+  topics,
+  waits,
+} from './kafka-log.ts'
 import { anAttempt, aSettlement, lane } from './world.ts'
 
 /*
@@ -12,17 +26,8 @@ import { anAttempt, aSettlement, lane } from './world.ts'
  * what a broker and a kill bring about once in a long while.
  */
 
-/** Waits for its turn among those of its key. */
-function waits(text: string): Partial<Settlement> {
-  return { state: 'waiting', reason: 'slot', standing: ordered(text) }
-}
-
 /** Without a key. */
 const waitsAlone: Partial<Settlement> = { state: 'waiting', reason: 'slot' }
-
-function ordered(text: string): Standing {
-  return { key: { text, turn: 'oldest', windowMs: 0 } }
-}
 
 const claimed = { state: 'running', reason: '', claimed: true } as const
 const exhausted = { state: 'dead', reason: 'exhausted', attempts: [anAttempt()] } as const
@@ -32,18 +37,6 @@ const ok = { attempts: [anAttempt()] }
 async function call(member: Member, { record, standing }: Taken, outcome: Partial<Settlement>): Promise<void> {
   await member.settle(record, { ...claimed, standing })
   await member.settle(record, { ...outcome, standing })
-}
-
-function only<One>(found: readonly One[]): One {
-  const [one, ...others] = found
-  if (one === undefined || others.length > 0) throw new Error(`${found.length} instead of one`)
-  return one
-}
-
-/** What was handed over to a partition, so that it can arrive once more. */
-function handedOver(log: Log, partition: number): Outgoing {
-  const { key, value } = only(log.work(partition).filter(({ headers }) => headers[ownerHeader] === undefined))
-  return { topic: topics.work, partition, key, value }
 }
 
 test('what is taken up before its hand-over is acknowledged is settled once', async () => {
@@ -424,21 +417,6 @@ test('what waits for its turn where another process handed it over is told after
   await owner.work.waitingTold()
   expect(toldIn(log)).toBe(1_102)
 })
-
-/** Of how many deliveries the journal tells. */
-function toldIn(log: Log): number {
-  const records = Array.from({ length: partitions }, (_, partition) => log.read(topics.journal, partition)).flat()
-  return records.flatMap(({ value }) => String(value).split('\n')).length
-}
-
-/** Asked once, and again when the thread has told by which number it knows the rule. */
-async function isKeyFree(member: Member, record: KafkaRecord, key: Key): Promise<boolean> {
-  member.work.isKeyFree(record, lane.rule, key)
-  await member.quiet()
-  return member.work.isKeyFree(record, lane.rule, key)
-}
-
-const deduplicated = (text: string, windowMs = 0): Key => ({ text, turn: 'newest', windowMs })
 
 test.each([
   ['for a minute, in its own partition', 60_000, 0, ['owner']],

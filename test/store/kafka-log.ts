@@ -11,11 +11,12 @@ import { KeysTopic } from '../../src/store/kafka/keys-topic.ts'
 import { partitionOf } from '../../src/store/kafka/partition.ts'
 import { Progress as Position } from '../../src/store/kafka/position.ts'
 import type { Reader, Received } from '../../src/store/kafka/reader.ts'
+import { ownerHeader } from '../../src/store/kafka/row.ts'
 import type { ShardInputs, ShardOutputs, ShardThread } from '../../src/store/kafka/shard-protocol.ts'
 import { Topics } from '../../src/store/kafka/topics.ts'
 import { WorkTopic } from '../../src/store/kafka/work-topic.ts'
 import type { Writer } from '../../src/store/kafka/writer.ts'
-import type { Consequences, Progress, Settlement, Standing } from '../../src/store/store.ts'
+import type { Consequences, Key, Progress, Settlement, Standing } from '../../src/store/store.ts'
 import { StoreThread } from '../../src/store/thread.ts'
 import { WoundClock } from '../support/clock.ts'
 import { until } from '../support/until.ts'
@@ -407,4 +408,40 @@ export class Member {
     const { letters } = await this.thread.ask('letters', { partition, ...page })
     return letters.map(({ event, bytes }) => new KafkaRecord(event, bytes, { partition, isLost: false }))
   }
+}
+
+/** Waits for its turn among those of its key. */
+export function waits(text: string): Partial<Settlement> {
+  return { state: 'waiting', reason: 'slot', standing: ordered(text) }
+}
+
+export function ordered(text: string): Standing {
+  return { key: { text, turn: 'oldest', windowMs: 0 } }
+}
+
+export function only<One>(found: readonly One[]): One {
+  const [one, ...others] = found
+  if (one === undefined || others.length > 0) throw new Error(`${found.length} instead of one`)
+  return one
+}
+
+/** Of how many deliveries the journal tells. */
+export function toldIn(log: Log): number {
+  const records = Array.from({ length: partitions }, (_, partition) => log.read(topics.journal, partition)).flat()
+  return records.flatMap(({ value }) => String(value).split('\n')).length
+}
+
+/** Asked once, and again when the thread has told by which number it knows the rule. */
+export async function isKeyFree(member: Member, record: KafkaRecord, key: Key): Promise<boolean> {
+  member.work.isKeyFree(record, lane.rule, key)
+  await member.quiet()
+  return member.work.isKeyFree(record, lane.rule, key)
+}
+
+export const deduplicated = (text: string, windowMs = 0): Key => ({ text, turn: 'newest', windowMs })
+
+/** What was handed over to a partition, so that it can arrive once more. */
+export function handedOver(log: Log, partition: number): Outgoing {
+  const { key, value } = only(log.work(partition).filter(({ headers }) => headers[ownerHeader] === undefined))
+  return { topic: topics.work, partition, key, value }
 }

@@ -226,7 +226,7 @@ class EmbeddedStore implements Store {
       this.#freeKeys ??= new FreeKeys(openReader())
       return this.#freeKeys.isFree(number, key, {
         pos: positionOf(record, mark),
-        metaId: givenIdOf(record),
+        metaId: () => givenIdOf(record),
         now: this.#clock.now(),
       })
     } catch (error) {

@@ -69,7 +69,9 @@ export class Homes {
     if (home?.tables === undefined || number === undefined) return false
     // Rows of its own part are known to whoever reads it.
     if (home !== record.owned && home.tables.has(record.id, number)) return false
-    const candidate = { pos: firstPlaceOf(record.accepted), metaId: givenIdOf(record), now: this.#parts.clock.now() }
+    if (home.loose.has(ruleKeyOf(rule, { key })) || home.loose.hasRow(`${record.id}/${rule}`)) return false
+    const metaId = () => givenIdOf(record)
+    const candidate = { pos: firstPlaceOf(record.accepted), metaId, now: this.#parts.clock.now() }
     return home.tables.isKeyFree(number, key, candidate)
   }
 

@@ -38,7 +38,7 @@ export class KeysTopic {
     }
     for (const [index, end] of ends.entries()) {
       if (!isRememberedBriefly(end)) continue
-      const line = formatLine(end, places[index] ?? 0)
+      const line = formatStart(end, places[index] ?? 0)
       if (length + line.length > lengthAtMost) close()
       lines.push(line)
       length += line.length
@@ -62,7 +62,7 @@ export class KeysTopic {
         open -= 1
         if (open === askedAtMost - 1) reader.resume(topic, partition)
       }
-      const starts = lines.flatMap((line) => parseLine(line) ?? [])
+      const starts = lines.flatMap((line) => parseStart(line) ?? [])
       const remembered = thread.ask('remember', { partition, starts }).then(answered, (error: unknown) => {
         failures.push(error)
         answered()
@@ -74,13 +74,14 @@ export class KeysTopic {
   }
 }
 
-function formatLine({ rule, key, hash, began, at, starter }: KeyEnd, pos: number): string {
+/** A KeyStart. */
+export function formatStart({ rule, key, hash, began, at, starter }: KeyEnd, pos: number): string {
   const numbers = [pos, began, at, hash].join()
   return `[${JSON.stringify(rule)},${JSON.stringify(key)},${numbers},${starter}]`
 }
 
 /** Undefined for what is not ours. */
-function parseLine(line: string): KeyStart | undefined {
+export function parseStart(line: string): KeyStart | undefined {
   const found = parseJson(line)
   if (!Array.isArray(found)) return undefined
   const [rule, key, pos, began, at, hash, starter]: unknown[] = found

@@ -13,13 +13,19 @@ export class OnTheWay {
     this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1)
   }
 
-  delete(row: string): void {
+  /** Says whether it was there. */
+  delete(row: string): boolean {
     const key = this.#keys.get(row)
-    if (key === undefined) return
+    if (key === undefined) return false
     this.#keys.delete(row)
     const left = (this.#counts.get(key) ?? 1) - 1
     if (left > 0) this.#counts.set(key, left)
     else this.#counts.delete(key)
+    return true
+  }
+
+  hasRow(row: string): boolean {
+    return this.#keys.has(row)
   }
 
   has(key: string): boolean {

@@ -21,7 +21,7 @@ export interface Ticket {
 
 /** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
 export type Pending = { readonly ticket: Ticket } & (
-  | { readonly settle: ShardSettle }
+  | { readonly settle: ShardSettle; readonly mayWait: boolean }
   | { readonly told: Told; readonly end: KeyEnd | undefined; readonly isKeyed: boolean }
 )
 
@@ -57,6 +57,8 @@ export interface Part extends Owned {
    */
   readonly unconfirmed: Map<string, Settlement>
   readonly onTheWay: OnTheWay
+  /** What has no row, though it was taken up, until it is settled: by delivery, `<event id>/<rule>`. */
+  readonly loose: OnTheWay
   /**
    * By whose source: whether all was taken up that others had handed over here of it, before it was ours. What is read of it must
    * not overtake that. False while it is not known.
@@ -86,6 +88,7 @@ export function newPart(partition: number): Part {
     claims: new Map(),
     unconfirmed: new Map(),
     onTheWay: new OnTheWay(),
+    loose: new OnTheWay(),
     isCaughtUp: new WeakMap(),
     marks: new Map(),
     dead: [],

@@ -55,25 +55,28 @@ export type WorkKey =
 
 /** Header of what the owner of a partition writes: who that is. */
 export const ownerHeader = 'owner'
-/** Header of a tombstone: the delivery has ended. Others only say that its row is not here. */
+/** Header of a tombstone: the delivery has ended, and what is remembered of its key. Others only say that its row is not here. */
 export const endHeader = 'end'
 
 /** Header of a tombstone: its owner knew of no such delivery. What was handed over before it may not have been heard yet. */
 export const unknownHeader = 'unknown'
 
-const ended = Buffer.from([0])
+/** No row is that long: what follows is what the word of an end says. */
+const endMark = Buffer.from([0xff, 0xff, 0xff, 0xff])
 
 /** What the thread is told of a record of the changelog: of one that says that a delivery has ended, that. */
 export function restorable({ value, headers }: FetchedMessage): Buffer | null {
-  return value === null && headers[endHeader] !== undefined ? ended : value
+  const end = headers[endHeader]
+  return value === null && Buffer.isBuffer(end) ? Buffer.concat([endMark, end]) : value
 }
 
 export function isOfUnknown({ headers }: FetchedMessage): boolean {
   return headers[unknownHeader] !== undefined
 }
 
-export function isEnd(value: Buffer): boolean {
-  return value.equals(ended)
+/** What is remembered of the key of a delivery that has ended, or nothing; undefined for what says no end. */
+export function readEnd(value: Buffer): string | undefined {
+  return value.indexOf(endMark) === 0 ? value.toString('utf8', endMark.length) : undefined
 }
 
 export function formatKey(key: WorkKey): Buffer {

@@ -41,7 +41,10 @@ const tellLingerMs = 15
 const unwrittenAtMost = 2
 
 const nothing = pack([])
-const noChange: Change = { consequences: [], records: nothing, roots: nothing, told: [], dead: undefined, places: [] }
+const noChange: Change = {
+  ...{ consequences: [], records: nothing, roots: nothing, told: [], dead: undefined },
+  ...{ places: [], loose: [] },
+}
 
 /**
  * Takes settlements to the thread, and what it makes of them to the writer: of all parts together, one batch after another,
@@ -64,11 +67,12 @@ export class SettleQueue {
     this.#parts = parts
   }
 
-  /** Nobody waits for what is only told. */
+  /** Nobody waits for what is only told, nor for who met nobody. */
   push(part: Part, pending: Pending): void {
     part.settles.push(pending)
     this.#pending += 1
-    if ('settle' in pending || this.#pending >= settlesAtOnce) this.#flushSoon()
+    const mayWait = !('settle' in pending) || pending.mayWait
+    if (!mayWait || this.#pending >= settlesAtOnce) this.#flushSoon()
     else this.#lingering ??= setTimeout(() => this.#flushSoon(), tellLingerMs)
   }
 

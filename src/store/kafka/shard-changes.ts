@@ -77,6 +77,11 @@ export class ShardChanges {
     return kept
   }
 
+  /** Those rows are not to be told of for the time being. */
+  leave(untold: ReadonlySet<number>): void {
+    for (const pos of untold) this.#rows.prepare('DELETE FROM changed WHERE pos = ?').run(pos)
+  }
+
   /** A row is told anew, where it is there. */
   note(pos: number, rule: number): void {
     this.#rows
@@ -212,7 +217,9 @@ export class ShardChanges {
         const pos =
           parsed.kind === 'delivery' ? this.#rows.find(parsed.id, this.#numbers.of('rule', parsed.rule)) : undefined
         const older = pos === undefined ? [] : this.#untoldBefore(pos).map(([at, rule]) => this.#recordOf(at, rule))
-        return [...older, { key, value: this.#valueOf(parsed) }]
+        const value = this.#valueOf(parsed)
+        if (parsed.kind === 'start') this.#hasFact(this.#numbers.of('rule', parsed.rule), parsed.key, value !== null)
+        return [...older, { key, value }]
       }),
     )
   }

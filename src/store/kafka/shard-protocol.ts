@@ -15,7 +15,7 @@ import type {
 import { successKeptMs } from '../tables/starts.ts'
 import type { AnswersOf, StoreThread } from '../thread.ts'
 import type { Packed } from './packed.ts'
-import type { Origin } from './row.ts'
+import type { Origin, WorkRow } from './row.ts'
 
 /*
  * What passes between the service's thread and the one that keeps the rows of the partitions that this process owns.
@@ -38,6 +38,8 @@ export interface ShardSettle extends Omit<Settlement, 'record' | 'releasesCursor
   readonly event: RowEvent
   /** Undefined where the row exists, and holds them. */
   readonly bytes: Uint8Array | undefined
+  /** Of one that was loose when it was handed out. */
+  readonly end?: KeyEnd | undefined
 }
 
 /** A call of a key has ended well, of a delivery that never had a row; the journal is told of it elsewhere. */
@@ -100,13 +102,17 @@ export interface Change {
   readonly dead: DeadCounts | undefined
   /** Of the ends of keys, in their order. */
   readonly places: readonly number[]
+  /** Of what was settled: what was loose, and has ended; and where the end of its key, if that is one, has its place. By index. */
+  readonly loose: readonly { readonly index: number; readonly place: number | undefined }[]
 }
 
-export interface Arrived extends Omit<Change, 'consequences' | 'places'> {
+export interface Arrived extends Omit<Change, 'consequences' | 'places' | 'loose'> {
   /** Of some the topic has no more than what was handed over, and the journal nothing. */
   readonly hasUntold: boolean
   /** What the engine has to count. */
   readonly rows: readonly LaneBacklog[]
+  /** Those that are loose: `<event id>/<rule>`, and with whom they would meet. */
+  readonly loose: readonly { readonly name: string; readonly ruleKey: string }[]
 }
 
 /** By rule; those of the partition that have any. */
@@ -185,12 +191,12 @@ export interface ShardOutputs {
   numberOf: number
   restore: undefined
   remember: undefined
-  restored: Omit<Change, 'places'> & { readonly backlog: readonly LaneBacklog[] }
+  restored: Omit<Change, 'places' | 'loose'> & { readonly backlog: readonly LaneBacklog[] }
   absolve: Pick<Change, 'records' | 'roots' | 'told'>
   takeUp: Arrived & { readonly more: boolean }
   /** In the order of the batches. */
   settle: readonly Change[]
-  remove: Omit<Change, 'places'>
+  remove: Omit<Change, 'places' | 'loose'>
   arrive: Arrived
   tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'> & { readonly more: boolean }
   reassert: Packed
@@ -206,3 +212,30 @@ export interface ShardOutputs {
 
 export type ShardAnswers = AnswersOf<ShardInputs, ShardOutputs>
 export type ShardThread = StoreThread<ShardInputs, ShardOutputs>
+
+/** As it lies in the work topic. */
+export function settleOfRow(row: WorkRow, event: Uint8Array): ShardSettle {
+  const { id, stream, accepted, origin, rule, lane, state, reason, until, at, revision, progress, claimed, attempts } =
+    row
+  return {
+    lane: { rule, key: lane },
+    event: { id, stream, accepted, origin },
+    bytes: event,
+    state,
+    // Written by us, from what the contract lists.
+    reason: reason as ShardSettle['reason'],
+    until: until ?? Number.POSITIVE_INFINITY,
+    at,
+    revision,
+    progress,
+    claimed,
+    attempts,
+    answer: row.answer,
+    standing: row.standing,
+  }
+}
+
+/** `<event id>/<rule>` */
+export function nameOf({ event, lane }: Pick<ShardSettle, 'event' | 'lane'>): string {
+  return `${event.id}/${lane.rule}`
+}

@@ -1,8 +1,10 @@
+import { metaIdOf } from '../../event/event.ts'
 import { type Consequences, deliveryStates, type Lane, type LaneBacklog, type LastAnswer } from '../store.ts'
 import { Commits, type Effect } from '../tables/commit.ts'
 import { type Database, int, text } from '../tables/database.ts'
 import { type DueLane, DueRows } from '../tables/due.ts'
 import { absent, type Extra, flagAttempted, flagClaimed, never, parked, settleWidth } from '../tables/format.ts'
+import { FreeKeys } from '../tables/free-keys.ts'
 import { MetaIds } from '../tables/ids.ts'
 import { parseLane } from '../tables/lane-name.ts'
 import { Letters } from '../tables/letters.ts'
@@ -10,9 +12,20 @@ import type { Numbers } from '../tables/numbers.ts'
 import { type Moved, Standings } from '../tables/standings.ts'
 import { Suspects } from '../tables/suspects.ts'
 import type { Words } from '../tables/words.ts'
+import {
+  backlogOf,
+  endsPlainly,
+  LooseDeliveries,
+  type LooseDelivery,
+  mayBeLoose,
+  type Room,
+  toldOfLoose,
+} from './loose.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
+import { ruleKeyOf } from './part.ts'
+import { Replay, shadowedStart } from './replay.ts'
 import type { Roots } from './roots.ts'
-import { formatKey, isEnd, parseFact, parseKey, parseRow, type WorkKey, type WorkRow } from './row.ts'
+import { parseKey, parseRow } from './row.ts'
 import { ShardChanges } from './shard-changes.ts'
 import { ShardListing } from './shard-listing.ts'
 import {
@@ -21,16 +34,18 @@ import {
   type DeadCounts,
   isRememberedBriefly,
   type KeyEnd,
-  type KeyStart,
+  nameOf,
   type SettleBatch,
   type ShardOutputs,
   type ShardRow,
   type ShardSettle,
+  settleOfRow,
   type Told,
 } from './shard-protocol.ts'
-import { ShardRows } from './shard-rows.ts'
+import { firstPlaceOf, ShardRows } from './shard-rows.ts'
 
 const takenUpAtOnce = 1_000
+const toldAtOnce = 1_000
 
 const interrupted: LastAnswer = {
   status: 0,
@@ -54,6 +69,7 @@ interface Ended {
 interface Work {
   readonly commits: Commits
   readonly due: DueRows
+  readonly freeKeys: FreeKeys
   readonly letters: Letters
   readonly standings: Standings
   readonly suspects: Suspects
@@ -67,44 +83,36 @@ export class Shard {
   readonly changes: ShardChanges
   readonly listing: ShardListing
   readonly #partition: number
-  /** While the changelog is read: what was handed over, and its owner had not taken up. By key, in order. */
-  readonly #unheard = new Map<string, KeyValue>()
-  /** Of which something was handed over after what holds: compaction may leave only the last, which is to be what holds. By key. */
-  readonly #shadowed = new Map<string, KeyValue>()
   readonly #rows: ShardRows
   readonly #words: Words
   readonly #numbers: Numbers
   readonly #roots: Roots
+  readonly #loose: LooseDeliveries
+  readonly replay: Replay
   /** What was handed out when it was covered, until it is settled: by id of the delivery, where its row was. */
   readonly #coveredOut = new Map<string, { readonly pos: number; readonly rule: number }>()
   /** What ran when its last owner was lost. */
   readonly #suspected: { readonly pos: number; readonly rule: number }[] = []
   #work: Work | undefined
+  /** Who gets the odd one of a page: rows, or what is loose. */
+  #turn: 0 | 1 = 0
 
   /** `database`: empty, with the tables of the embedded store. */
-  constructor(partition: number, database: Database, words: Words, numbers: Numbers, roots: Roots) {
+  constructor(partition: number, database: Database, words: Words, numbers: Numbers, roots: Roots, room: Room) {
+    this.#loose = new LooseDeliveries(room)
     this.#partition = partition
     this.#words = words
     this.#numbers = numbers
     this.#roots = roots
     this.#rows = new ShardRows(database, words, numbers)
     this.changes = new ShardChanges(this.#rows, words, numbers)
+    this.replay = new Replay(this.#rows, this.changes, numbers, (accepted) => this.#place(accepted))
     this.listing = new ShardListing(partition, this.#rows, words, numbers)
   }
 
   close(): void {
+    this.#loose.clear()
     this.#rows.database.close()
-  }
-
-  /** What the changelog says, in order. */
-  restore(records: Packed): void {
-    this.#rows.transaction(() => {
-      for (const { key, value } of unpack(records)) {
-        const parsed = parseKey(key)
-        if (parsed !== undefined) this.#replay(parsed, value)
-      }
-      this.#rows.learn()
-    })
   }
 
   /** The changelog is read to its end. `hasMoved`: its last owner lives, so that nothing is suspected of his end. */
@@ -133,7 +141,7 @@ export class Shard {
     })
     const due = new DueRows(database, this.#words, suspects, standings)
     const commits = new Commits(database, 0, { words: this.#words, ids, letters, suspects, due, standings })
-    this.#work = { commits, due, letters, standings, suspects }
+    this.#work = { commits, due, freeKeys: new FreeKeys(database), letters, standings, suspects }
     const settles = cutOff.map(({ pos, rule, claimed }) => {
       const { settle } = this.#rows.read(int(pos), int(rule))
       return claimed === 0
@@ -151,8 +159,7 @@ export class Shard {
     const { records, told } = this.#rows.transaction(() => this.#settle(settles, undefined))
     const own = database.prepare('SELECT rule, signature, time, alive, expires FROM roots').all()
     const roots = pack(this.#roots.differences(this.#partition, own))
-    const again = unpack(this.changes.reassert(pack([...this.#shadowed.values()])))
-    this.#shadowed.clear()
+    const again = unpack(this.changes.reassert(pack(this.replay.takeShadowed())))
     return {
       consequences: [],
       records: pack([...unpack(records), ...again]),
@@ -175,9 +182,8 @@ export class Shard {
 
   /** The next of what was handed over, and its last owner had not taken up; with the last of it, who waits for nobody any more. */
   takeUp(now: number): Arrived & { readonly more: boolean } {
-    const page = [...take(this.#unheard, takenUpAtOnce)]
-    for (const [name] of page) this.#unheard.delete(name)
-    if (page.length > 0) return { ...this.arrive(pack(page.map(([, one]) => one)), now), more: true }
+    const page = this.replay.takeUnheard(takenUpAtOnce)
+    if (page.length > 0) return { ...this.arrive(pack(page), now), more: true }
     return { ...this.#rows.transaction(() => this.#releaseOrphans(now)), more: false }
   }
 
@@ -189,24 +195,121 @@ export class Shard {
       due.rewind(this.#numbers.ofLane(lane), now, pos)
       return { lane, nextUntil: now, waiting: { key: -1, slot: 1 } }
     })
-    return { ...this.changes.take(), dead: undefined, hasUntold: this.changes.hasUntold, rows }
+    return { ...this.changes.take(), dead: undefined, hasUntold: this.#hasUntold, rows, loose: [] }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
   settle({ settles, ends, ended: ids }: Omit<SettleBatch, 'partition'>): Change {
     return this.#rows.transaction(() => {
       for (const id of ids) this.changes.hasSaidEnd(id)
-      const ended = this.#endAll(ends)
+      for (const { rule, key } of ends) this.#meet(this.#loose.ofKey(rule, key))
+      const loose = this.#looseEnds(settles)
+      const endsOfLoose = loose.flatMap(({ end = [] }) => end)
+      const ended = this.#endAll([...ends, ...endsOfLoose])
       const consequences = ended.flatMap(({ moved }, index) =>
         moved.length === 0 ? [] : [{ index: settles.length + index, amended: undefined, moved, due: [] }],
       )
-      const change = this.#settle(settles, undefined)
+      const isLoose = new Set(loose.map(({ index }) => index))
+      const indexes = [...settles.keys()].filter((index) => !isLoose.has(index))
+      const change = this.#settle(
+        indexes.length === settles.length ? settles : settles.filter((_, index) => !isLoose.has(index)),
+        undefined,
+      )
+      const places = ended.map(({ pos }) => pos)
+      const placesOfLoose = places.splice(ends.length)
       return {
         ...change,
-        consequences: [...change.consequences, ...consequences],
-        places: ended.map(({ pos }) => pos),
+        consequences: [
+          ...change.consequences.map((one) => ({ ...one, index: indexes[one.index] ?? one.index })),
+          ...consequences,
+        ],
+        places,
+        loose: loose.map(({ index, end }) => ({ index, place: end === undefined ? undefined : placesOfLoose.shift() })),
       }
     })
+  }
+
+  /** Of those that are loose: who has ended, and met nobody. They are not loose any more. */
+  #looseEnds(settles: readonly ShardSettle[]): { readonly index: number; readonly end: KeyEnd | undefined }[] {
+    if (this.#loose.isEmpty) return []
+    const ended = new Map<LooseDelivery, { index: number; end: KeyEnd | undefined }>()
+    const met = new Set<LooseDelivery | undefined>()
+    for (const [index, settle] of settles.entries()) {
+      const one = this.#loose.get(nameOf(settle))
+      if (one !== undefined && endsPlainly(settle, one)) ended.set(one, { index, end: settle.end })
+      else if (settle.standing?.key !== undefined)
+        met.add(this.#loose.ofKey(settle.lane.rule, settle.standing.key.text))
+    }
+    return [...ended].flatMap(([one, end]) => {
+      if (met.has(one)) return []
+      this.#loose.remove(one)
+      this.changes.hasSaidEnd(one.name)
+      return end
+    })
+  }
+
+  /** Somebody looks for more than it is while it is loose: it is given the row that it would have had. */
+  #meet(one: LooseDelivery | undefined): void {
+    if (one === undefined) return
+    const { settle, key, since, isOut } = one
+    const { commits, due } = this.#ready
+    this.#loose.remove(one)
+    this.#rows.transaction(() => {
+      const group = this.#packed([settle])
+      const effects = commits.apply({ ...emptyGroup, ...group, names: this.#numbers.takeFresh() })
+      this.changes.leave(this.changes.keepUntold([settle], group.settles, effects, since))
+      if (isOut) due.handOut(group.settles[0] ?? 0, group.settles[1] ?? 0, key.text)
+    })
+  }
+
+  /** It is settled in a row, and those of its key are to be found there. */
+  #meetFor(settle: ShardSettle): void {
+    const { lane, standing } = settle
+    this.#meet(this.#loose.get(nameOf(settle)))
+    if (standing?.key !== undefined) this.#meet(this.#loose.ofKey(lane.rule, standing.key.text))
+  }
+
+  /** Whoever lists rows finds them all. */
+  meetAll(): void {
+    if (this.#loose.isEmpty) return
+    this.#rows.transaction(() => {
+      for (const one of this.#loose.all()) this.#meet(one)
+    })
+  }
+
+  get #hasUntold(): boolean {
+    return this.changes.hasUntold || this.#loose.hasUntold
+  }
+
+  /** The next of what is untold since that time, or longer. */
+  tell(since: number): ShardOutputs['tell'] {
+    return this.#rows.transaction(() => {
+      const loose = this.#loose.tell(since, toldAtOnce)
+      const { told, more, ...change } = this.changes.tell(since)
+      return {
+        ...{ ...change, told: [...told, ...loose.map(toldOfLoose)] },
+        ...{ hasUntold: this.#hasUntold, more: more || loose.length === toldAtOnce },
+      }
+    })
+  }
+
+  /** What holds of these keys. */
+  reassert(keys: Packed): Packed {
+    for (const { key } of unpack(keys)) {
+      const parsed = parseKey(key)
+      if (parsed?.kind === 'delivery') this.#meet(this.#loose.get(`${parsed.id}/${parsed.rule}`))
+    }
+    return this.changes.reassert(keys)
+  }
+
+  /** Deliveries of events of one partition of a stream. */
+  rowsOf(topic: string, partition: number, from: number): ShardOutputs['rowsOf'] {
+    const loose = this.#loose.all().flatMap(({ settle: { event, lane } }) => {
+      const [ofTopic, ofPartition, offset] = event.origin
+      const isOfThat = ofTopic === topic && ofPartition === partition && offset >= from
+      return isOfThat ? [{ id: event.id, rule: lane.rule }] : []
+    })
+    return [...this.listing.rowsOf(topic, partition, from), ...loose]
   }
 
   /** Before anything else is noted as changed: what the keys topic is told of is not. */
@@ -215,17 +318,6 @@ export class Shard {
     const brief = ends.map((one) => (isRememberedBriefly(one) ? this.#end(one) : undefined))
     this.changes.forgetStarts()
     return ends.map((one, index) => brief[index] ?? this.#end(one))
-  }
-
-  /** What the keys topic says of calls; before it is restored. */
-  remember(starts: readonly KeyStart[]): void {
-    this.#rows.transaction(() => {
-      for (const { rule, key, pos, began, at, hash, starter } of starts) {
-        this.#rows.keepStarter(pos, starter)
-        this.#rows.remember(this.#numbers.of('rule', rule), key, { pos, began, at, hash })
-      }
-      this.#rows.learn()
-    })
   }
 
   #end({ accepted, starter, hash, rule: name, key, windowMs, began, at }: KeyEnd): Ended {
@@ -265,8 +357,13 @@ export class Shard {
   }
 
   /** `arrived`: when they were handed over, in ms, where they were. `areTakenAway`: those that are done have not ended. */
-  #settle(settles: readonly ShardSettle[], arrived: number | undefined, areTakenAway = false): Omit<Change, 'places'> {
+  #settle(
+    settles: readonly ShardSettle[],
+    arrived: number | undefined,
+    areTakenAway = false,
+  ): Omit<Change, 'places' | 'loose'> {
     const { commits, letters } = this.#ready
+    if (!this.#loose.isEmpty) for (const settle of settles) this.#meetFor(settle)
     // What comes without its event is of a row that is here, or made just before it; somebody else may have ended that meanwhile.
     const made = new Set<string>()
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
@@ -314,6 +411,9 @@ export class Shard {
     /** By index of the settles: the lane has one less that is parked. */
     const unparked = new Set<number>()
     const seen = new Set<string>()
+    const loose: LooseDelivery[] = []
+    /** Whom the others stand to. */
+    const met = new Set<string>()
     for (const { key, value } of unpack(records)) {
       const parsed = parseKey(key)
       const arrived = value === null ? undefined : parseRow(value)
@@ -321,36 +421,79 @@ export class Shard {
       const name = `${parsed.id}/${parsed.rule}`
       const isKnown = this.#isKnown(parsed.id, parsed.rule)
       const letter = isKnown && arrived.row.reopens === true ? this.#letterOf(parsed.id, parsed.rule) : undefined
+      const { standing } = arrived.row
       if ((isKnown && letter === undefined) || seen.has(name)) {
         known.push({ key, value: null })
+        if (standing?.key !== undefined) known.push(shadowedStart(parsed.rule, standing.key.text))
+        continue
+      }
+      const settle = settleOfRow(arrived.row, arrived.event)
+      const ruleKey = standing === undefined ? undefined : ruleKeyOf(parsed.rule, standing)
+      const one = isKnown || (ruleKey !== undefined && met.has(ruleKey)) ? undefined : this.#looseOf(settle, now)
+      if (one !== undefined) {
+        this.#loose.add(one)
+        loose.push(one)
         continue
       }
       seen.add(name)
+      if (ruleKey !== undefined) met.add(ruleKey)
       if (letter === 'parked') unparked.add(settles.length)
-      const settle = settleOfRow(arrived.row, arrived.event)
       settles.push(isKnown ? { ...settle, bytes: undefined } : settle)
     }
     const { consequences, ...change } = this.#settle(settles, now)
-    const again = unpack(this.changes.reassert(pack(known)))
+    const again = unpack(this.reassert(pack(known)))
     const byIndex = new Map(consequences.map((one) => [one.index, one]))
     return {
       ...change,
       records: again.length === 0 ? change.records : pack([...unpack(change.records), ...again]),
-      hasUntold: this.changes.hasUntold,
-      rows: settles.flatMap((settle, index) => rowsOf(settle, byIndex.get(index), unparked.has(index))),
+      hasUntold: this.#hasUntold,
+      rows: [
+        ...backlogOf(loose, now),
+        ...settles.flatMap((settle, index) => rowsOf(settle, byIndex.get(index), unparked.has(index))),
+      ],
+      loose: loose.map(({ name, settle, key }) => ({ name, ruleKey: ruleKeyOf(settle.lane.rule, { key }) })),
+    }
+  }
+
+  /** Undefined where it may not be loose: it is more than handed over, or its key is not free. */
+  #looseOf(settle: ShardSettle, now: number): LooseDelivery | undefined {
+    const { bytes, lane, event, standing } = settle
+    const key = standing?.key
+    if (bytes === undefined || key === undefined || standing?.root !== undefined) return undefined
+    if (!mayBeLoose(settle, now) || !this.#loose.hasRoom || this.#loose.ofKey(lane.rule, key.text) !== undefined)
+      return undefined
+    const rule = this.#numbers.of('rule', lane.rule)
+    const laneNumber = this.#numbers.ofLane(lane)
+    const { due, freeKeys } = this.#ready
+    const pos = firstPlaceOf(event.accepted)
+    const isFree =
+      due.outOf(rule, key.text).length === 0 && freeKeys.isFree(rule, key, { pos, metaId: () => metaIdOf(bytes), now })
+    if (!isFree) return undefined
+    return {
+      ...{ name: nameOf(settle), lane: laneNumber, key, settle, bytes },
+      ...{ since: now, isOut: false },
     }
   }
 
   take(lane: Lane, now: number, limit: number): { readonly rows: readonly ShardRow[]; readonly nextUntil: number } {
     const number = this.#numbers.ofLane(lane)
     this.#rows.learn()
-    const { rows, nextUntil } = this.#ready.due.take(number, now, limit)
-    return {
-      rows: rows.map(({ event: { pos, payload }, ...rest }) => {
-        return { ...rest, partition: this.#partition, event: this.#rows.eventAt(pos), bytes: payload }
-      }),
-      nextUntil,
-    }
+    const partition = this.#partition
+    this.#turn = this.#turn === 0 ? 1 : 0
+    // Neither waits for the last of the other.
+    const share = this.#loose.hasWaiting(number) ? (limit + this.#turn) >> 1 : limit
+    const { rows, nextUntil } = this.#ready.due.take(number, now, share)
+    const ofRows = rows.map(({ event: { pos, payload }, ...rest }) => {
+      return { ...rest, partition, event: this.#rows.eventAt(pos), bytes: payload }
+    })
+    const loose = this.#loose.take(number, limit - rows.length).map(({ settle, bytes }): ShardRow => {
+      const { event, progress, revision, standing } = settle
+      return {
+        ...{ partition, event, progress, revision, standing, reason: 'slot', bytes: new Uint8Array(bytes) },
+        ...{ uncleanStops: 0, isSuperseded: false, followers: 0 },
+      }
+    })
+    return { rows: [...ofRows, ...loose], nextUntil: this.#loose.hasWaiting(number) ? now : nextUntil }
   }
 
   /** Some of what need not be remembered any longer. */
@@ -370,6 +513,7 @@ export class Shard {
   left(): LaneBacklog[] {
     if (this.#work === undefined) return []
     const { due } = this.#work
+    this.meetAll()
     return this.listing
       .backlog((pos, rule) => !due.isOut(pos, rule))
       .map(({ lane, waiting: counts }) => ({
@@ -398,39 +542,8 @@ export class Shard {
   }
 
   #isKnown(id: string, rule: string): boolean {
-    return this.#hasRow(id, rule) || this.changes.hasEnded(id, rule)
-  }
-
-  #replay(key: WorkKey, value: Buffer | null): void {
-    if (key.kind === 'owner') return
-    const rule = this.#numbers.of('rule', key.rule)
-    if (key.kind !== 'delivery') {
-      this.changes.replayFact(key, rule, value === null ? undefined : parseFact(value))
-      return
-    }
-    const name = formatKey(key)
-    const hasEnded = value !== null && isEnd(value)
-    const found = value === null || hasEnded ? undefined : parseRow(value)
-    const known = this.#rows.find(key.id, rule)
-    if (value !== null && !hasEnded && found?.row.pos === undefined) {
-      // The owner has not said yet what becomes of it; what others wrote of one that is there already, or over, says nothing new.
-      const isNews = known === undefined ? !this.changes.hasEnded(key.id, key.rule) : found?.row.reopens === true
-      if (isNews) this.#unheard.set(name.toString(), { key: name, value })
-      else this.#shadowed.set(name.toString(), { key: name, value: null })
-      return
-    }
-    this.#unheard.delete(name.toString())
-    this.#shadowed.delete(name.toString())
-    if (known !== undefined) this.#rows.remove(known, rule)
-    if (hasEnded) this.changes.hasSaidEnd(`${key.id}/${key.rule}`)
-    if (found === undefined) return
-    this.changes.goesOn(key.id, key.rule)
-    const settle = settleOfRow(found.row, found.event)
-    const { pos: wanted } = found.row
-    const isFree = wanted !== undefined && this.#rows.isFree(wanted)
-    const pos = isFree ? wanted : this.#place(settle.event.accepted)
-    this.#rows.insert(pos, rule, settle)
-    this.#rows.insertRow(pos, rule, found.row)
+    const isLoose = this.#loose.get(`${id}/${rule}`) !== undefined
+    return isLoose || this.#hasRow(id, rule) || this.changes.hasEnded(id, rule)
   }
 
   /** Within a transaction: as the commit wants it, with a row for each event that has none. */
@@ -520,15 +633,6 @@ function orInfinity(until: number): number {
   return until === never ? Number.POSITIVE_INFINITY : until
 }
 
-function* take<One>(from: Iterable<One>, count: number): Generator<One> {
-  let taken = 0
-  for (const one of from) {
-    if (taken === count) return
-    yield one
-    taken += 1
-  }
-}
-
 const emptyGroup = {
   first: 0,
   events: new Float64Array(0),
@@ -536,27 +640,6 @@ const emptyGroup = {
   cursor: 0,
   running: undefined,
 } as const
-
-function settleOfRow(row: WorkRow, event: Uint8Array): ShardSettle {
-  const { id, stream, accepted, origin, rule, lane, state, reason, until, at, revision, progress, claimed, attempts } =
-    row
-  return {
-    lane: { rule, key: lane },
-    event: { id, stream, accepted, origin },
-    bytes: event,
-    state,
-    // Written by us, from what the contract lists.
-    reason: reason as ShardSettle['reason'],
-    until: until ?? Number.POSITIVE_INFINITY,
-    at,
-    revision,
-    progress,
-    claimed,
-    attempts,
-    answer: row.answer,
-    standing: row.standing,
-  }
-}
 
 /** What came, as the engine counts it; and what that made of others. */
 function rowsOf(

@@ -7,6 +7,7 @@ import { Numbers } from '../tables/numbers.ts'
 import { migrate } from '../tables/schema.ts'
 import { Words } from '../tables/words.ts'
 import { serveThread } from '../thread.ts'
+import { Room } from './loose.ts'
 import { Roots } from './roots.ts'
 import { Shard } from './shard.ts'
 import { fileOf, type ShardAnswers, type ShardInputs, type ShardOutputs } from './shard-protocol.ts'
@@ -20,6 +21,7 @@ interface Shared {
   readonly words: Words
   readonly numbers: Numbers
   readonly roots: Roots
+  readonly room: Room
 }
 
 const shards = new Map<number, { readonly shard: Shard; readonly file: string }>()
@@ -47,7 +49,8 @@ async function openShared(folder: string): Promise<Shared> {
   const words = new Words(await openTables(join(folder, 'words.db')))
   for (const reason of ['', ...waitReasons, ...doneReasons, ...deadReasons]) words.intern('reason', reason)
   const numbers = new Numbers(words.all())
-  shared = { words, numbers, roots: new Roots(await openScratch(join(folder, 'roots.db')), words, numbers) }
+  const roots = new Roots(await openScratch(join(folder, 'roots.db')), words, numbers)
+  shared = { words, numbers, roots, room: new Room() }
   return shared
 }
 
@@ -69,10 +72,10 @@ function drop(partition: number): void {
 const answers: ShardAnswers = {
   async open({ partition, folder }) {
     drop(partition)
-    const { words, numbers, roots } = await openShared(folder)
+    const { words, numbers, roots, room } = await openShared(folder)
     const file = fileOf(folder, partition)
     for (const end of ['', '-wal', '-shm']) rmSync(`${file}${end}`, { force: true })
-    shards.set(partition, { shard: new Shard(partition, await openTables(file), words, numbers, roots), file })
+    shards.set(partition, { shard: new Shard(partition, await openTables(file), words, numbers, roots, room), file })
     return undefined
   },
   numberOf({ rule }) {
@@ -82,11 +85,11 @@ const answers: ShardAnswers = {
     return number
   },
   restore({ partition, records }) {
-    of(partition).restore(records)
+    of(partition).replay.restore(records)
     return undefined
   },
   remember({ partition, starts }) {
-    of(partition).remember(starts)
+    of(partition).replay.remember(starts)
     return undefined
   },
   restored({ partition, now, hasMoved }) {
@@ -99,9 +102,9 @@ const answers: ShardAnswers = {
   settle: ({ batches }) => batches.map(({ partition, ...batch }) => of(partition).settle(batch)),
   remove: ({ partition, settle }) => of(partition).remove(settle),
   arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
-  tell: ({ partition, since }) => of(partition).changes.tell(since),
-  reassert: ({ partition, keys }) => of(partition).changes.reassert(keys),
-  rowsOf: ({ partition, topic, part, from }) => of(partition).listing.rowsOf(topic, part, from),
+  tell: ({ partition, since }) => of(partition).tell(since),
+  reassert: ({ partition, keys }) => of(partition).reassert(keys),
+  rowsOf: ({ partition, topic, part, from }) => of(partition).rowsOf(topic, part, from),
   take: ({ lane, now, limit }) => take(lane, now, limit),
   deliveries,
   letters: ({ partition, rule, ids, limit, after }) => of(partition).listing.letters(rule, ids, limit, after),
@@ -140,11 +143,12 @@ function take(lane: Lane, now: number, limit: number): ShardOutputs['take'] {
 /** Newest first, all partitions together. The cursor: `<place>.<partition>` of the last. */
 function deliveries({ rule, states, limit, cursor }: ShardInputs['deliveries']): ShardOutputs['deliveries'] {
   const [place = Number.MAX_SAFE_INTEGER, last = -1] = cursor?.split('.').map(Number) ?? []
-  const found = [...opened].flatMap((partition) =>
-    of(partition)
-      .listing.deliveries(rule, states, limit + 1, partition < last ? place + 1 : place)
-      .map((one) => ({ ...one, partition })),
-  )
+  const found = [...opened].flatMap((partition) => {
+    const shard = of(partition)
+    shard.meetAll()
+    const before = partition < last ? place + 1 : place
+    return shard.listing.deliveries(rule, states, limit + 1, before).map((one) => ({ ...one, partition }))
+  })
   const page = found.sort((a, b) => b.pos - a.pos || b.partition - a.partition).slice(0, limit)
   const end = page.at(-1)
   return {

@@ -4,12 +4,12 @@ import { messageOf } from '../../base/errors.ts'
 import type { StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Key, Settlement, StoreListener } from '../store.ts'
 import { loadDriver } from '../tables/database.ts'
-import { type ChangelogOptions, changelogOf } from './changelog.ts'
+import { type ChangelogOptions, changelogOf, endedOf } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
 import { Homes } from './homes.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
-import type { KeysTopic } from './keys-topic.ts'
+import { formatStart, type KeysTopic } from './keys-topic.ts'
 import { pack } from './packed.ts'
 import {
   handedOver,
@@ -130,6 +130,7 @@ export class WorkTopic {
       return
     }
     const part = this.#partOf(settlement, record)
+    const wasLoose = record.source === undefined && part?.loose.delete(`${record.id}/${settlement.lane.rule}`) === true
     if (part !== undefined && this.#needsNoRow(settlement, record)) {
       this.#queue.push(part, {
         ticket,
@@ -140,7 +141,7 @@ export class WorkTopic {
       return
     }
     if (part !== undefined && this.#isAstray(part, settlement, record)) this.#move(part, settlement, record, ticket)
-    else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
+    else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket, wasLoose)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
       this.#tell(settlement, record, ticket)
@@ -207,7 +208,7 @@ export class WorkTopic {
       this.#queue.push(part, { ticket, told: toldOf(settlement, record), end: undefined, isKeyed: false })
   }
 
-  #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+  #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket, wasLoose: boolean): void {
     const { lane } = settlement
     const isNew = record.source !== undefined && record.rows?.has(lane.rule) !== true
     if (isNew) {
@@ -220,7 +221,10 @@ export class WorkTopic {
       // What is handed over, should its row not count, is how far it has come.
       if (before !== undefined) part.unconfirmed.set(keyOf(settlement), { ...settlement, record: before.record })
     }
-    this.#queue.push(part, { settle: shardSettle(settlement, record, isNew), ticket })
+    const settle = shardSettle(settlement, record, isNew)
+    const hasEnded = wasLoose && settlement.state === 'done'
+    const end = hasEnded ? keyEndOf(settlement, record) : undefined
+    this.#queue.push(part, { settle: end === undefined ? settle : { ...settle, end }, ticket, mayWait: hasEnded })
   }
 
   /** What the thread has made of a batch: what is to be written, and what is to be said when it is. */
@@ -239,13 +243,24 @@ export class WorkTopic {
     const { topics, keys } = this.#parts
     const headers = hasClaims ? { [writeHeader]: Buffer.from(String(part.writes)) } : {}
     const keyEnds = ends.flatMap(({ end = [] }) => end)
+    const loose = change.loose.flatMap(({ index, place }) => {
+      const { ticket, settle } = rows[index] ?? {}
+      const record = ticket?.settlement.record
+      if (ticket === undefined || settle === undefined || !(record instanceof KafkaRecord)) return []
+      const start = settle.end === undefined || place === undefined ? '' : formatStart(settle.end, place)
+      return {
+        record: endedOf(topics.work, part, keyOf(ticket.settlement), start),
+        told: toldOf(ticket.settlement, record),
+      }
+    })
     this.#countDead(part, change.dead)
     return {
       records: [
         ...changelogOf(topics, part, change, { headers }),
+        ...loose.map(({ record }) => record),
         ...keys.format(part.partition, keyEnds, change.places),
       ],
-      told: [...change.told, ...ends.map((one) => one.told)],
+      told: [...change.told, ...[...loose, ...ends].map((one) => one.told)],
       done: () => {
         const consequencesOf = (index: number) => (part.isLost ? elsewhere : byIndex.get(index))
         for (const [index, { ticket }] of rows.entries())
@@ -306,7 +321,7 @@ export class WorkTopic {
     else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
   }
 
-  #write(part: Part, change: Omit<Change, 'consequences' | 'places'>, options?: ChangelogOptions): void {
+  #write(part: Part, change: Pick<Change, 'records' | 'roots' | 'told' | 'dead'>, options?: ChangelogOptions): void {
     const { topics, partitions, writer } = this.#parts
     this.#countDead(part, change.dead)
     const journal = formatJournal(topics.journal, partitions, change.told)
@@ -411,9 +426,7 @@ export class WorkTopic {
     for (let more = true; more; ) {
       const arrived = await thread.ask('takeUp', { partition, now: this.#parts.clock.now() })
       if (part.isLost) return
-      part.hasUntold = arrived.hasUntold
-      this.#write(part, arrived)
-      for (const change of arrived.rows) listener.rows(change)
+      this.#arrived(part, arrived)
       more = arrived.more
       if (more) await this.#parts.writer.written()
       if (part.isLost) return
@@ -524,16 +537,17 @@ export class WorkTopic {
     this.#asking(part, this.#parts.thread.ask('arrive', asked))
       .then((arrived) => {
         if (part.isLost) return
-        this.#arrived(part, arrivals, arrived)
+        for (const { key } of arrivals) part.onTheWay.delete(key.toString())
+        this.#arrived(part, arrived)
         for (const source of marks) part.isCaughtUp.set(source, true)
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
 
-  #arrived(part: Part, arrivals: readonly { readonly key: Buffer }[], arrived: Arrived): void {
+  #arrived(part: Part, arrived: Arrived): void {
     this.#write(part, arrived)
     part.hasUntold ||= arrived.hasUntold
-    for (const { key } of arrivals) part.onTheWay.delete(key.toString())
+    for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
     for (const change of arrived.rows) this.#parts.listener.rows(change)
   }
 

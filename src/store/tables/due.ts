@@ -94,7 +94,7 @@ export class DueRows {
             const row = this.#read(chosen, rule)
             rows.push(row)
             bytes += row.event.payload.length
-            this.#handOut(chosen, rule, row.standing?.key?.text)
+            this.handOut(chosen, rule, row.standing?.key?.text)
           }
         }
         place.until = until
@@ -134,7 +134,7 @@ export class DueRows {
   /** Nobody else of its key is handed out until it is settled again. */
   #takeKey(pos: number, rule: number): void {
     const key = this.#key.get(pos, rule)?.key
-    if (typeof key === 'string') this.#handOut(pos, rule, key)
+    if (typeof key === 'string') this.handOut(pos, rule, key)
   }
 
   isOut(pos: number, rule: number): boolean {
@@ -205,7 +205,8 @@ export class DueRows {
     return int(newest.lane) === lane ? int(newest.pos) : undefined
   }
 
-  #handOut(pos: number, rule: number, key: string | undefined): void {
+  /** It is in somebody's hands. */
+  handOut(pos: number, rule: number, key: string | undefined): void {
     const out = this.#out.get(rule) ?? new Map()
     out.set(pos, key)
     this.#out.set(rule, out)

@@ -7,8 +7,8 @@ import { isRepeat, readStart, windowEnd } from './starts.ts'
 export interface Candidate {
   /** Its place, or one before which none of those lie that were accepted with it. */
   readonly pos: number
-  /** The producer's, if there is one. */
-  readonly metaId: string | undefined
+  /** The producer's, if there is one; asked for few. */
+  metaId(): string | undefined
   /** In ms. */
   readonly now: number
 }
@@ -35,13 +35,14 @@ export class FreeKeys {
    * Whether nothing of the key waits or runs, nor is remembered of it what makes this one wait, or a duplicate; nor was the
    * delivery running when a process died, so that its next call has to be on record first.
    */
-  isFree(rule: number, key: Key, { pos, metaId, now }: Candidate): boolean {
+  isFree(rule: number, key: Key, { pos, metaId: idOf, now }: Candidate): boolean {
     const found = this.#find.get(rule, key.text, pos)
     if (found === undefined) return true
     if (found.live !== 0) return false
     const start = key.turn === 'oldest' ? undefined : readStart(found)
     if (start === undefined) return true
     if (start.pos >= pos || windowEnd(start, key) > now) return false
+    const metaId = idOf()
     return !isRepeat(start, metaId === undefined ? 0 : hashId(metaId), key, now)
   }
 
