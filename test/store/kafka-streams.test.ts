@@ -43,6 +43,8 @@ interface Reading {
 function start(brokers: Brokers, owned: readonly number[]) {
   const parts = new Map<number, Owned>(owned.map((partition) => [partition, { partition, isLost: false }]))
   const readings = new Map<string, Reading>()
+  /** Those that are not to be read on for now. */
+  const paused = new Set<string>()
   /** Of each time that a partition was begun. */
   const begun: string[] = []
   let looks = 0
@@ -70,7 +72,8 @@ function start(brokers: Brokers, owned: readonly number[]) {
       readings.set(`${topic}/${partition}`, { from, received })
     },
     stop: (topic, partition) => void readings.delete(`${topic}/${partition}`),
-    ...{ pause: nothing, resume: nothing },
+    pause: (topic, partition) => void paused.add(`${topic}/${partition}`),
+    resume: (topic, partition) => void paused.delete(`${topic}/${partition}`),
   }
   const commit = async (positions: readonly Position[]) => {
     for (const one of positions) brokers.positions.set(`${one.topic}/${one.partition}`, one)
@@ -92,7 +95,23 @@ function start(brokers: Brokers, owned: readonly number[]) {
   return {
     streams,
     readings,
+    paused,
     begun,
+    /** A partition of the work is another process's from now on. */
+    lose(partition: number) {
+      const part = parts.get(partition)
+      if (part === undefined) throw new Error('it is not ours')
+      part.isLost = true
+      parts.delete(partition)
+      streams.drop(part)
+    },
+    /** Takes so many of what was given out. */
+    async take(count: number): Promise<readonly KafkaRecord[]> {
+      const taken: KafkaRecord[] = []
+      while (taken.length < count)
+        for (const { record } of await streams.next(count - taken.length)) taken.push(record as KafkaRecord)
+      return taken
+    },
     /** Resolves when it has looked at all that there is now, and done what follows from that. */
     async look() {
       const before = looks
@@ -207,4 +226,22 @@ test.each([
   expect(brokers.positions.get(name)?.offset).toBe(from)
   give(name, [from, from + 1])
   expect(await given()).toEqual([from, from + 1])
+})
+
+test('whoever has a partition next is given what was not finished, and nothing else, in whatever order that was', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const before = start(brokers, [0, 1, 2, 3])
+  await before.look()
+  before.give(name, [0, 1, 2, 3])
+  const records = await before.take(4)
+  for (const offset of [3, 1]) before.streams.finish(records[offset] as KafkaRecord)
+  await before.streams.commit()
+
+  const after = start(brokers, [0, 1, 2, 3])
+  await after.look()
+  expect(after.readings.get(name)?.from).toBe(0)
+  after.give(name, [0, 1, 2, 3, 4])
+  expect(await after.given()).toEqual([0, 2, 4])
 })
