@@ -245,3 +245,26 @@ test('whoever has a partition next is given what was not finished, and nothing e
   after.give(name, [0, 1, 2, 3, 4])
   expect(await after.given()).toEqual([0, 2, 4])
 })
+
+test('of a partition that is lost nothing is committed any more: it would set back whoever has it', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const part = topics.ownerOf(stream, 0, 1)
+  const before = start(brokers, [part])
+  await before.look()
+  before.give(name, [0, 1, 2])
+  const [first] = await before.take(3)
+  if (first === undefined) throw new Error('three were given')
+
+  before.lose(part)
+  const after = start(brokers, [part])
+  await after.look()
+  after.give(name, [0, 1, 2])
+  for (const record of await after.take(3)) after.streams.finish(record)
+  await after.streams.commit()
+  before.streams.finish(first)
+  await before.streams.commit()
+
+  expect(brokers.positions.get(name)?.offset).toBe(3)
+})
