@@ -268,3 +268,24 @@ test('of a partition that is lost nothing is committed any more: it would set ba
 
   expect(brokers.positions.get(name)?.offset).toBe(3)
 })
+
+test('no more is read ahead than 2,000, and no more of a partition than 10,000 that are not finished', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const { streams, paused, look, give, take } = start(brokers, [0, 1, 2, 3])
+  const from = (first: number, count: number) => Array.from({ length: count }, (_, n) => first + n)
+  await look()
+  give(name, from(0, 1_999))
+  expect(paused.has(name)).toBe(false)
+  give(name, from(1_999, 1))
+  expect(paused.has(name)).toBe(true)
+  const records = [...(await take(2_000))]
+  expect(paused.has(name)).toBe(false)
+
+  give(name, from(2_000, 8_000))
+  records.push(...(await take(8_000)))
+  expect(paused.has(name)).toBe(true)
+  for (const record of records.slice(0, 6_000)) streams.finish(record)
+  expect(paused.has(name)).toBe(false)
+})
