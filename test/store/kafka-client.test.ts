@@ -1,3 +1,4 @@
+import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { createClient } from '../../src/store/kafka/client.ts'
 import { sharedKafka } from '../support/kafka.ts'
@@ -26,4 +27,18 @@ test('a connection that has nothing to send arms no timer for a time that is pas
   await until('some time has passed', () => turns++ > 5)
 
   expect(armed.filter((ms) => ms !== undefined && !(ms >= 0))).toEqual([])
+})
+
+test('a broker that takes longer than a second to accept a connection is waited for', async () => {
+  const admin = createClient(
+    {
+      brokers: [...shared.brokers],
+      socketFactory: ({ host, port, onConnect }) => connect({ host, port }, () => setTimeout(onConnect, 1_500)),
+    },
+    () => undefined,
+  ).admin({ retry: { retries: 0 } })
+  onTestFinished(() => admin.disconnect())
+  await admin.connect()
+
+  expect((await admin.describeCluster()).brokers).toHaveLength(1)
 })
