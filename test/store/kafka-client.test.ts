@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { createClient } from '../../src/store/kafka/client.ts'
@@ -41,4 +42,9 @@ test('a broker that takes longer than a second to accept a connection is waited 
   await admin.connect()
 
   expect((await admin.describeCluster()).brokers).toHaveLength(1)
+})
+
+test('kafkajs is the one version whose insides are patched', async () => {
+  const { dependencies } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8'))
+  expect(dependencies.kafkajs).toBe('2.2.4')
 })
