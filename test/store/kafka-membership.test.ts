@@ -81,6 +81,29 @@ test('a consumer that stops without a word, and does not even say farewell, is r
   expect(assigned[1]).toEqual([0, 1])
 }, 120_000)
 
+test('who is a member fetches nothing of what is shared, and says at his times that he lives', async () => {
+  const { kafka, topic } = await aGroup()
+  const producer = kafka.producer()
+  await producer.connect()
+  onTestFinished(() => producer.disconnect())
+  await producer.send({ topic, messages: [0, 1].map((partition) => ({ partition, value: 'one' })) })
+  const fetched: unknown[] = []
+  let heartbeats = 0
+  const first = (consumer: Consumer) => {
+    consumer.on(consumer.events.REQUEST, ({ payload }) => {
+      if (payload.apiName === 'Fetch') fetched.push(payload)
+    })
+    consumer.on(consumer.events.HEARTBEAT, () => {
+      heartbeats += 1
+    })
+  }
+  const { assigned } = join(kafka, topic, { first })
+  await until('it is a member', () => assigned.length === 1, 30_000)
+  await until('it has said so twice', () => heartbeats === 2, 30_000)
+
+  expect(fetched).toEqual([])
+}, 90_000)
+
 /** Of the same name as ours, so that who says it is one of the group. */
 const sameName: PartitionAssigner = () => ({
   name: 'changeprop',
