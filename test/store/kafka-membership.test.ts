@@ -232,6 +232,17 @@ test('a crash after which kafkajs would begin anew by itself is told, and anothe
   expect(troubles).toEqual([undefined, expect.stringContaining("not a member of Kafka's consumer group"), undefined])
 }, 60_000)
 
+test('who has partitions keeps them when another joins, as far as that is fair', async () => {
+  const { kafka, topic } = await aGroup()
+  const { assigned } = join(kafka, topic)
+  await until('it is a member', () => assigned.length === 1, 30_000)
+  // By its name it is the first of all members.
+  const other = join(createClient({ ...shared.client, clientId: 'a' }, nothing), topic)
+  await until('another is a member', () => other.assigned.length === 1, 30_000)
+
+  expect([assigned.at(-1), other.assigned.at(-1)]).toEqual([[0], [1]])
+}, 60_000)
+
 test('who fails when told that others have some of its partitions says so, and is told again', async () => {
   const { kafka, topic } = await aGroup()
   let isFailing = false
