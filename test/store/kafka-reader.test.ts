@@ -143,6 +143,39 @@ test('who reads to the end of a partition that ends with what an aborted transac
   expect(values).toEqual(['one'])
 })
 
+test('a partition goes on behind a batch of which compaction has left nothing', async () => {
+  const { client, admin, producer, reader, prefix } = await setup(1)
+  const topic = `${prefix}compacted`
+  const settings = { 'cleanup.policy': 'compact', 'segment.ms': '1000', 'min.cleanable.dirty.ratio': '0' }
+  const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }))
+  await admin.createTopics({ topics: [{ topic, configEntries }], waitForLeaders: true })
+  // The last batch of a producer that counts its batches stays, be it empty.
+  const counting = client.producer({ idempotent: true, maxInFlightRequests: 1 })
+  await counting.connect()
+  onTestFinished(() => counting.disconnect())
+  const at = (seconds: number) => String(Date.now() - 3_600_000 + 1_000 * seconds)
+  await counting.send({ topic, messages: [{ key: 'key', value: 'old', timestamp: at(0) }] })
+  // What comes next has no room in an answer beside the empty one.
+  const large = 'new'.padEnd(700_000)
+  await producer.send({ topic, messages: [{ key: 'key', value: large, timestamp: at(10) }] })
+  await producer.send({ topic, messages: [{ key: 'last', value: 'last', timestamp: at(20) }] })
+  const cluster = openCluster(createClient(kafka.client, () => undefined))
+  onTestFinished(() => cluster.disconnect())
+  await cluster.connect()
+  await cluster.addMultipleTargetTopics([topic])
+  const broker = await cluster.findBroker({ nodeId: '1' })
+  const partitions = [{ partition: 0, fetchOffset: '0', maxBytes: 1 }]
+  const question = { isolationLevel: 1, maxWaitTime: 0, minBytes: 0, maxBytes: 1, topics: [{ topic, partitions }] }
+  await until('the first batch is empty', async () => {
+    const { responses } = await broker.fetch(question)
+    return responses[0]?.partitions[0]?.messages.length === 0
+  })
+
+  const values: string[] = []
+  await reader.readToEnd(topic, 0, 0, (messages) => values.push(...messages.map(({ value }) => String(value).trim())))
+  expect(values).toEqual(['new', 'last'])
+}, 60_000)
+
 test('where all records were removed the end is reached at once, and none is found', async () => {
   const { admin, producer, reader, topic } = await setup(1)
   await producer.send({ topic, messages: ['one', 'two'].map((value) => ({ value })) })
