@@ -176,6 +176,27 @@ test('a partition goes on behind a batch of which compaction has left nothing', 
   expect(values).toEqual(['new', 'last'])
 }, 60_000)
 
+test('no broker is asked to wait for longer than a partition that is resumed may have to', async () => {
+  const waits: number[] = []
+  const { producer, topic, received, read } = await setup(1, (cluster) => {
+    const findBroker = cluster.findBroker.bind(cluster)
+    cluster.findBroker = async (node) => {
+      const broker = await findBroker(node)
+      return {
+        fetch(question) {
+          waits.push(question.maxWaitTime)
+          return broker.fetch(question)
+        },
+      }
+    }
+  })
+  await producer.send({ topic, messages: [{ value: 'one' }] })
+  read()
+  await until('it is read', () => received[0]?.length === 1)
+
+  expect(Math.max(...waits)).toBeLessThanOrEqual(250)
+})
+
 test('where all records were removed the end is reached at once, and none is found', async () => {
   const { admin, producer, reader, topic } = await setup(1)
   await producer.send({ topic, messages: ['one', 'two'].map((value) => ({ value })) })
