@@ -1,5 +1,6 @@
 import { Kafka } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { BatchSender } from '../../src/store/kafka/batch-sender.ts'
 import { createClient } from '../../src/store/kafka/client.ts'
 import { typeOf } from '../../src/store/kafka/errors.ts'
 import { Reader } from '../../src/store/kafka/reader.ts'
@@ -91,4 +92,21 @@ describe('where a broker is away that has the only copy of somebody else’s top
       ['theirs', 1],
     ])
   }, 90_000)
+})
+
+describe('brokers that make whatever topic somebody asks about', () => {
+  needsKafka()
+
+  test('make none that is written to while it is not there', async () => {
+    const kafka = await startKafka({ brokers: 1, properties: { 'auto.create.topics.enable': 'true' } })
+    onTestFinished(() => kafka.close())
+    const client = createClient(kafka.client, () => undefined)
+    const sender = new BatchSender(client, () => undefined)
+    await sender.connect()
+    onTestFinished(() => sender.disconnect())
+    await sender.send([{ topic: 'written', partition: 0, key: null, value: null }])
+
+    const topics = await withAdmin(client, (admin) => admin.listTopics())
+    expect(topics).not.toContain('written')
+  }, 60_000)
 })
