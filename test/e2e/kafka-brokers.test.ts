@@ -1,3 +1,4 @@
+import { Kafka } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { needsKafka, startKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
@@ -80,6 +81,46 @@ call:
     },
     120_000 + rounds * 90_000,
   )
+})
+
+describe('a broker that is away with the only copy of a stream', () => {
+  needsKafka()
+
+  test('bars that stream: others are posted to and called, also new ones, and one post is answered for each event', async () => {
+    const kafka = await startKafka({ brokers: 3 })
+    onTestFinished(() => kafka.close())
+    const target = await openCountingTarget({ latencyMs: 1, status: () => 200 })
+    onTestFinished(() => target.close())
+    const admin = new Kafka(kafka.client).admin()
+    await admin.connect()
+    onTestFinished(() => admin.disconnect())
+    await admin.createTopics({
+      topics: [{ topic: 'away.test.single', replicaAssignment: [{ partition: 0, replicas: [3] }] }],
+    })
+    const rules = `call: { topic: '/^test/', exec: { method: post, uri: '${target.url}/{{message.meta.id}}' } }`
+    const more = ['topic_prefix: away.', 'replication: 3']
+    const service = await openKafkaService({ brokers: kafka.brokers, name: 'away', rules, more })
+    await isWell(service)
+    for (const name of ['test.single', stream]) expect((await service.post(anEvent(name))).status).toBe(201)
+    await until('they are called', () => target.started === 2)
+
+    await kafka.kill(3)
+    await until('others are written to', async () => (await service.post(anEvent(stream))).status === 201, limitMs)
+    const single = anEvent('test.single')
+    const others = [anEvent(stream), anEvent('test.new')]
+    const { status, body } = await service.post([single, ...others])
+
+    expect(status).toBe(207)
+    expect(JSON.parse(body).error).toEqual([
+      { status: 'error', event: single, context: { message: expect.stringContaining('away.test.single') } },
+    ])
+    const isCalled = ({ meta }: (typeof others)[number]) => target.calls.get(meta.id)?.succeeded
+    await until('the others are called', () => others.every(isCalled), limitMs)
+
+    await kafka.start(3)
+    await until('it is written to', async () => (await service.post(single)).status === 201, limitMs)
+    await until('it is called', () => isCalled(single), limitMs)
+  }, 300_000)
 })
 
 describe('a broker that stands still', () => {

@@ -63,7 +63,7 @@ function start(brokers: Brokers, owned: readonly number[]) {
   const reader: Pick<Reader, 'topics' | 'end' | 'offsetAt' | 'read' | 'stop' | 'pause' | 'resume'> = {
     topics: async () => {
       looks += 1
-      return new Map(brokers.topics)
+      return new Map([...brokers.topics].map(([topic, count]) => [topic, { count, leaderless: [] }]))
     },
     end: async () => 0,
     offsetAt: async () => brokers.newest,

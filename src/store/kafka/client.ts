@@ -60,7 +60,10 @@ export interface Cluster {
   findTopicPartitionMetadata(topic: string): readonly { readonly partitionId: number }[]
   /** Null where no broker answers. */
   metadata(of: { readonly topics: readonly string[] }): Promise<{
-    readonly topicMetadata: readonly { readonly topic: string; readonly partitionMetadata: readonly unknown[] }[]
+    readonly topicMetadata: readonly {
+      readonly topic: string
+      readonly partitionMetadata: readonly { readonly partitionId: number; readonly leader: number }[]
+    }[]
   } | null>
   fetchTopicsOffset(
     topics: readonly ({
@@ -106,9 +109,7 @@ export function createClient(options: KafkaConfig, tell: Tell): Kafka {
 
 /** kafkajs makes one for each producer and consumer, and lets nobody else have one. */
 export function openCluster(kafka: Kafka): Cluster {
-  const symbol = Object.getOwnPropertySymbols(kafka).find(({ description }) => description === createClusterName)
-  const create = symbol === undefined ? undefined : Reflect.get(kafka, symbol)
-  if (typeof create !== 'function') throw new Error('this is not the kafkajs that the adapter was written for: 2.2.4')
+  const create = Reflect.get(kafka, createClusterOf(kafka))
   return create({
     metadataMaxAge: 30_000,
     allowAutoTopicCreation: false,
@@ -116,7 +117,15 @@ export function openCluster(kafka: Kafka): Cluster {
   })
 }
 
+function createClusterOf(kafka: Kafka): symbol {
+  const found = Object.getOwnPropertySymbols(kafka).find(({ description }) => description === createClusterName)
+  if (found === undefined) throw new Error('this is not the kafkajs that the adapter was written for: 2.2.4')
+  return found
+}
+
 const createClusterName = 'private:Kafka:createCluster'
+/** Of a partition that has none. */
+export const noLeader = -1
 
 /** Without Kafka's own markers, and without what belongs to transactions that were aborted. */
 export function committedMessages(
@@ -156,6 +165,7 @@ function patch(): void {
   patchTimers()
   patchCommits()
   patchTopics()
+  patchProducers()
 }
 
 /**
@@ -189,16 +199,16 @@ function patchCommits(): void {
   }
 }
 
+/** What is told of a partition then, depending on why. */
+const leaderless: readonly string[] = ['LEADER_NOT_AVAILABLE', 'LISTENER_NOT_FOUND']
+
 interface MetadataProtocol {
   protocol(of: { readonly version: number }): (asked: { readonly topics: readonly string[] }) => {
     readonly response: { parse(answer: unknown): Promise<unknown> }
   }
 }
 
-/**
- * Asked for all topics kafkajs tells of none where any partition of any topic has no leader. Whose it is does not matter there:
- * its number of partitions is told all the same.
- */
+/** Asked for topics kafkajs tells of none where any partition of any of them has no leader. Here `noLeader` is its leader. */
 function patchTopics(): void {
   const metadata: MetadataProtocol = require('kafkajs/src/protocol/requests/metadata')
   const { protocol } = metadata
@@ -208,10 +218,36 @@ function patchTopics(): void {
       const { response, ...rest } = create(asked)
       const parse = async (answer: unknown) =>
         response.parse(answer).catch((error: unknown) => {
-          if (asked.topics.length > 0 || typeOf(error) !== 'LEADER_NOT_AVAILABLE') throw error
+          if (!leaderless.includes(typeOf(error))) throw error
           return answer
         })
       return { ...rest, response: { ...response, parse } }
     }
   }
+}
+
+/**
+ * kafkajs writes nothing of a batch where one of its partitions has no leader. Here all else of it is written; who leads what is
+ * asked anew before the next batch.
+ */
+function patchProducers(): void {
+  const { prototype } = Kafka
+  const { producer } = prototype
+  prototype.producer = function createProducer(options) {
+    const name = createClusterOf(this)
+    const value = (...of: readonly unknown[]) => leadingOnly(Reflect.get(this, name)(...of))
+    return producer.call(Object.create(this, { [name]: { value } }), options)
+  }
+}
+
+function leadingOnly(
+  cluster: Pick<Cluster, 'findLeaderForPartitions'> & { readonly brokerPool: { metadataExpireAt: number | null } },
+): unknown {
+  const find = cluster.findLeaderForPartitions.bind(cluster)
+  cluster.findLeaderForPartitions = (topic, partitions) => {
+    const { [noLeader]: without, ...led } = find(topic, partitions)
+    if (without !== undefined) cluster.brokerPool.metadataExpireAt = null
+    return led
+  }
+  return cluster
 }

@@ -22,6 +22,11 @@ export function tooLargeFor(topic: string): RefusedError {
   return new RefusedError({ type: 'MESSAGE_TOO_LARGE' }, topic)
 }
 
+/** Of the partitions that an event may be written to. */
+export function leaderlessFor(topic: string): RefusedError {
+  return new RefusedError({ type: 'LEADER_NOT_AVAILABLE' }, topic)
+}
+
 export function isHopeless(error: unknown): boolean {
   return hopeless.includes(typeOf(error))
 }
@@ -44,5 +49,7 @@ export function explain(error: unknown, topic: string): string {
     return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
   if (typeOf(error) === 'TOPIC_AUTHORIZATION_FAILED')
     return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
+  if (typeOf(error) === 'LEADER_NOT_AVAILABLE')
+    return `a partition of the topic ${topic} has no leader: all brokers that have it are away, or have fallen behind`
   return messageOf(error)
 }

@@ -6,6 +6,7 @@ import {
   committedMessages,
   type FetchedMessage,
   type FetchedPartition,
+  noLeader,
   openCluster,
 } from './client.ts'
 import { typeOf } from './errors.ts'
@@ -48,7 +49,6 @@ const decodingErrors = [
   'KafkaJSInvalidVarIntError',
   'KafkaJSInvalidLongError',
 ]
-const noLeader = '-1'
 /** Of a topic that kafkajs asks about: it tells of no other then. */
 const goneTypes = ['UNKNOWN_TOPIC_OR_PARTITION', 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
 
@@ -66,6 +66,12 @@ interface Reading {
   why: string | undefined
   restMs: number
   rest: NodeJS.Timeout | undefined
+}
+
+export interface Partitions {
+  readonly count: number
+  /** Nothing can be read of them, or written to them. */
+  readonly leaderless: readonly number[]
 }
 
 type OffsetQuestion = { readonly fromBeginning: boolean } | { readonly fromTimestamp: number }
@@ -194,12 +200,17 @@ export class Reader {
     return ask()
   }
 
-  /** All topics there are, with the number of their partitions. */
-  async topics(): Promise<ReadonlyMap<string, number>> {
+  /** All topics there are. */
+  async topics(): Promise<ReadonlyMap<string, Partitions>> {
     await this.#connect([])
     const found = await this.#cluster.metadata({ topics: [] })
     if (found === null) throw new Error('no broker tells what topics there are')
-    return new Map(found.topicMetadata.map(({ topic, partitionMetadata }) => [topic, partitionMetadata.length]))
+    return new Map(
+      found.topicMetadata.map(({ topic, partitionMetadata }) => {
+        const leaderless = partitionMetadata.flatMap((one) => (one.leader === noLeader ? [one.partitionId] : []))
+        return [topic, { count: partitionMetadata.length, leaderless }]
+      }),
+    )
   }
 
   stop(topic: string, partition: number): void {
@@ -433,18 +444,18 @@ export class Reader {
         readings.map(({ partition }) => partition),
       )
       for (const [nodeId, partitions] of Object.entries(byLeader)) {
-        if (nodeId === noLeader) continue
+        if (Number(nodeId) === noLeader) continue
         const led = leaders.get(nodeId) ?? []
         led.push(...readings.filter(({ partition }) => partitions.includes(partition)))
         leaders.set(nodeId, led)
       }
       const known = Object.values(byLeader).flat()
       for (const reading of readings) {
-        if (byLeader[noLeader]?.includes(reading.partition)) this.#standStill(reading, new Error('it has no leader'))
-        if (known.includes(reading.partition)) continue
+        const isLeaderless = byLeader[noLeader]?.includes(reading.partition) === true
+        if (known.includes(reading.partition) && !isLeaderless) continue
         // It is asked about anew when it is added anew.
         this.#cluster.targetTopics.delete(topic)
-        this.#standStill(reading, new Error('the topic has no such partition'))
+        this.#standStill(reading, new Error(isLeaderless ? 'it has no leader' : 'the topic has no such partition'))
       }
     }
     return leaders

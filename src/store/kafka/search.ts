@@ -27,7 +27,7 @@ export async function searchStream(parts: SearchParts, id: string, within: Withi
     found.push(new KafkaRecord(event, Uint8Array.from(value), { partition: origin[1], isLost: true }))
   }
   const accepted = acceptedOf(id)
-  for (const [topic, count] of await reader.topics()) {
+  for (const [topic, { count }] of await reader.topics()) {
     if (topics.streamOf(topic) !== within.stream) continue
     let isOurs = false
     for (let partition = 0; accepted !== undefined && partition < count; partition += 1) {

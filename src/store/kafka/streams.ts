@@ -6,13 +6,13 @@ import type { NewEvent } from '../../event/event.ts'
 import { type RefusedEvent, type Routable, shortLifeMs, shortLivesInRow } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
-import { isHopeless, RefusedError, tooLargeFor, typeOf } from './errors.ts'
+import { isHopeless, leaderlessFor, RefusedError, tooLargeFor, typeOf } from './errors.ts'
 import { addTo, type Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
 import type { Membership, Position } from './membership.ts'
 import { defaultPartitionKey, partitionOf } from './partition.ts'
 import { formatMetadata, Progress, parseMetadata } from './position.ts'
-import type { Reader } from './reader.ts'
+import type { Partitions, Reader } from './reader.ts'
 import type { Origin } from './row.ts'
 import type { ShardThread } from './shard-protocol.ts'
 import { type Topics, withAdmin } from './topics.ts'
@@ -73,8 +73,8 @@ type Known = ReadonlyMap<string, ReadonlySet<string>>
 export class Streams {
   readonly #parts: StreamsParts
   readonly #sources = new Map<string, Source>()
-  /** All topics there are, with the number of their partitions. */
-  #known: ReadonlyMap<string, number> = new Map()
+  /** All topics there are. */
+  #known: ReadonlyMap<string, Partitions> = new Map()
   #isWanted: (stream: string) => boolean = () => false
   /** What was wanted before that was said anew; undefined once topics were looked at since. */
   #wasWanted: ((stream: string) => boolean) | undefined
@@ -128,9 +128,10 @@ export class Streams {
     const sent = new Map<Outgoing, NewEvent>()
     for (const event of events) {
       const record = this.#recordOf(event, timestamp)
-      const { topic } = record
+      const { topic, partition } = record
       const size = sizeOf(record)
       let error = barred.get(event.stream)
+      if (this.#known.get(topic)?.leaderless.includes(partition)) error ??= leaderlessFor(topic)
       if (size > this.#parts.topics.largestBatch(topic) && (await this.#isTooLarge(size, topic)))
         error ??= tooLargeFor(topic)
       if (error === undefined) sent.set(record, event)
@@ -150,7 +151,7 @@ export class Streams {
   #recordOf(event: NewEvent, timestamp: number): Outgoing {
     const { stream, message, bytes } = event
     const topic = this.#parts.topics.ofStream(stream)
-    const count = this.#known.get(topic) ?? 1
+    const { count } = this.#known.get(topic) ?? { count: 1 }
     const keyOf = this.#parts.partitionKeys.get(stream)
     const key = keyOf === undefined ? defaultPartitionKey(message) : keyOf(event)
     return {
@@ -185,7 +186,7 @@ export class Streams {
   /** There is a topic for it, and if somebody wants it, it is settled from where it is read: nothing is before that. */
   #placed(stream: string): Promise<void> | undefined {
     const topic = this.#parts.topics.ofStream(stream)
-    const count = this.#known.get(topic)
+    const count = this.#known.get(topic)?.count
     if (count !== undefined && (this.#positioned.get(topic) === count || !this.#isWanted(stream))) return undefined
     const found = this.#placing.get(topic)
     if (found !== undefined) return found
@@ -203,7 +204,7 @@ export class Streams {
         if (!this.#known.has(topic)) await this.#parts.topics.createStream(kafka, topic)
         this.refresh()
         await this.#refreshing
-        const count = this.#known.get(topic)
+        const count = this.#known.get(topic)?.count
         if (count !== undefined && !this.#isWanted(stream)) return
         if (count !== undefined && (await this.#positions(kafka, [topic])).size >= count) {
           this.#positioned.set(topic, count)
@@ -283,11 +284,11 @@ export class Streams {
     if (this.#isClosed || !this.#isStarted) return
     const { kafka, reader, membership } = this.#parts
     this.#known = await reader.topics()
-    const wanted = new Map<string, number>()
-    for (const [topic, count] of this.#known) {
+    const wanted = new Map<string, Partitions>()
+    for (const [topic, partitions] of this.#known) {
       const stream = this.#parts.topics.streamOf(topic)
       if (stream === undefined) continue
-      if (this.#isWanted(stream)) wanted.set(topic, count)
+      if (this.#isWanted(stream)) wanted.set(topic, partitions)
       if (this.#wasWanted?.(stream) === false) this.#old.add(topic)
     }
     this.#wasWanted = undefined
@@ -296,7 +297,7 @@ export class Streams {
       for (const topic of topics.keys()) if (!this.#known.has(topic)) topics.delete(topic)
     for (const [name, source] of this.#sources) {
       const { topic, partition } = source
-      const count = wanted.get(topic)
+      const count = wanted.get(topic)?.count
       // Where a topic has got more partitions, this one may fall to another part of the work.
       if (count !== undefined && this.#readyPart(topic, partition, count) !== undefined) continue
       if (this.#known.has(topic)) this.#left.add(source)
@@ -307,18 +308,21 @@ export class Streams {
       reader.stop(topic, partition)
     }
     const begin: { topic: string; partition: number; part: Owned }[] = []
-    for (const [topic, count] of wanted) {
+    for (const [topic, { count, leaderless }] of wanted) {
       for (let partition = 0; partition < count; partition += 1) {
         const part = this.#readyPart(topic, partition, count)
-        if (part !== undefined && !this.#sources.has(`${topic}/${partition}`)) begin.push({ topic, partition, part })
+        if (part === undefined || this.#sources.has(`${topic}/${partition}`)) continue
+        if (!leaderless.includes(partition)) begin.push({ topic, partition, part })
       }
     }
     if (begin.length === 0) return
     const topics = [...new Set(begin.map(({ topic }) => topic))]
+    const countOf = (topic: string) => wanted.get(topic)?.count ?? 0
+    const isLed = (topic: string) => wanted.get(topic)?.leaderless.length === 0
     // Before positions are asked for: another process may settle them meanwhile, and take events from there on.
     const ends = new Map<string, number>()
-    for (const topic of topics.filter((one) => this.#old.has(one)))
-      for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1)
+    for (const topic of topics.filter((one) => this.#old.has(one) && isLed(one)))
+      for (let partition = 0; partition < countOf(topic); partition += 1)
         ends.set(`${topic}/${partition}`, await reader.end(topic, partition))
     const positions = await this.#positions(kafka, topics)
     for (const { topic, partition } of begin)
@@ -327,7 +331,9 @@ export class Streams {
     const fresh: Position[] = []
     for (const topic of topics) {
       const isOld = this.#old.has(topic) && ![...positions.values()].some((one) => one.topic === topic)
-      for (let partition = 0; partition < (wanted.get(topic) ?? 0); partition += 1) {
+      // Where it ends is not known yet.
+      if (isOld && !isLed(topic)) continue
+      for (let partition = 0; partition < countOf(topic); partition += 1) {
         const name = `${topic}/${partition}`
         if (positions.has(name)) continue
         const offset = isOld ? (ends.get(name) ?? 0) : 0
