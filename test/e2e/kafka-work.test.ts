@@ -6,7 +6,7 @@ import { becomes, until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
 import { openDelayingTarget } from './delaying-target.ts'
 import { createFeed } from './feed.ts'
-import { accepts, isDrained, isWell, openKafkaService } from './kafka-service.ts'
+import { accepts, isDrained, isWell, openKafkaService, readAll } from './kafka-service.ts'
 import { anEvent } from './posted-event.ts'
 import { createRandom } from './random.ts'
 import { ruleCounts } from './rule-counts.ts'
@@ -267,6 +267,27 @@ call:
     })
     await until('it is accepted', async () => (await service.post(large)).status === 201)
     await until('it is called', () => target.calls.get(large.meta.id)?.succeeded)
+  }, 60_000)
+
+  test('an event whose topic would be the service’s own, Kafka’s, or one that Kafka does not take, is refused alone', async () => {
+    const name = `names-${createRandom().seed}`
+    const rules = "call: { topic: test.none, exec: { uri: 'http://127.0.0.1:9/' } }"
+    const service = await openKafkaService({ brokers: kafka.brokers, name, rules, more: ['replication: 1'] })
+    await accepts(service)
+    const good = anEvent(`${name}_a.b`)
+    expect((await service.post(good)).status).toBe(201)
+
+    const bad = [`${name}.work`, '__consumer_offsets', `${name}_a_b`].map((stream) => anEvent(stream))
+    const some = await service.post([...bad, good])
+    const alone = await service.post(bad[0])
+
+    const told = bad.map(({ meta: { stream } }) => expect.stringMatching(`${stream}.* another name`))
+    expect(JSON.parse(some.body).error.map(({ context }: { context: { message: string } }) => context.message)).toEqual(
+      expect.arrayContaining(told),
+    )
+    expect([some.status, alone.status]).toEqual([207, 400])
+    const written = (await readAll(kafka, `${name}.work`)).join()
+    expect(written).not.toContain(bad[0]?.meta.id)
   }, 60_000)
 
   test('an event by another producer that is larger than the intake takes becomes a dead letter, and holds up nothing', async () => {

@@ -2,8 +2,8 @@ import { messageOf } from '../../base/errors.ts'
 
 /** Errors that the next try would meet again, whatever becomes of the brokers; some of them because of the record itself. */
 const tooLarge: readonly string[] = ['MESSAGE_TOO_LARGE', 'RECORD_LIST_TOO_LARGE']
-const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP']
-const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED', 'INVALID_TOPIC_EXCEPTION']
+const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP', 'INVALID_TOPIC_EXCEPTION']
+const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED']
 
 /** The next try would be refused too; the message says why, and how to mend it. */
 export class RefusedError extends Error {
@@ -20,6 +20,11 @@ export class RefusedError extends Error {
 /** As a broker would say it. */
 export function tooLargeFor(topic: string): RefusedError {
   return new RefusedError({ type: 'MESSAGE_TOO_LARGE' }, topic)
+}
+
+/** As a broker would say it of its own. */
+export function reservedFor(topic: string): RefusedError {
+  return new RefusedError({ type: 'INVALID_TOPIC_EXCEPTION' }, topic)
 }
 
 /** Of the partitions that an event may be written to. */
@@ -49,6 +54,8 @@ export function explain(error: unknown, topic: string): string {
     return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
   if (typeOf(error) === 'TOPIC_AUTHORIZATION_FAILED')
     return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
+  if (typeOf(error) === 'INVALID_TOPIC_EXCEPTION')
+    return `the topic ${topic} cannot hold events: it is the service's own or Kafka's, or differs from another in . and _ alone; give the stream another name`
   if (typeOf(error) === 'LEADER_NOT_AVAILABLE')
     return `a partition of the topic ${topic} has no leader: all brokers that have it are away, or have fallen behind`
   return messageOf(error)

@@ -6,7 +6,7 @@ import type { NewEvent } from '../../event/event.ts'
 import { type RefusedEvent, type Routable, shortLifeMs, shortLivesInRow } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
-import { isHopeless, leaderlessFor, RefusedError, tooLargeFor, typeOf } from './errors.ts'
+import { isHopeless, leaderlessFor, RefusedError, reservedFor, tooLargeFor, typeOf } from './errors.ts'
 import { addTo, type Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
 import type { Membership, Position } from './membership.ts'
@@ -165,6 +165,8 @@ export class Streams {
 
   /** Why nothing can be written to a stream, if that is so. */
   async #barred(stream: string): Promise<readonly (readonly [string, RefusedError])[]> {
+    const topic = this.#parts.topics.ofStream(stream)
+    if (this.#parts.topics.isReserved(topic)) return [[stream, reservedFor(topic)]]
     try {
       await this.#placed(stream)
       return []

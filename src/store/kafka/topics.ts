@@ -58,12 +58,17 @@ export class Topics {
 
   /** The stream that a topic holds; undefined for our own topics, Kafka's, and those of other prefixes. */
   streamOf(topic: string): string | undefined {
-    const { prefix, service, consumePrefixes } = this.#options
-    if (topic.startsWith('__')) return undefined
-    for (const one of [prefix, ...consumePrefixes]) if (topic.startsWith(`${one}${service}.`)) return undefined
+    if (this.isReserved(topic)) return undefined
+    const { consumePrefixes } = this.#options
     const matching = consumePrefixes.filter((one) => topic.startsWith(one))
     const longest = matching.sort((a, b) => b.length - a.length)[0]
     return longest === undefined ? undefined : topic.slice(longest.length)
+  }
+
+  /** Kafka's own, or ours: it holds no events. */
+  isReserved(topic: string): boolean {
+    const { prefix, service, consumePrefixes } = this.#options
+    return topic.startsWith('__') || [prefix, ...consumePrefixes].some((one) => topic.startsWith(`${one}${service}.`))
   }
 
   /**
