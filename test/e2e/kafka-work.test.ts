@@ -417,7 +417,7 @@ describe('brokers that are away, or ask who one is', () => {
     await until('it is called', () => target.calls.get(id)?.succeeded)
 
     expect([refused.status, Number(refused.headers.get('retry-after')) > 0]).toEqual([503, true])
-    expect([ready.status, JSON.stringify(ready.body)]).toEqual([503, expect.stringContaining('Kafka is not reached')])
+    expect([ready.status, JSON.stringify(ready.body)]).toEqual([503, expect.stringContaining('Kafka is not ready')])
     expect(accepted).toBe(201)
   }, 180_000)
 

@@ -57,6 +57,13 @@ test('what does not fit is told, with the command that mends it', async () => {
   expect(wrong.join()).toContain(`kafka-configs.sh --alter --topic ${topics.work} --add-config min.insync.replicas=2`)
 })
 
+test('what cannot be made is named, with what to do', async () => {
+  const topics = topicsOf(`${kafka.prefix()}.`, 3)
+  await expect(topics.create(new Kafka(kafka.client))).rejects.toThrow(
+    `the topic ${topics.work} cannot be made: Kafka has fewer brokers than store.kafka.replication says, which is 3`,
+  )
+})
+
 describe('where a broker is away that has the only copy of somebody else’s topic', () => {
   needsKafka()
 

@@ -42,10 +42,10 @@ export function isTooLarge(error: unknown): boolean {
 
 /** Kafka's name of the error, or of the first where they are several; empty where it has none. */
 export function typeOf(error: unknown): string {
-  if (typeof error !== 'object' || error === null) return ''
-  if ('type' in error && typeof error.type === 'string') return error.type
-  if ('errors' in error && Array.isArray(error.errors)) return typeOf(error.errors[0])
-  return 'cause' in error ? typeOf(error.cause) : ''
+  const first = firstOf(error)
+  if (typeof first !== 'object' || first === null) return ''
+  if ('type' in first && typeof first.type === 'string') return first.type
+  return 'cause' in first ? typeOf(first.cause) : ''
 }
 
 /** In a sentence that says how to mend it, where that is known. */
@@ -53,10 +53,15 @@ export function explain(error: unknown, topic: string): string {
   if (isTooLarge(error))
     return `it is larger than max.message.bytes of the topic ${topic} allows; raise it there, or lower intake.max_body`
   if (typeOf(error) === 'TOPIC_AUTHORIZATION_FAILED')
-    return `Kafka does not allow this user to write to ${topic}; grant it WRITE and DESCRIBE there`
+    return `Kafka does not allow this user to write to ${topic}; grant it CREATE, WRITE and DESCRIBE there`
   if (typeOf(error) === 'INVALID_TOPIC_EXCEPTION')
     return `the topic ${topic} cannot hold events: it is the service's own or Kafka's, or differs from another in . and _ alone; give the stream another name`
   if (typeOf(error) === 'LEADER_NOT_AVAILABLE')
     return `a partition of the topic ${topic} has no leader: all brokers that have it are away, or have fallen behind`
-  return messageOf(error)
+  return messageOf(firstOf(error))
+}
+
+function firstOf(error: unknown): unknown {
+  if (typeof error !== 'object' || error === null || !('errors' in error)) return error
+  return Array.isArray(error.errors) ? error.errors[0] : error
 }

@@ -119,7 +119,7 @@ class KafkaStore implements Store {
     this.#options = options
     this.#clock = options.clock ?? systemClock
     this.#topics = new Topics(options)
-    this.#troubles.set('start', 'Kafka is not reached yet')
+    this.#troubles.set('start', 'Kafka is not ready yet')
     this.#troubles.set('group', 'not a member of the consumer group yet')
     this.#health = this.#assess()
   }
@@ -427,7 +427,7 @@ class KafkaStore implements Store {
           this.#break(error)
           return
         }
-        this.#trouble('start', `Kafka is not reached: ${messageOf(error)}`)
+        this.#trouble('start', `Kafka is not ready: ${messageOf(error)}`)
         this.#later(connectPauseMs, () => this.#connect())
       },
     )

@@ -1,5 +1,5 @@
 import type { Admin, ConfigEntries, ConfigResourceTypes, Kafka } from 'kafkajs'
-import { typeOf } from './errors.ts'
+import { explain, typeOf } from './errors.ts'
 import { partitionOf } from './partition.ts'
 
 export interface TopicOptions {
@@ -225,7 +225,12 @@ export class Topics {
       })
     } catch (error) {
       // Another process was quicker.
-      if (typeOf(error) !== 'TOPIC_ALREADY_EXISTS') throw error
+      if (typeOf(error) === 'TOPIC_ALREADY_EXISTS') return
+      const why =
+        typeOf(error) === 'INVALID_REPLICATION_FACTOR'
+          ? `Kafka has fewer brokers than store.kafka.replication says, which is ${replication}: lower it, or add brokers`
+          : explain(error, topic)
+      throw new Error(`the topic ${topic} cannot be made: ${why}`, { cause: error })
     }
   }
 }
