@@ -39,7 +39,8 @@ export function viewEvent(
 ): EventView {
   const { record, metaId, routed } = entry
   const deliveries = entry.deliveries.map((delivery) => asItRuns(delivery, running))
-  const current = rules?.forTopic(record.stream) ?? []
+  // What is not kept any more no rule can be asked about.
+  const current = record.bytes.length === 0 ? [] : (rules?.forTopic(record.stream) ?? [])
   const names = new Set(current.map(({ name }) => name))
   const others = deliveries.filter(({ rule }) => !names.has(rule))
   const asItStands = (delivery: DeliveryEntry): DeliveryEntry => {

@@ -131,6 +131,13 @@ describe('what became of an event', () => {
     expect(await json(await world.get(`/v1/events/${metaId}`))).toEqual(expected)
   })
 
+  test('is what is on record alone, where the event itself is kept no longer', async () => {
+    const gone = { bytes: new Uint8Array(0), message: undefined }
+    const world = await worldOf(anEntry([aDelivery()], gone), [aRule(), no])
+    const answer = (await json(await world.get(`/v1/events/${record.id}`))) as EventsAnswer
+    expect(answer.events[0]?.rules.map(({ rule, matched }) => [rule, matched])).toEqual([['purge', true]])
+  })
+
   test('has the event’s own text where that is asked for', async () => {
     const world = await worldOf(anEntry([]), [])
     expect(await json(await world.get(`/v1/events/${metaId}?bytes=true`))).toMatchObject({
