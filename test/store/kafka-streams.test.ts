@@ -122,11 +122,11 @@ function start(brokers: Brokers, owned: readonly number[]) {
       await new Promise(setImmediate)
     },
     /** Records of a partition come, each with its offset. */
-    give(name: string, offsets: readonly number[]) {
+    give(name: string, offsets: readonly number[], timestamp = '1700000000000') {
       const messages = offsets.map((offset): FetchedMessage => {
         const { bytes } = anEvent()
         return {
-          ...{ offset: String(offset), timestamp: '1700000000000', key: null, value: Buffer.from(bytes) },
+          ...{ offset: String(offset), timestamp, key: null, value: Buffer.from(bytes) },
           ...{ headers: {}, isControlRecord: false },
         }
       })
@@ -289,3 +289,17 @@ test('no more is read ahead than 2,000, and no more of a partition than 10,000 t
   for (const record of records.slice(0, 6_000)) streams.finish(record)
   expect(paused.has(name)).toBe(false)
 })
+
+test.each(['-1', '0'])(
+  'an event whose producer gave it the time %s counts as accepted when it is read',
+  async (time) => {
+    const brokers = new Brokers()
+    brokers.topics.set(stream, 4)
+    const { streams, give, look } = start(brokers, [0])
+    await look()
+    const before = Date.now()
+    give(`${stream}/0`, [0], time)
+    const [first] = await streams.next(1)
+    expect(first?.record.accepted).toBeGreaterThanOrEqual(before)
+  },
+)

@@ -444,7 +444,9 @@ export class Streams {
     const { topic, stream, partition, progress, owned } = source
     const at = Number(offset)
     const time = Number(timestamp)
-    const accepted = progress.acceptedAt(Math.min(time, this.#parts.clock.now()))
+    const now = this.#parts.clock.now()
+    // Some producers tell no time: such events would have expired long ago.
+    const accepted = progress.acceptedAt(time > 0 ? Math.min(time, now) : now)
     if (progress.isFinished(at)) {
       progress.pass(at, accepted)
       return
