@@ -197,6 +197,60 @@ test('no broker is asked to wait for longer than a partition that is resumed may
   expect(Math.max(...waits)).toBeLessThanOrEqual(250)
 })
 
+test('what a broker is slow to bring is waited for, however many answers come without it', async () => {
+  let answers = 0
+  const { producer, topic, received, read } = await setup(1, (cluster) => {
+    const findBroker = cluster.findBroker.bind(cluster)
+    cluster.findBroker = async (node) => {
+      const broker = await findBroker(node)
+      return {
+        async fetch(request) {
+          const { responses } = await broker.fetch(request)
+          answers += 1
+          if (answers > 10) return { responses }
+          const without = ({ topicName, partitions }: (typeof responses)[number]) => {
+            return { topicName, partitions: partitions.map((one) => ({ ...one, messages: [] })) }
+          }
+          return { responses: responses.map(without) }
+        },
+      }
+    }
+  })
+  await producer.send({ topic, messages: ['one', 'two'].map((value) => ({ value })) })
+  read()
+  await until('the last is read', () => received[0]?.at(-1) === 'two')
+  expect(received).toEqual([['one', 'two']])
+})
+
+test('a large batch that compaction has shortened is passed', async () => {
+  const { client, admin, reader, prefix } = await setup(1)
+  const topic = `${prefix}compacted`
+  const settings = { 'cleanup.policy': 'compact', 'min.cleanable.dirty.ratio': '0', 'segment.ms': '100' }
+  const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }))
+  await admin.createTopics({ topics: [{ topic, numPartitions: 1, configEntries }] })
+  const producer = client.producer()
+  await producer.connect()
+  onTestFinished(() => producer.disconnect())
+  const send = (keys: readonly number[], size: number) =>
+    producer.send({ topic, messages: keys.map((key) => ({ key: `${key}`, value: 'x'.repeat(size) })) })
+  const keys = Array.from({ length: 900 }, (_, key) => key)
+  await send(keys, 1_000)
+  await send(keys.slice(800), 1)
+  const last = await until('it is compacted', async () => {
+    // Only what is in segments that are written no more is compacted.
+    const [{ baseOffset = '' } = {}] = await send([1_000], 1)
+    let isThere = false
+    await reader.one(topic, 0, 899, () => {
+      isThere = true
+    })
+    return !isThere && baseOffset
+  })
+  const offsets: string[] = []
+  await reader.readToEnd(topic, 0, 0, (messages) => offsets.push(...messages.map(({ offset }) => offset)))
+  expect(offsets.slice(799, 801)).toEqual(['799', '900'])
+  expect(offsets.at(-1)).toBe(last)
+}, 60_000)
+
 test('where all records were removed the end is reached at once, and none is found', async () => {
   const { admin, producer, reader, topic } = await setup(1)
   await producer.send({ topic, messages: ['one', 'two'].map((value) => ({ value })) })

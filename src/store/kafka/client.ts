@@ -33,6 +33,7 @@ export interface FetchedPartition {
   /** Before it no transaction is open. */
   readonly lastStableOffset: string
   readonly abortedTransactions: readonly { readonly producerId: string; readonly firstOffset: string }[]
+  /** Where compaction has taken away the last of it, a marker is in its place. */
   readonly messages: readonly FetchedMessage[]
 }
 
@@ -166,6 +167,7 @@ function patch(): void {
   patchCommits()
   patchTopics()
   patchProducers()
+  patchFetches()
 }
 
 /**
@@ -250,4 +252,50 @@ function leadingOnly(
     return led
   }
   return cluster
+}
+
+interface Decoder {
+  readonly buffer: Buffer
+  readonly offset: number
+}
+
+/** Where they lie in a batch; its length counts from where it ends itself. */
+const batchLengthAt = 8
+const batchStart = 12
+const magicAt = 16
+const lastOffsetDeltaAt = 23
+
+/**
+ * A batch that compaction has shortened still reaches to where it ended. kafkajs tells only of what is left of it, and of an
+ * emptied one as if nothing had come: so nobody would know where to go on, nor whether a broker is just slow. A marker tells.
+ */
+function patchFetches(): void {
+  const name = require.resolve('kafkajs/src/protocol/requests/fetch/v4/decodeMessages')
+  const decode: (decoder: Decoder) => Promise<readonly Pick<FetchedMessage, 'offset'>[]> = require(name)
+  const decodeAll: typeof decode = async (decoder) => {
+    const { buffer, offset } = decoder
+    const size = buffer.readInt32BE(offset)
+    const messages = await decode(decoder)
+    const last = lastOffsetIn(buffer.subarray(offset + 4, offset + 4 + size))
+    return last === undefined || last === messages.at(-1)?.offset ? messages : [...messages, markerAt(last)]
+  }
+  // Read when the first answer is.
+  const loaded = require.cache[name]
+  if (loaded !== undefined) loaded.exports = decodeAll
+}
+
+/** Of the last whole batch; undefined where there is none, or of the format before batches. */
+function lastOffsetIn(batches: Buffer): string | undefined {
+  let last: string | undefined
+  for (let at = 0; at + batchStart <= batches.length; ) {
+    const end = at + batchStart + batches.readInt32BE(at + batchLengthAt)
+    if (end > batches.length || batches.readInt8(at + magicAt) < 2) break
+    last = String(batches.readBigInt64BE(at) + BigInt(batches.readInt32BE(at + lastOffsetDeltaAt)))
+    at = end
+  }
+  return last
+}
+
+function markerAt(offset: string): FetchedMessage & { readonly batchContext: object } {
+  return { offset, timestamp: '-1', key: null, value: null, headers: {}, isControlRecord: true, batchContext: {} }
 }

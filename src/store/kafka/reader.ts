@@ -36,8 +36,7 @@ const shortestRestMs = 500
 const longestRestMs = 30_000
 /**
  * A partition that has more but gives nothing so often found no room in the answers, or its next batch was larger than its
- * part of them: it is asked for alone, where its next batch is given whatever its size. If it gives nothing then either, it
- * stands before a batch that compaction has emptied.
+ * part of them: it is asked for alone, where its next batch is given whatever its size.
  */
 const emptyAnswers = 3
 const readCommitted = 1
@@ -348,14 +347,12 @@ export class Reader {
   }
 
   /** What belongs to an open transaction is behind the stable offset: it may still come. */
-  #sawNothing(reading: Reading, { lastStableOffset, highWatermark }: FetchedPartition, isAlone: boolean): void {
+  #sawNothing(reading: Reading, { lastStableOffset }: FetchedPartition, isAlone: boolean): void {
     reading.why = undefined
     reading.restMs = shortestRestMs
     if (reading.offset >= Number(lastStableOffset)) return
-    reading.empty += 1
-    if (!isAlone || reading.empty < emptyAnswers) return
-    reading.empty = 0
-    this.#give(reading, reading.offset + 1, [], Number(highWatermark))
+    // Where the broker is slow to bring it, others have their turn meanwhile.
+    reading.empty = isAlone ? 0 : reading.empty + 1
   }
 
   #give(reading: Reading, next: number, messages: readonly FetchedMessage[], end: number): void {
