@@ -202,6 +202,27 @@ test('what is committed while a consumer is about to end does not pass for commi
   await expect(membership.commit([position])).rejects.toThrow("not a member of Kafka's consumer group")
 })
 
+test('what is not committed does not pass for committed by what is committed meanwhile', async () => {
+  const listeners = new Map<string, (event: { readonly payload: { readonly memberAssignment: object } }) => void>()
+  const happens = (name: string) => listeners.get(name)?.({ payload: { memberAssignment: {} } })
+  const done = async () => undefined
+  const consumer = {
+    ...{ connect: done, subscribe: done, run: done, disconnect: done, pause: nothing },
+    events: { HEARTBEAT: 'heartbeat', GROUP_JOIN: 'join', COMMIT_OFFSETS: 'commit', CRASH: 'crash' },
+    on: (name: string, heard: () => void) => listeners.set(name, heard),
+    async commitOffsets([position]: readonly { readonly offset: string }[]) {
+      if (position?.offset === '2') happens('commit')
+      await new Promise(setImmediate)
+    },
+  }
+  const { membership } = join({ consumer: () => consumer } as unknown as Kafka, 'topic')
+  happens('join')
+  const at = (offset: number) => membership.commit([{ topic: 'topic', partition: 0, offset, metadata: '' }])
+  const [one, two] = await Promise.allSettled([at(1), at(2)])
+
+  expect([one.status, two.status]).toEqual(['rejected', 'fulfilled'])
+})
+
 test('a crash after which kafkajs would begin anew by itself is told, and another consumer takes its place', async () => {
   const { kafka, topic } = await aGroup()
   const clusters: Cluster[] = []

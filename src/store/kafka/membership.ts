@@ -39,6 +39,7 @@ export class Membership {
   #isMember = false
   /** That were answered. */
   #commits = 0
+  #lastCommit: Promise<void> = Promise.resolve()
   #isLeaving = false
   #retry: NodeJS.Timeout | undefined
   /** kafkajs may stop without a word (issues 659, 660 and 1532 there). */
@@ -70,8 +71,14 @@ export class Membership {
     this.#join(consumer).catch((error: unknown) => this.#again(consumer, error))
   }
 
-  /** Rejects where the group has moved on, or we are not a member; a later commit will do. */
-  async commit(positions: readonly Position[]): Promise<void> {
+  /** Rejects where the group has moved on, or we are not a member; a later commit will do. One after another. */
+  commit(positions: readonly Position[]): Promise<void> {
+    const commit = () => this.#commit(positions)
+    this.#lastCommit = this.#lastCommit.then(commit, commit)
+    return this.#lastCommit
+  }
+
+  async #commit(positions: readonly Position[]): Promise<void> {
     const before = this.#commits
     if (this.#isMember)
       await this.#consumer?.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))
