@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { pack } from '../../src/store/kafka/packed.ts'
 import { formatKey } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement } from '../../src/store/store.ts'
 import {
@@ -156,6 +157,8 @@ test.each([
   const own = owner.route(1, { source: owner.source(1) })
   const second = isOwn ? own.id : await handOver(world, 2, key)
   if (isOwn) await owner.settle(own, { ...slot, standing: { key } })
+  // Of the one that it waits for there is nothing to write before it has waited for a second.
+  else expect(written(world)).toEqual([{ kind: 'delivery', ends: false }])
 
   expect(await owner.take()).toEqual([])
   await owner.settle(first.record, called(world, first))
@@ -174,6 +177,54 @@ test('of two under one key the newer is called, and covers the older, though tha
   expect(newer.record.id).toBe(second)
   const consequences = await owner.settle(newer.record, called(world, newer))
   expect(consequences?.moved).toEqual([{ from: 'slot', to: 'duplicate', count: 1 }])
+})
+
+test('who comes together with one that is not due yet, and is before it, waits for that', async () => {
+  const world = await aWorld()
+  const { log, owner, sender } = world
+  const standing = { key: ordered(keyIn(1)) }
+  owner.stalled.add(1)
+  const later = { state: 'waiting', reason: 'due', until: log.clock.now() + 1_000 } as const
+  await sender.settle(sender.route(1), { ...later, standing })
+  log.clock.wind(1)
+  await sender.settle(sender.route(2), { ...slot, standing })
+  owner.unstall()
+  await owner.quiet()
+  expect(await owner.take()).toEqual([])
+})
+
+test('no more than 16 MiB of events are kept without a row', async () => {
+  const world = await aWorld()
+  const { log, owner, sender } = world
+  owner.stalled.add(1)
+  const bytes = new Uint8Array(1_048_576)
+  for (const [offset, text] of keysIn(1, 18).entries())
+    await sender.settle(sender.route(offset, { bytes }), { ...slot, standing: { key: ordered(text) } })
+  const records = log
+    .work(1)
+    .flatMap(({ key, value, headers }) => (key === null || headers.owner ? [] : [{ key, value }]))
+  const arrive = (some: typeof records) => {
+    return owner.thread.ask('arrive', { partition: 1, records: pack(some), now: log.clock.now() })
+  }
+  expect((await arrive(records.slice(0, 17))).loose).toHaveLength(16)
+
+  await owner.thread.ask('deliveries', { rule: undefined, states: [0], limit: 1, cursor: undefined })
+  expect((await arrive(records.slice(17))).loose).toHaveLength(1)
+})
+
+test('who comes under a key is not called beside one that was covered while it was handed out', async () => {
+  const world = await aWorld()
+  const { log, owner } = world
+  const key = deduplicated(keyIn(1))
+  await handOver(world, 1, key)
+  const first = only(await owner.take())
+  log.clock.wind(1)
+  await owner.settle(owner.route(1, { source: owner.source(1) }), called(world, { ...first, standing: { key } }))
+  const last = await handOver(world, 2, key)
+  expect(await owner.take()).toEqual([])
+
+  await owner.settle(first.record, called(world, first))
+  expect(idsOf(await owner.take())).toEqual([last])
 })
 
 test('what fails is called again, by whoever has it then', async () => {
@@ -197,15 +248,15 @@ test('what fails is called again, by whoever has it then', async () => {
 test('neither do rows wait for the last of those that have none, nor these for the last of the rows', async () => {
   const world = await aWorld()
   const { log, owner } = world
-  const [first = '', ...keys] = keysIn(1, 6)
-  const ofRow = await handOver(world, 1, ordered(first))
-  const { record, standing } = only(await owner.take())
-  await owner.settle(record, { ...slot, standing })
-  for (const [index, key] of keys.entries()) await handOver(world, index + 2, ordered(key))
+  const keys = keysIn(1, 4).map(ordered)
+  for (const [offset, key] of keys.slice(0, 2).entries()) await handOver(world, offset, key)
+  const back = await owner.take()
+  for (const { record, standing } of back) await owner.settle(record, { ...slot, standing })
+  for (const [offset, key] of keys.slice(2).entries()) await handOver(world, offset + 2, key)
 
   const takeOne = () => owner.thread.ask('take', { lane, now: log.clock.now(), limit: 1 })
-  const taken = [await takeOne(), await takeOne()].flatMap(({ rows }) => rows.map(({ event }) => event.id === ofRow))
-  expect(taken.sort()).toEqual([false, true])
+  const taken = [await takeOne(), await takeOne()].flatMap(({ rows }) => rows.map(({ event }) => event.id))
+  expect(taken.filter((id) => idsOf(back).includes(id))).toHaveLength(1)
 })
 
 test.each([

@@ -232,19 +232,12 @@ export class Shard {
   /** Of those that are loose: who has ended, and met nobody. They are not loose any more. */
   #looseEnds(settles: readonly ShardSettle[]): { readonly index: number; readonly end: KeyEnd | undefined }[] {
     if (this.#loose.isEmpty) return []
-    const ended = new Map<LooseDelivery, { index: number; end: KeyEnd | undefined }>()
-    const met = new Set<LooseDelivery | undefined>()
-    for (const [index, settle] of settles.entries()) {
+    return settles.flatMap((settle, index) => {
       const one = this.#loose.get(nameOf(settle))
-      if (one !== undefined && endsPlainly(settle, one)) ended.set(one, { index, end: settle.end })
-      else if (settle.standing?.key !== undefined)
-        met.add(this.#loose.ofKey(settle.lane.rule, settle.standing.key.text))
-    }
-    return [...ended].flatMap(([one, end]) => {
-      if (met.has(one)) return []
+      if (one === undefined || !endsPlainly(settle, one)) return []
       this.#loose.remove(one)
       this.changes.hasSaidEnd(one.name)
-      return end
+      return { index, end: settle.end }
     })
   }
 
