@@ -32,6 +32,8 @@ class Brokers {
   readonly positions = new Map<string, Position>()
   /** Of the first record that came since a topic was missed. */
   newest = 0
+  /** Of all partitions. */
+  end = 0
 }
 
 interface Reading {
@@ -65,7 +67,7 @@ function start(brokers: Brokers, owned: readonly number[]) {
       looks += 1
       return new Map([...brokers.topics].map(([topic, count]) => [topic, { count, leaderless: [] }]))
     },
-    end: async () => 0,
+    end: async () => brokers.end,
     offsetAt: async () => brokers.newest,
     read: (topic, partition, from, received) => {
       begun.push(`${topic}/${partition}`)
@@ -303,3 +305,16 @@ test.each(['-1', '0'])(
     expect(first?.record.accepted).toBeGreaterThanOrEqual(before)
   },
 )
+
+test('events that come while no more is read are behind, too', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 4)
+  const { streams, give, look } = start(brokers, [0])
+  await look()
+  const many = Array.from({ length: 10_000 }, (_, offset) => offset)
+  give(`${stream}/0`, many)
+  expect(streams.lag().get(stream)).toBe(10_000)
+  brokers.end = 20_000
+  await streams.measure()
+  expect(streams.lag().get(stream)).toBe(20_000)
+})

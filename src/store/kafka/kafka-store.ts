@@ -64,6 +64,7 @@ export interface KafkaStoreOptions {
 const shardsThread = new URL('./shards', import.meta.url)
 const commitEveryMs = 50
 const topicsEveryMs = 2_000
+const lagEveryMs = 5_000
 const forgetEveryMs = 5_000
 const tellEveryMs = 500
 const connectPauseMs = 1_000
@@ -418,6 +419,7 @@ class KafkaStore implements Store {
         streams.start()
         this.#every(commitEveryMs, () => streams.commit())
         this.#every(topicsEveryMs, async () => streams.refresh())
+        this.#every(lagEveryMs, () => streams.measure())
         this.#every(forgetEveryMs, () => work.forget())
         this.#every(tellEveryMs, () => work.tellOld())
       },

@@ -264,6 +264,16 @@ export class Streams {
     return lags
   }
 
+  /** Of what may be read no further, no answer tells how much has come. */
+  async measure(): Promise<void> {
+    for (const source of this.#sources.values()) {
+      const { topic, partition, progress } = source
+      const isRead = !this.#arePaused && progress.open < openAtMost / 2 && !progress.isCrowded
+      if (isRead || this.#known.get(topic)?.leaderless.includes(partition)) continue
+      source.end = await this.#parts.reader.end(topic, partition)
+    }
+  }
+
   /** All that came of it is on record. False also where it is another's. */
   isFinished([topic, partition, offset]: Origin): boolean {
     const source = this.#sources.get(`${topic}/${partition}`)
