@@ -1,5 +1,6 @@
 import { Kafka } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { freeze, thaw } from '../support/freeze.ts'
 import { needsKafka, startKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
@@ -137,21 +138,18 @@ describe('a broker that stands still', () => {
     expect((await service.post(anEvent(stream))).status).toBe(201)
     await until('it is called', () => target.started === 1)
     const pid = kafka.pid(1) ?? 0
-    onTestFinished(() => {
-      process.kill(pid, 'SIGCONT')
-    })
     return { service, target, pid }
   }
 
   test('is told of, what is posted is answered, and all goes on once it is awake', async () => {
     const { service, target, pid } = await setup('still')
-    process.kill(pid, 'SIGSTOP')
+    await freeze(pid)
     const posted = service.post(anEvent(stream))
     await until('it is not ready', async () => (await service.get('/readyz')).status === 503, 15_000)
     expect((await posted).status).toBe(503)
     expect((await service.post(anEvent(stream))).status).toBe(503)
 
-    process.kill(pid, 'SIGCONT')
+    thaw(pid)
     const event = anEvent(stream)
     await until('it takes events', async () => (await service.post(event)).status === 201, 60_000)
     await until('they are called', () => target.calls.get(event.meta.id)?.succeeded, 60_000)
@@ -164,7 +162,7 @@ describe('a broker that stands still', () => {
     'does not keep a service from stopping that has %s to write',
     async (_, isPosted) => {
       const { service, pid } = await setup(`stop-${isPosted}`)
-      process.kill(pid, 'SIGSTOP')
+      await freeze(pid)
       const posted = isPosted ? service.post(anEvent(stream)) : undefined
       if (isPosted) await until('it has come', async () => (await service.get('/readyz')).status === 503)
       let code: unknown

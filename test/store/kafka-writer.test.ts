@@ -4,6 +4,7 @@ import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import { createClient } from '../../src/store/kafka/client.ts'
 import { Writer } from '../../src/store/kafka/writer.ts'
 import { readAll } from '../e2e/kafka-service.ts'
+import { freeze, thaw } from '../support/freeze.ts'
 import { sharedKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 
@@ -63,18 +64,15 @@ describe('a broker that does not answer', () => {
     const batches = countBatches(client)
     const { writer, troubles } = openWriter(client)
     const pid = kafka.pid(1) ?? 0
-    const thaw = () => process.kill(pid, 'SIGCONT')
     await writer.connect()
     expect(await writer.tryWrite([recordOf(topic, 'before')])).toEqual([])
     const before = batches()
     return {
       /** Resolves when what was handed in is on its way. */
       begun: () => until('a batch is on its way', () => batches() > before),
-      ...{ writer, troubles, topic, thaw },
-      freeze() {
-        process.kill(pid, 'SIGSTOP')
-        onTestFinished(() => void thaw())
-      },
+      ...{ writer, troubles, topic },
+      freeze: () => freeze(pid),
+      thaw: () => thaw(pid),
       unanswered: (text: string) => [
         { record: recordOf(topic, text), error: expect.objectContaining({ code: 'STORE_UNAVAILABLE' }) },
       ],
@@ -83,7 +81,7 @@ describe('a broker that does not answer', () => {
 
   test('is told soon, and what may fail is given up; what must not be lost is written once it answers', async () => {
     const { writer, troubles, topic, freeze, thaw, begun, unanswered } = await setup()
-    freeze()
+    await freeze()
     const done: string[] = []
     writer.write([recordOf(topic, 'kept 1')], () => done.push('kept 1'))
     const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
@@ -115,7 +113,7 @@ describe('a broker that does not answer', () => {
 
   test('does not keep a writer from closing, and nobody waits for ever', async () => {
     const { writer, topic, freeze, begun, unanswered } = await setup()
-    freeze()
+    await freeze()
     const onItsWay = outcomeOf(writer.tryWrite([recordOf(topic, 'on its way')]))
     await begun()
     const waiting = outcomeOf(writer.tryWrite([recordOf(topic, 'waiting')]))
