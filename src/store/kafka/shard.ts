@@ -486,6 +486,7 @@ export class Shard {
         ...{ uncleanStops: 0, isSuperseded: false, followers: 0 },
       }
     })
+    // Who is loose is taken soon: for its sake nothing else has to become a row meanwhile.
     return { rows: [...ofRows, ...loose], nextUntil: this.#loose.hasWaiting(number) ? now : nextUntil }
   }
 
