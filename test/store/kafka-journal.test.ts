@@ -91,6 +91,26 @@ describe('on a broker', () => {
       expect((await journal.find(id ?? '')).map(({ deliveries }) => deliveries.length)).toEqual([1])
   })
 
+  test('what became of a delivery is what was told last, though by a process whose clock is slower', async () => {
+    const { topic, send, journal } = await setup()
+    const event = { id: 'event-1', stream: 'page', accepted: 1, origin: ['page', 0, 1] as const }
+    const told = {
+      event,
+      metaId: undefined,
+      rule: 'call',
+      revision: '',
+      attempts: [],
+      coveredBy: undefined,
+      until: null,
+    }
+    const waiting = { ...told, state: 'waiting', reason: 'slot', at: 5_000 } as const
+    const done = { ...told, state: 'done', reason: 'ok', at: 3_000 } as const
+    for (const one of [waiting, done]) await send(formatJournal(topic, 1, [one]).map(({ value }) => value))
+    expect((await journal.find('event-1')).map(({ deliveries }) => deliveries.map(({ state }) => state))).toEqual([
+      ['done'],
+    ])
+  })
+
   test('an event is found by whatever a producer has taken for an id', async () => {
     const { topic, send, journal } = await setup()
     const id = 'a "name", in quotes \\ or not'

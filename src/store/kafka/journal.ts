@@ -151,7 +151,7 @@ interface Story {
   readonly covers: { count: number; ids: string[] }
 }
 
-/** The last that was told of each delivery holds; newest events first. */
+/** The last that was told of each delivery holds: all that is told of one event lies in one partition. Newest events first. */
 function collect(told: readonly Told[]): Found[] {
   const events = new Map<string, { readonly about: Told; readonly stories: Map<string, Story> }>()
   for (const one of told) {
@@ -159,7 +159,7 @@ function collect(told: readonly Told[]): Found[] {
     events.set(one.event.id, found)
     const story = found.stories.get(one.rule) ?? { last: undefined, covers: { count: 0, ids: [] } }
     found.stories.set(one.rule, story)
-    if ('state' in one) story.last = story.last === undefined || story.last.at <= one.at ? one : story.last
+    if ('state' in one) story.last = one
     else {
       story.covers.count += one.covers.count
       story.covers.ids.push(...one.covers.ids.slice(0, coversAtMost - story.covers.ids.length))
