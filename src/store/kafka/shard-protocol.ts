@@ -106,6 +106,9 @@ export interface Change {
   readonly loose: readonly { readonly index: number; readonly place: number | undefined }[]
 }
 
+/** Of a change, what is written of it. */
+export type Written = Pick<Change, 'records' | 'roots' | 'told' | 'dead'>
+
 export interface Arrived extends Omit<Change, 'consequences' | 'places' | 'loose'> {
   /** Of some the topic has no more than what was handed over, and the journal nothing. */
   readonly hasUntold: boolean

@@ -1,16 +1,11 @@
-import { setTimeout as pause } from 'node:timers/promises'
-import type { Clock } from '../../base/clock.ts'
-import { messageOf } from '../../base/errors.ts'
 import type { StreamRecord } from '../../event/event.ts'
-import type { Consequences, Durable, Key, Settlement, StoreListener } from '../store.ts'
-import { loadDriver } from '../tables/database.ts'
+import type { Consequences, Durable, Key, Settlement } from '../store.ts'
 import { type ChangelogOptions, changelogOf, endedOf } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
 import { Homes } from './homes.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
-import { formatStart, type KeysTopic } from './keys-topic.ts'
-import { pack } from './packed.ts'
+import { formatStart } from './keys-topic.ts'
 import {
   handedOver,
   keyEndOf,
@@ -23,63 +18,32 @@ import {
   type Ticket,
   toldOf,
 } from './part.ts'
-import { openPart } from './part-reader.ts'
-import type { Reader } from './reader.ts'
-import {
-  formatKey,
-  isClaim,
-  isLoss,
-  isMark,
-  isOfUnknown,
-  lossKey,
-  ownerHeader,
-  ownerOf,
-  parseKey,
-  restorable,
-} from './row.ts'
+import { PartLog, type PartLogParts } from './part-log.ts'
+import { lossKey } from './row.ts'
 import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
-import type { Arrived, Change, ShardSettle, ShardThread } from './shard-protocol.ts'
-import type { Topics } from './topics.ts'
-import type { Writer } from './writer.ts'
+import type { Change, ShardSettle, Written } from './shard-protocol.ts'
 
-export interface WorkTopicParts {
-  readonly topics: Topics
+export interface WorkTopicParts extends Omit<PartLogParts, 'write' | 'readBack' | 'usurped'> {
   readonly partitions: number
-  /** For what can be made again from the topic. */
-  readonly folder: string
-  readonly clock: Clock
-  readonly thread: ShardThread
-  readonly writer: Writer
-  readonly reader: Reader
-  readonly keys: KeysTopic
-  readonly listener: StoreListener
-  /** A partition is ours, and has all that counts. */
-  restored(): void
   /** A partition is another process's now. */
   lost(owned: Owned): void
   /** All that an event from its stream caused is settled, or has rows. */
   finished(record: KafkaRecord): void
   deadChanged(): void
-  trouble(partition: number, why: string | undefined): void
   later(ms: number, work: () => void): void
-  broken(error: unknown): undefined
 }
 
-const restoreAgainMs = 1_000
 /** Within that time a member hears of a rebalance. */
 const claimAgainAfterMs = 5_000
-/** Answers of brokers that the thread has not taken up, of one partition. */
-const askedAtMost = 4
 const untoldForMs = 1_000
 /** Which write of its owner a claim is of. */
 const writeHeader = 'write'
 
-const nothing = pack([])
 const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] }
 
 /**
- * The partitions of the work topic that are ours: their rows, and what is settled of them. Who owns one, and what of it
- * counts, is decided by the order of the log.
+ * The partitions of the work topic that are ours: what is settled of them, where, and what becomes of that when one is lost. Who
+ * owns one, and what of it counts, is decided by the order of the log.
  */
 export class WorkTopic {
   /** How many dead letters there are in our partitions, and their bytes, by rule. */
@@ -89,6 +53,7 @@ export class WorkTopic {
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
   readonly #homes: Homes
+  readonly #log: PartLog
   readonly #queue: SettleQueue
 
   constructor(parts: WorkTopicParts) {
@@ -96,6 +61,15 @@ export class WorkTopic {
     const { topics, partitions, clock, thread, writer, broken } = parts
     const shared = { topics, partitions, clock, thread, writer, owned: this.#owned, broken }
     this.#homes = new Homes(shared)
+    this.#log = new PartLog({
+      ...parts,
+      write: (part, change, options) => this.#write(part, change, options),
+      readBack: (part, message) => this.#readBack(part, message),
+      usurped: (part) => {
+        this.#lose([part])
+        this.#claimAgainLater(part.partition)
+      },
+    })
     this.#queue = new SettleQueue({ ...shared, settled: (batch, change) => this.#settled(batch, change) })
   }
 
@@ -321,7 +295,7 @@ export class WorkTopic {
     else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
   }
 
-  #write(part: Part, change: Pick<Change, 'records' | 'roots' | 'told' | 'dead'>, options?: ChangelogOptions): void {
+  #write(part: Part, change: Written, options?: ChangelogOptions): void {
     const { topics, partitions, writer } = this.#parts
     this.#countDead(part, change.dead)
     const journal = formatJournal(topics.journal, partitions, change.told)
@@ -374,213 +348,19 @@ export class WorkTopic {
   }
 
   #takeOver(partition: number): void {
-    const { thread, writer, reader } = this.#parts
     const part = newPart(partition)
     this.#owned.set(partition, part)
-    this.#parts.trouble(partition, `partition ${partition} of the work is being taken over`)
-    thread.ask('open', { partition, folder: this.#parts.folder }).catch((error: unknown) => this.#parts.broken(error))
-    const { work, roots } = this.#parts.topics
-    // Whatever another owner writes after this does not count.
-    const owner = Buffer.from(part.owner)
-    const claim = { partition, key: formatKey({ kind: 'owner' }), value: owner, headers: { [ownerHeader]: owner } }
-    const claims = [work, roots].map((topic) => ({ ...claim, topic }))
-    writer.write(claims, () => {
-      if (part.isLost) return
-      reader.read(work, partition, 0, (messages) => {
-        if (!part.isLost) this.#heard(part, messages)
-      })
-    })
+    this.#log.claim(part)
   }
 
-  #heard(part: Part, messages: readonly FetchedMessage[]): void {
-    if (part.held !== undefined) {
-      part.held.push(...messages)
-      return
-    }
-    if (part.isReady) {
-      this.#hear(part, messages)
-      return
-    }
-    const own = messages.findIndex((message) => ownerOf(message) === part.owner && isClaim(message))
-    this.#restore(part, own < 0 ? messages : messages.slice(0, own))
-    if (own < 0) return
-    part.held = messages.slice(own + 1)
-    this.#parts.reader.pause(this.#parts.topics.work, part.partition)
-    this.#takeUp(part).catch((error: unknown) => this.#parts.broken(error))
-  }
-
-  /** All that counts was read: what ran when its last owner died goes on, then what was handed over is taken up, in order. */
-  async #takeUp(part: Part): Promise<void> {
-    const { thread, listener, reader, topics } = this.#parts
-    const { partition } = part
-    await this.#restoreKeys(part)
-    if (part.isLost) return
-    // Once it is taken up its tables are opened at once: they go when it is lost.
-    await loadDriver()
-    if (part.isLost) return
-    const hasMoved = part.lastTeller !== undefined && part.losers.has(part.lastTeller)
-    const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now(), hasMoved })
-    if (part.isLost) return
-    this.#write(part, restored)
-    for (const lane of restored.backlog) listener.rows(lane)
-    for (let more = true; more; ) {
-      const arrived = await thread.ask('takeUp', { partition, now: this.#parts.clock.now() })
-      if (part.isLost) return
-      this.#arrived(part, arrived)
-      more = arrived.more
-      if (more) await this.#parts.writer.written()
-      if (part.isLost) return
-    }
-    const tables = await openPart(this.#parts.folder, partition)
-    if (part.isLost) {
-      tables.close()
-      return
-    }
-    part.tables = tables
-    part.isReady = true
-    const held = part.held ?? []
-    part.held = undefined
-    this.#reassert(part)
-    this.#parts.trouble(partition, undefined)
-    this.#hear(part, held)
-    reader.resume(topics.work, partition)
-    this.#parts.restored()
-  }
-
-  /** However long the brokers take. */
-  async #restoreKeys(part: Part): Promise<void> {
-    const { keys, clock, trouble } = this.#parts
-    const { partition } = part
-    while (!part.isLost) {
-      try {
-        await keys.restore(partition, clock.now())
-        return
-      } catch (error) {
-        if (part.isLost) return
-        trouble(partition, `what is remembered of keys in partition ${partition} cannot be read: ${messageOf(error)}`)
-        await pause(restoreAgainMs)
-      }
-    }
-  }
-
-  /** The thread is asked to take up something; while that is much, no more is read. */
-  #asking<Answer>(part: Part, asked: Promise<Answer>): Promise<Answer> {
-    const { reader, topics } = this.#parts
-    part.asked += 1
-    if (part.asked === askedAtMost) reader.pause(topics.work, part.partition)
-    return asked.finally(() => {
-      part.asked -= 1
-      if (part.asked === askedAtMost - 1 && part.held === undefined && !part.isLost)
-        reader.resume(topics.work, part.partition)
-    })
-  }
-
-  #restore(part: Part, messages: readonly FetchedMessage[]): void {
-    const records: { key: Buffer; value: Buffer | null }[] = []
-    for (const message of messages) {
-      const { key } = message
-      const owner = ownerOf(message)
-      if (key === null) continue
-      if (isLoss(message)) part.losers.add(String(message.value))
-      else if (isClaim(message)) part.lastOwner = owner
-      // Who wrote after another had taken over did not own it any more.
-      else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
-        part.usurped.push(Buffer.from(key))
-      else if (!isOfUnknown(message)) {
-        part.lastTeller = owner ?? part.lastTeller
-        records.push({ key, value: restorable(message) })
-      }
-    }
-    if (records.length === 0) return
-    this.#asking(part, this.#parts.thread.ask('restore', { partition: part.partition, records: pack(records) })).catch(
-      (error: unknown) => this.#parts.broken(error),
-    )
-  }
-
-  #hear(part: Part, messages: readonly FetchedMessage[]): void {
-    const arrivals: { key: Buffer; value: Buffer | null }[] = []
-    const marks: Owned[] = []
-    for (const message of messages) {
-      const { key, value } = message
-      if (key === null) continue
-      const owner = ownerOf(message)
-      if (isMark(message)) {
-        const source = part.marks.get(String(value))
-        if (source !== undefined) marks.push(source)
-        part.marks.delete(String(value))
-      } else if (isLoss(message)) {
-        if (String(value) === part.lastTeller) this.#absolve(part)
-      } else if (owner === part.owner) {
-        // That it knew of no such row does not say that one is there which was made since.
-        const isOfRow = !isOfUnknown(message)
-        if (isOfRow && (part.claims.size > 0 || part.unconfirmed.size > 0))
-          this.#readBack(part, message, key.toString())
-      } else if (isClaim(message)) {
-        this.#lose([part])
-        this.#claimAgainLater(part.partition)
-        return
-      } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
-      else if (parseKey(key) !== undefined) arrivals.push({ key, value })
-    }
-    if (arrivals.length > 0 || marks.length > 0) this.#arrive(part, arrivals, marks)
-    // Of what has just arrived it is known then what holds.
-    this.#reassert(part)
-  }
-
-  /** `marks`: sources of which nothing more arrives that was handed over before they were ours. */
-  #arrive(
-    part: Part,
-    arrivals: readonly { readonly key: Buffer; readonly value: Buffer | null }[],
-    marks: readonly Owned[],
-  ): void {
-    const asked = { partition: part.partition, records: pack(arrivals), now: this.#parts.clock.now() }
-    this.#asking(part, this.#parts.thread.ask('arrive', asked))
-      .then((arrived) => {
-        if (part.isLost) return
-        for (const { key } of arrivals) part.onTheWay.delete(key.toString())
-        this.#arrived(part, arrived)
-        for (const source of marks) part.isCaughtUp.set(source, true)
-      })
-      .catch((error: unknown) => this.#parts.broken(error))
-  }
-
-  #arrived(part: Part, arrived: Arrived): void {
-    this.#write(part, arrived)
-    part.hasUntold ||= arrived.hasUntold
-    for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
-    for (const change of arrived.rows) this.#parts.listener.rows(change)
-  }
-
-  #readBack(part: Part, { headers }: FetchedMessage, key: string): void {
+  #readBack(part: Part, { key: name, headers }: FetchedMessage): void {
+    const key = String(name)
     this.#confirm(part, key)
-    const name = `${String(headers[writeHeader])}/${key}`
-    const tickets = part.claims.get(name)
+    const claim = `${String(headers[writeHeader])}/${key}`
+    const tickets = part.claims.get(claim)
     if (tickets === undefined) return
-    part.claims.delete(name)
+    part.claims.delete(claim)
     for (const ticket of tickets) this.#keep(ticket, undefined)
-  }
-
-  /** Compaction may leave only the last record of a key: it has to be ours. */
-  #reassert(part: Part): void {
-    if (part.usurped.length === 0 || !part.isReady) return
-    const keys = pack(part.usurped.splice(0).map((key) => ({ key, value: null })))
-    this.#parts.thread
-      .ask('reassert', { partition: part.partition, keys })
-      .then((records) => {
-        const change = { records, roots: nothing, told: [], dead: undefined }
-        if (!part.isLost) this.#write(part, change, { withoutRow: 'unknown' })
-      })
-      .catch((error: unknown) => this.#parts.broken(error))
-  }
-
-  /** Who told of its rows last has not died: nothing that ran there is suspected of that. */
-  #absolve(part: Part): void {
-    this.#parts.thread
-      .ask('absolve', { partition: part.partition })
-      .then((change) => {
-        if (!part.isLost) this.#write(part, { ...change, dead: undefined })
-      })
-      .catch((error: unknown) => this.#parts.broken(error))
   }
 
   /** All at once: what comes of settlements in one may start others. */
