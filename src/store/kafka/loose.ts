@@ -156,12 +156,12 @@ export function toldOfLoose({ settle, bytes }: LooseDelivery): Told {
 }
 
 /** As the engine counts them. */
-export function backlogOf(loose: readonly LooseDelivery[], now: number): LaneBacklog[] {
-  const lanes = new Map<number, { lane: Lane; count: number }>()
+export function backlogOf(loose: readonly LooseDelivery[], nextUntil: number): LaneBacklog[] {
+  const lanes = new Map<number, { readonly lane: Lane; count: number }>()
   for (const { lane, settle } of loose) {
     const found = lanes.get(lane) ?? { lane: settle.lane, count: 0 }
     found.count += 1
     lanes.set(lane, found)
   }
-  return [...lanes.values()].map(({ lane, count }) => ({ lane, nextUntil: now, waiting: { slot: count } }))
+  return [...lanes.values()].map(({ lane, count }) => ({ lane, nextUntil, waiting: { slot: count } }))
 }

@@ -507,14 +507,16 @@ export class Shard {
   left(): LaneBacklog[] {
     if (this.#work === undefined) return []
     const { due } = this.#work
-    this.meetAll()
-    return this.listing
-      .backlog((pos, rule) => !due.isOut(pos, rule))
-      .map(({ lane, waiting: counts }) => ({
-        lane,
-        waiting: Object.fromEntries(Object.entries(counts).map(([reason, count]) => [reason, -count])),
-        nextUntil: Number.POSITIVE_INFINITY,
-      }))
+    const rows = this.listing.backlog((pos, rule) => !due.isOut(pos, rule))
+    const loose = backlogOf(
+      this.#loose.all().filter(({ isOut }) => !isOut),
+      Number.POSITIVE_INFINITY,
+    )
+    return [...rows, ...loose].map(({ lane, waiting: counts }) => ({
+      lane,
+      waiting: Object.fromEntries(Object.entries(counts).map(([reason, count]) => [reason, -count])),
+      nextUntil: Number.POSITIVE_INFINITY,
+    }))
   }
 
   get #ready(): Work {
