@@ -1,6 +1,7 @@
 import type { Kafka } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
+import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { FetchedMessage } from '../../src/store/kafka/client.ts'
 import type { Journal } from '../../src/store/kafka/journal.ts'
 import type { KafkaRecord, Owned } from '../../src/store/kafka/kafka-record.ts'
@@ -80,11 +81,16 @@ function start(brokers: Brokers, owned: readonly number[]) {
   const commit = async (positions: readonly Position[]) => {
     for (const one of positions) brokers.positions.set(`${one.topic}/${one.partition}`, one)
   }
+  const written: Outgoing[] = []
+  const tryWrite = async (records: readonly Outgoing[]) => {
+    written.push(...records)
+    return []
+  }
   const streams = new Streams({
     ...{ topics, clock: systemClock, largestEvent: 1_048_576, partitionKeys: new Map() },
     kafka: { admin: () => admin } as unknown as Kafka,
     thread: { ask: async () => [] } as unknown as ShardThread,
-    writer: {} as Writer,
+    writer: { isBusy: false, tryWrite } as unknown as Writer,
     reader: reader as Reader,
     membership: { commit } as unknown as Membership,
     journal: { ended: async () => new Map() } as unknown as Journal,
@@ -96,6 +102,7 @@ function start(brokers: Brokers, owned: readonly number[]) {
   streams.start()
   return {
     streams,
+    written,
     readings,
     paused,
     begun,
@@ -318,3 +325,16 @@ test('events that come while no more is read are behind, too', async () => {
   await streams.measure()
   expect(streams.lag().get(stream)).toBe(20_000)
 })
+
+test('a stream whose topic is not ready in time bars its own events, and no others of the same post', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 4)
+  const { streams, written, look } = start(brokers, [0, 1, 2, 3])
+  await look()
+  const bars = 'page.new'
+  const refused = await streams.append([stream, bars].map((stream) => ({ ...anEvent(), stream })))
+  expect(refused.map(({ event, ours, why }) => [event.stream, ours, why])).toEqual([
+    [bars, true, expect.stringContaining(`the topic ${bars} is not ready`)],
+  ])
+  expect(written.map(({ topic }) => topic)).toEqual([stream])
+}, 30_000)

@@ -218,7 +218,7 @@ export class Streams {
       }
       await new Promise((resolve) => setTimeout(resolve, positionPollMs))
     }
-    throw new ServiceError('STORE_UNAVAILABLE', `the topic ${topic} is not ready: ${messageOf(why)}`, { cause: why })
+    throw new RefusedError(new Error(`the topic ${topic} is not ready: ${messageOf(why)}`, { cause: why }), topic)
   }
 
   subscribe(wants: (stream: string) => boolean): void {
