@@ -71,7 +71,7 @@ function join(kafka: Kafka, topic: string, { first = nothing, told = nothing }: 
 test('a consumer that stops without a word, and does not even say farewell, is replaced', async () => {
   const { kafka, topic } = await aGroup()
   const { assigned, consumers } = join(kafka, topic)
-  const silent = await until('it is a member', () => (assigned.length === 1 ? consumers[0] : undefined), 30_000)
+  const silent = await until('it is a member', () => (assigned.length === 1 ? consumers.at(-1) : undefined), 30_000)
   await silent.stop()
   const { disconnect } = silent
   onTestFinished(() => disconnect())
@@ -307,7 +307,7 @@ test('a group that others use otherwise, where kafkajs gives up, is joined when 
 test('a position of a topic that is deleted is not committed of another that has its name later', async () => {
   const { kafka, topic } = await aGroup()
   const { membership, assigned, consumers } = join(kafka, topic)
-  const member = await until('it is a member', () => (assigned.length === 1 ? consumers[0] : undefined), 30_000)
+  const member = await until('it is a member', () => (assigned.length === 1 ? consumers.at(-1) : undefined), 30_000)
   const isAnswered = new Promise<void>((resolve) => {
     member.on(member.events.REQUEST, ({ payload }) => {
       if (payload.apiName === 'OffsetCommit') resolve()
