@@ -165,6 +165,19 @@ test.each([
   expect(idsOf(await owner.take())).toEqual([second])
 })
 
+test('its key is free again when the call of a newer one has covered it', async () => {
+  const world = await aWorld()
+  const { log, owner } = world
+  const key = deduplicated(keyIn(1))
+  await handOver(world, 1, key)
+  log.clock.wind(1)
+  const newer = owner.route(1, { source: owner.source(1) })
+  const progress = { failures: 0, firstAttemptAt: log.clock.now(), finished: 1, refused: 0 }
+  await owner.settle(newer, { attempts: [anAttempt()], progress, standing: { key } })
+  log.clock.wind(1)
+  expect(await isKeyFree(owner, owner.route(2, { source: owner.source(1) }), key)).toBe(true)
+})
+
 test('of two under one key the newer is called, and covers the older, though that was handed out', async () => {
   const world = await aWorld()
   const { owner } = world

@@ -224,9 +224,10 @@ export class PartLog {
   }
 
   #arrived(part: Part, arrived: Arrived): void {
+    // What is written may tell that one of them is covered already.
+    for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
     this.#parts.write(part, arrived)
     part.hasUntold ||= arrived.hasUntold
-    for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
     for (const change of arrived.rows) this.#parts.listener.rows(change)
   }
 

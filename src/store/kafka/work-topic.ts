@@ -21,7 +21,7 @@ import {
 import { PartLog, type PartLogParts } from './part-log.ts'
 import { lossKey } from './row.ts'
 import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
-import type { Change, ShardSettle, Written } from './shard-protocol.ts'
+import type { Change, ShardSettle, Told, Written } from './shard-protocol.ts'
 
 export interface WorkTopicParts extends Omit<PartLogParts, 'write' | 'readBack' | 'usurped'> {
   readonly partitions: number
@@ -228,6 +228,7 @@ export class WorkTopic {
       }
     })
     this.#countDead(part, change.dead)
+    forgetLoose(part, change.told)
     return {
       records: [
         ...changelogOf(topics, part, change, { headers }),
@@ -298,6 +299,7 @@ export class WorkTopic {
   #write(part: Part, change: Written, options?: ChangelogOptions): void {
     const { topics, partitions, writer } = this.#parts
     this.#countDead(part, change.dead)
+    forgetLoose(part, change.told)
     const journal = formatJournal(topics.journal, partitions, change.told)
     const records = [...changelogOf(topics, part, change, options), ...journal]
     if (records.length > 0) writer.write(records, () => undefined)
@@ -464,4 +466,9 @@ export class WorkTopic {
       }
     }
   }
+}
+
+/** Whose key is free again, though nobody settled it: it was given a row, and the call of a newer one covers it. */
+function forgetLoose(part: Part, told: readonly Told[]): void {
+  for (const one of told) if ('state' in one && one.state === 'done') part.loose.delete(`${one.event.id}/${one.rule}`)
 }
