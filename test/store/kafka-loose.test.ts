@@ -398,6 +398,27 @@ test('a list of deliveries has it, and it is called all the same', async () => {
   expect((await list()).items).toEqual([])
 })
 
+test('it counts as what it is, though it came just when the window of its key ended', async () => {
+  const world = await aWorld()
+  const { log, owner, sender } = world
+  const key = deduplicated(keyIn(1), minute)
+  await handOver(world, 1, key)
+  const before = only(await owner.take())
+  await owner.settle(before.record, called(world, before))
+  owner.stalled.add(1)
+  log.clock.wind(minute - 1)
+  await sender.settle(sender.route(2), { ...slot, standing: { key } })
+  log.clock.wind(1)
+  const records = log
+    .work(1)
+    .slice(-1)
+    .flatMap(({ key: name, value }) => (name === null ? [] : [{ key: name, value }]))
+  const { rows } = await owner.thread.ask('arrive', { partition: 1, records: pack(records), now: log.clock.now() })
+  await owner.thread.ask('deliveries', { rule: undefined, states: [0], limit: 1, cursor: undefined })
+  const { rows: taken } = await owner.thread.ask('take', { lane, now: log.clock.now(), limit: 1 })
+  expect(rows.map(({ waiting }) => waiting)).toEqual(taken.map(({ reason }) => ({ [reason]: 1 })))
+})
+
 test.each([
   ['waits does not count here any more', false, [{ lane, nextUntil: Number.POSITIVE_INFINITY, waiting: { slot: -1 } }]],
   ['is handed out is not counted twice', true, []],

@@ -450,7 +450,7 @@ export class Shard {
 
   /** Undefined where it may not be loose: it is more than handed over, or its key is not free. */
   #looseOf(settle: ShardSettle, now: number): LooseDelivery | undefined {
-    const { bytes, lane, event, standing } = settle
+    const { bytes, lane, event, standing, until, at } = settle
     const key = standing?.key
     if (bytes === undefined || key === undefined || standing?.root !== undefined) return undefined
     if (!mayBeLoose(settle, now) || !this.#loose.hasRoom || this.#loose.ofKey(lane.rule, key.text) !== undefined)
@@ -458,9 +458,9 @@ export class Shard {
     const rule = this.#numbers.of('rule', lane.rule)
     const laneNumber = this.#numbers.ofLane(lane)
     const { due, freeKeys } = this.#ready
-    const pos = firstPlaceOf(event.accepted)
-    const isFree =
-      due.outOf(rule, key.text).length === 0 && freeKeys.isFree(rule, key, { pos, metaId: () => metaIdOf(bytes), now })
+    // Should it be given a row, it is judged as of when it was settled.
+    const candidate = { pos: firstPlaceOf(event.accepted), metaId: () => metaIdOf(bytes), now: Math.min(until, at) }
+    const isFree = due.outOf(rule, key.text).length === 0 && freeKeys.isFree(rule, key, candidate)
     if (!isFree) return undefined
     return {
       ...{ name: nameOf(settle), lane: laneNumber, key, settle, bytes },
