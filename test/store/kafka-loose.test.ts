@@ -326,6 +326,25 @@ test('what is handed over twice is called once, though a reload gave it another 
   expect(taken).toHaveLength(1)
 })
 
+test('its call is remembered though one who had its key before tells too late of its end', async () => {
+  const world = await aWorld()
+  const { log, owner } = world
+  const key = deduplicated(keyIn(1), minute)
+  await handOver(world, 1, key)
+  const taken = only(await owner.take())
+  await owner.settle(taken.record, called(world, taken))
+  const { key: of, value, headers } = only(log.work(1).filter((one) => one.headers.end !== undefined))
+  const late = { ...headers, owner: Buffer.from('before') }
+  log.append({ topic: topics.work, partition: 1, key: of, value, headers: late })
+  await owner.quiet()
+  owner.kill()
+  log.compact(1)
+
+  const heir = await start(log, [1])
+  log.clock.wind(1)
+  expect(await isKeyFree(heir, heir.route(1, { source: heir.source(1) }), key)).toBe(false)
+})
+
 test('it is there for the next owner, though one before tells too late of its row', async () => {
   const world = await aWorld()
   const { log, owner } = world

@@ -6,12 +6,24 @@ import { loadDriver } from '../tables/database.ts'
 import type { ChangelogOptions } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
 import type { Owned } from './kafka-record.ts'
-import type { KeysTopic } from './keys-topic.ts'
+import { type KeysTopic, parseStart } from './keys-topic.ts'
 import { pack } from './packed.ts'
 import type { Part } from './part.ts'
 import { openPart } from './part-reader.ts'
 import type { Reader } from './reader.ts'
-import { formatKey, isClaim, isLoss, isMark, isOfUnknown, ownerHeader, ownerOf, parseKey, restorable } from './row.ts'
+import {
+  formatKey,
+  isClaim,
+  isLoss,
+  isMark,
+  isOfUnknown,
+  ownerHeader,
+  ownerOf,
+  parseKey,
+  parseRow,
+  readEnd,
+  restorable,
+} from './row.ts'
 import type { Arrived, ShardThread, Written } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
@@ -166,7 +178,7 @@ export class PartLog {
       else if (isClaim(message)) part.lastOwner = owner
       // Who wrote after another had taken over did not own it any more.
       else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
-        part.usurped.push(Buffer.from(key))
+        part.usurped.push(...hiddenBy(message))
       else if (!isOfUnknown(message)) {
         part.lastTeller = owner ?? part.lastTeller
         records.push({ key, value: restorable(message) })
@@ -198,7 +210,7 @@ export class PartLog {
       } else if (isClaim(message)) {
         this.#parts.usurped(part)
         return
-      } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
+      } else if (owner !== undefined) part.usurped.push(...hiddenBy(message))
       else if (parseKey(key) !== undefined) arrivals.push({ key, value })
     }
     if (arrivals.length > 0 || marks.length > 0) this.#arrive(part, arrivals, marks)
@@ -253,4 +265,17 @@ export class PartLog {
       })
       .catch((error: unknown) => this.#parts.broken(error))
   }
+}
+
+/** What we may have said that compaction takes away for its sake: of a delivery, and with its end what is remembered of its key. */
+function hiddenBy(message: FetchedMessage): readonly Buffer[] {
+  const { key } = message
+  if (key === null) return []
+  const parsed = parseKey(key)
+  const value = restorable(message)
+  const names = [Buffer.from(key)]
+  if (parsed?.kind !== 'delivery' || value === null) return names
+  const end = readEnd(value)
+  const text = end === undefined ? parseRow(value)?.row.standing?.key?.text : parseStart(end)?.key
+  return text === undefined ? names : [...names, formatKey({ kind: 'start', rule: parsed.rule, key: text })]
 }
