@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest'
+import { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
+import { LooseDeliveries, Room } from '../../src/store/kafka/loose.ts'
 import { pack } from '../../src/store/kafka/packed.ts'
 import { formatKey } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement } from '../../src/store/store.ts'
@@ -16,7 +18,7 @@ import {
   toldIn,
   topics,
 } from './kafka-log.ts'
-import { anAttempt, lane, stream } from './world.ts'
+import { anAttempt, aSettlement, lane, stream } from './world.ts'
 
 /*
  * Deliveries that another process has handed over, and that are alone with their key: they are called without a row. Nobody is
@@ -223,6 +225,17 @@ test('no more than 16 MiB of events are kept without a row', async () => {
 
   await owner.thread.ask('deliveries', { rule: undefined, states: [0], limit: 1, cursor: undefined })
   expect((await arrive(records.slice(17))).loose).toHaveLength(1)
+})
+
+test('what is kept of one is its event alone, not all that came with it', () => {
+  const room = new Room()
+  const loose = new LooseDeliveries(room)
+  const bytes = new Uint8Array(1_048_576).subarray(0, 10)
+  const event = { id: 'a', stream, accepted: 0, origin: [stream, 0, 0] } as const
+  const settle = { ...aSettlement(new KafkaRecord(event, bytes, { partition: 1, isLost: false }), {}), event, bytes }
+  loose.add({ name: 'a', lane: 0, key: ordered('k'), settle, bytes, since: 0, isOut: false })
+  const kept = loose.get('a')
+  expect([kept?.bytes, kept?.settle.bytes].map((one) => one?.buffer.byteLength)).toEqual([10, 10])
 })
 
 test('who comes under a key is not called beside one that was covered while it was handed out', async () => {

@@ -57,8 +57,11 @@ export class LooseDeliveries {
     return this.#untold.size > 0
   }
 
-  add(one: LooseDelivery): void {
-    const { name, lane, key, settle, bytes } = one
+  add(arrived: LooseDelivery): void {
+    // Its bytes are a view of all that came with it, which is not to be kept for its sake.
+    const bytes = new Uint8Array(arrived.bytes)
+    const one = { ...arrived, bytes, settle: { ...arrived.settle, bytes } }
+    const { name, lane, key, settle } = one
     this.#all.set(name, one)
     this.#untold.add(one)
     this.#byKey.set(nameOfKey(settle.lane.rule, key.text), one)

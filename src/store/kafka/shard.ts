@@ -482,7 +482,7 @@ export class Shard {
     const loose = this.#loose.take(number, limit - rows.length).map(({ settle, bytes }): ShardRow => {
       const { event, progress, revision, standing } = settle
       return {
-        ...{ partition, event, progress, revision, standing, reason: 'slot', bytes: new Uint8Array(bytes) },
+        ...{ partition, event, progress, revision, standing, reason: 'slot', bytes },
         ...{ uncleanStops: 0, isSuperseded: false, followers: 0 },
       }
     })
