@@ -37,6 +37,8 @@ export class LooseDeliveries {
   readonly #byKey = new Map<string, LooseDelivery>()
   /** By lane: those that are not handed out. */
   readonly #waiting = new Map<number, Map<string, LooseDelivery>>()
+  /** Lanes in which the odd one of the next page is one of these, and no row. */
+  readonly #turns = new Set<number>()
   /** Of which the journal has nothing. */
   readonly #untold = new Set<LooseDelivery>()
   readonly #room: Room
@@ -111,6 +113,14 @@ export class LooseDeliveries {
     return this.#waiting.has(lane)
   }
 
+  /** How many rows go with it in a page of a lane: neither waits for the last of the other. */
+  shareOfRows(lane: number, page: number): number {
+    if (!this.#waiting.has(lane)) return page
+    const isRowsTurn = !this.#turns.delete(lane)
+    if (isRowsTurn) this.#turns.add(lane)
+    return isRowsTurn ? Math.ceil(page / 2) : Math.floor(page / 2)
+  }
+
   clear(): void {
     for (const one of this.all()) this.remove(one)
   }
@@ -127,7 +137,9 @@ export class LooseDeliveries {
   #leaveLane({ name, lane }: LooseDelivery): void {
     const waiting = this.#waiting.get(lane)
     waiting?.delete(name)
-    if (waiting?.size === 0) this.#waiting.delete(lane)
+    if (waiting?.size !== 0) return
+    this.#waiting.delete(lane)
+    this.#turns.delete(lane)
   }
 }
 

@@ -94,8 +94,6 @@ export class Shard {
   /** What ran when its last owner was lost. */
   readonly #suspected: { readonly pos: number; readonly rule: number }[] = []
   #work: Work | undefined
-  /** Who gets the odd one of a page: rows, or what is loose. */
-  #turn: 0 | 1 = 0
 
   /** `database`: empty, with the tables of the embedded store. */
   constructor(partition: number, database: Database, words: Words, numbers: Numbers, roots: Roots, room: Room) {
@@ -472,9 +470,7 @@ export class Shard {
     const number = this.#numbers.ofLane(lane)
     this.#rows.learn()
     const partition = this.#partition
-    this.#turn = this.#turn === 0 ? 1 : 0
-    // Neither waits for the last of the other.
-    const share = this.#loose.hasWaiting(number) ? (limit + this.#turn) >> 1 : limit
+    const share = this.#loose.shareOfRows(number, limit)
     const { rows, nextUntil } = this.#ready.due.take(number, now, share)
     const ofRows = rows.map(({ event: { pos, payload }, ...rest }) => {
       return { ...rest, partition, event: this.#rows.eventAt(pos), bytes: payload }
