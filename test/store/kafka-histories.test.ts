@@ -388,6 +388,7 @@ class History {
       10_000,
     )
     expect(this.#members.map(({ broken }) => broken)).toEqual([[], []])
+    expect(this.#members.map(({ waiting }) => waiting)).toEqual([{}, {}])
   }
 
   async #isDone(): Promise<boolean> {
@@ -482,20 +483,34 @@ test(
   runs * 20_000,
 )
 
-/** The last event of each partition of the stream with one key. */
-function lasts({ posted }: History): Posted[] {
-  return [...new Map(posted.map((event) => [`${event.partition} ${event.key}`, event])).values()]
+/** Last events of each partition of the stream with one key that are not among `seen`, nor is one of their key that is later. */
+function unseen({ posted }: History, seen: readonly string[]): Posted[] {
+  const lasts = new Map(posted.map((event) => [`${event.partition} ${event.key}`, event])).values()
+  const found = posted.filter(({ id }) => seen.includes(id))
+  const isCovered = (last: Posted) => found.some((one) => one.key === last.key && one.accepted > last.accepted)
+  return [...lasts].filter((last) => !seen.includes(last.id) && !isCovered(last))
 }
 
 test(
   'the last event of each key is called, or one that is later, and each settlement is kept once',
   async () => {
     await promise({ mayRepeat: true, turn: 'newest' }, (history) => {
-      const { calls, posted, kept } = history
-      const called = posted.filter(({ id }) => calls.includes(id))
-      const sees = (last: Posted) => (one: Posted) =>
-        one.id === last.id || (one.key === last.key && one.accepted > last.accepted)
-      expect(lasts(history).filter((last) => !called.some(sees(last)))).toEqual([])
+      const { calls, kept } = history
+      expect(unseen(history, calls)).toEqual([])
+      expect(kept.filter((times) => times !== 1)).toEqual([])
+    })
+  },
+  runs * 20_000,
+)
+
+test(
+  'what must not be repeated and is the last of its key is called, or one that is later, or is dead',
+  async () => {
+    await promise({ mayRepeat: false, turn: 'newest' }, async (history) => {
+      const { calls, kept } = history
+      const dead = await history.dead()
+      expect(calls.length).toBe(new Set(calls).size)
+      expect(unseen(history, [...calls, ...dead])).toEqual([])
       expect(kept.filter((times) => times !== 1)).toEqual([])
     })
   },

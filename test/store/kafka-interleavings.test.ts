@@ -887,3 +887,28 @@ describe('what ran when its partition went to another process', () => {
     expect(await stops(stall, hear)).toEqual([0, 1])
   })
 })
+
+test('what came of a claim for others of its key is told when that was read back', async () => {
+  const log = new Log()
+  const owner = await start(log, [0])
+  const standing = { key: deduplicated(keyIn(0)) }
+  await owner.settle(owner.route(1), { ...waitsAlone, standing })
+  const kept = await owner.settle(owner.route(2), { ...claimed, ...ok, standing })
+  expect(kept?.moved).toEqual([{ from: 'slot', to: 'duplicate', count: 1 }])
+})
+
+test('what came of a claim for others of its key is told though the partition was lost before that was read back', async () => {
+  const log = new Log()
+  const owner = await start(log, [0])
+  const standing = { key: deduplicated(keyIn(0)) }
+  await owner.settle(owner.route(1), { ...waitsAlone, standing })
+  owner.stalled.add(0)
+  const kept = owner.settle(owner.route(2), { ...claimed, ...ok, standing })
+  await owner.work.flushed()
+  await until('it is written', () => log.work(0).some(({ headers }) => headers.write !== undefined))
+  owner.work.assigned([])
+  expect(await kept).toMatchObject({
+    amended: { state: 'elsewhere' },
+    moved: [{ from: 'slot', to: 'duplicate', count: 1 }],
+  })
+})

@@ -147,6 +147,8 @@ export class Member {
   readonly finished: number[] = []
   /** How often each settlement was told to be durable, in the order in which they were handed in. */
   readonly kept: number[] = []
+  /** Deliveries that wait, by what for; as the engine counts them. */
+  readonly #waiting = new Map<string, number>()
   /** What happens to its writes from now on: they are acknowledged, arrive without being acknowledged, or do not arrive. */
   writes: 'acknowledged' | 'unacknowledged' | 'held' = 'acknowledged'
   /** Partitions of the work of which it gets nothing to read. */
@@ -182,7 +184,8 @@ export class Member {
       listener: {
         ...{ committed: nothing, changed: nothing, shared: nothing },
         lost: () => this.whenLost(),
-        rows: ({ nextUntil }) => {
+        rows: ({ nextUntil, waiting }) => {
+          for (const [reason, count] of Object.entries(waiting)) this.#count(reason, count)
           this.#dueAt(nextUntil)
           this.whenTold()
         },
@@ -371,16 +374,35 @@ export class Member {
       ...{ at: this.log.clock.now(), until: this.log.clock.now() },
       ...{ releasesCursor: record.source !== undefined, ...part },
     })
+    const isWaiting = settlement.state === 'waiting'
+    if (isWaiting) this.#count(settlement.reason, 1)
     return new Promise((resolve) => {
       this.work.settle(settlement, (_, consequences) => {
         this.kept[index] = (this.kept[index] ?? 0) + 1
-        const { amended, due = [] } = consequences ?? {}
+        const { amended, moved = [], due = [] } = consequences ?? {}
+        if (isWaiting && amended !== undefined) {
+          this.#count(settlement.reason, -1)
+          if (amended.state === 'waiting') this.#count(amended.reason, 1)
+        }
+        for (const { from, to, count } of moved) {
+          this.#count(from, -count)
+          if (to !== 'duplicate') this.#count(to, count)
+        }
         if (amended?.state === 'waiting') this.#dueAt(amended.until)
         else if (amended === undefined && settlement.state === 'waiting') this.#dueAt(settlement.until)
         for (const { until } of due) this.#dueAt(until)
         resolve(consequences)
       })
     })
+  }
+
+  #count(reason: string, by: number): void {
+    this.#waiting.set(reason, (this.#waiting.get(reason) ?? 0) + by)
+  }
+
+  /** How many wait, by what for. */
+  get waiting(): Readonly<Record<string, number>> {
+    return Object.fromEntries([...this.#waiting].filter(([, count]) => count !== 0))
   }
 
   #dueAt(until: number): void {
@@ -396,6 +418,7 @@ export class Member {
     const parts = this.work.parts()
     const { rows, nextUntil } = await this.thread.ask('take', { lane, now, limit: 1_000 })
     this.#dueAt(nextUntil)
+    for (const { reason } of rows) this.#count(reason, -1)
     return rows.map(({ event, bytes, partition, standing, progress, uncleanStops }) => {
       const record = new KafkaRecord(event, bytes, parts.get(partition) ?? { partition, isLost: true })
       return { record, standing, progress, uncleanStops }

@@ -113,15 +113,15 @@ export class PartLog {
     if (part.isLost) return
     const hasMoved = part.lastTeller !== undefined && part.losers.has(part.lastTeller)
     const restored = await thread.ask('restored', { partition, now: this.#parts.clock.now(), hasMoved })
-    if (part.isLost) return
-    this.#parts.write(part, restored)
+    if (!part.isLost) this.#parts.write(part, restored)
+    // Also of what is lost: with it goes what was counted.
     for (const lane of restored.backlog) listener.rows(lane)
+    if (part.isLost) return
     for (let more = true; more; ) {
       const arrived = await thread.ask('takeUp', { partition, now: this.#parts.clock.now() })
-      if (part.isLost) return
       this.#arrived(part, arrived)
       more = arrived.more
-      if (more) await this.#parts.writer.written()
+      if (more && !part.isLost) await this.#parts.writer.written()
       if (part.isLost) return
     }
     const tables = await openPart(this.#parts.folder, partition)
@@ -227,7 +227,6 @@ export class PartLog {
     const asked = { partition: part.partition, records: pack(arrivals), now: this.#parts.clock.now() }
     this.#asking(part, this.#parts.thread.ask('arrive', asked))
       .then((arrived) => {
-        if (part.isLost) return
         for (const { key } of arrivals) part.onTheWay.delete(key.toString())
         this.#arrived(part, arrived)
         for (const source of marks) part.isCaughtUp.set(source, true)
@@ -235,11 +234,14 @@ export class PartLog {
       .catch((error: unknown) => this.#parts.broken(error))
   }
 
+  /** Also of what is lost: with it goes what was counted. */
   #arrived(part: Part, arrived: Arrived): void {
-    // What is written may tell that one of them is covered already.
-    for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
-    this.#parts.write(part, arrived)
-    part.hasUntold ||= arrived.hasUntold
+    if (!part.isLost) {
+      // What is written may tell that one of them is covered already.
+      for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
+      this.#parts.write(part, arrived)
+      part.hasUntold ||= arrived.hasUntold
+    }
     for (const change of arrived.rows) this.#parts.listener.rows(change)
   }
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { givenIdOf } from '../../event/event.ts'
-import type { Durable, Settlement, Standing } from '../store.ts'
+import type { Consequences, Durable, Settlement, Standing } from '../store.ts'
 import { hashId } from '../tables/event-id.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
@@ -17,6 +17,12 @@ export interface Ticket {
   readonly durable: Durable | undefined
   /** It makes a row of an event from its stream: the event is finished when the row was read back, or handed over. */
   isFirst: boolean
+}
+
+/** A settlement that is durable if nobody else had taken the partition over before it was written. */
+export interface Claim {
+  readonly ticket: Ticket
+  readonly consequences: Consequences | undefined
 }
 
 /** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
@@ -50,7 +56,7 @@ export interface Part extends Owned {
   /** Writes so far that have claims among them. */
   writes: number
   /** Claims that count once they were read back: by write and key. A key alone may be that of what was written before. */
-  readonly claims: Map<string, Ticket[]>
+  readonly claims: Map<string, Claim[]>
   /**
    * Rows of events from their streams that were not read back yet, by key, as they were settled last. One that was written after
    * another process had taken the partition over does not count, whatever the broker said: its event comes again there.

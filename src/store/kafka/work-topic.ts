@@ -7,6 +7,7 @@ import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
 import { formatStart } from './keys-topic.ts'
 import {
+  type Claim,
   handedOver,
   keyEndOf,
   keyOf,
@@ -209,7 +210,7 @@ export class WorkTopic {
     const hasClaims = rows.some(({ ticket }, index) => awaitsReadBack(ticket, index))
     if (hasClaims) part.writes += 1
     for (const [index, { ticket }] of rows.entries()) {
-      if (awaitsReadBack(ticket, index)) this.#awaitReadBack(part, ticket)
+      if (awaitsReadBack(ticket, index)) this.#awaitReadBack(part, { ticket, consequences: byIndex.get(index) })
       // It has a row already, and nothing is written.
       if (ticket.isFirst && byIndex.get(index)?.amended?.state === 'elsewhere')
         this.#confirm(part, keyOf(ticket.settlement))
@@ -237,15 +238,18 @@ export class WorkTopic {
       ],
       told: [...change.told, ...[...loose, ...ends].map((one) => one.told)],
       done: () => {
-        const consequencesOf = (index: number) => (part.isLost ? elsewhere : byIndex.get(index))
-        for (const [index, { ticket }] of rows.entries())
-          if (!awaitsReadBack(ticket, index)) this.#keep(ticket, consequencesOf(index))
+        for (const [index, { ticket }] of rows.entries()) {
+          if (awaitsReadBack(ticket, index)) continue
+          const isForNobody = part.isLost && ticket.settlement.state === 'running'
+          this.#keep(ticket, isForNobody ? ofAnother(byIndex.get(index)) : byIndex.get(index))
+        }
         for (const [index, { ticket, end }] of ends.entries()) {
           const { record } = ticket.settlement
+          const consequences = byIndex.get(rows.length + index)
           // Who has the partition now may have read what is remembered of its keys before this was there.
           if (part.isLost && end !== undefined && record instanceof KafkaRecord)
-            this.#handOver(ticket.settlement, record, ticket)
-          else this.#keep(ticket, consequencesOf(rows.length + index))
+            this.#handOver(ticket.settlement, record, ticket, consequences)
+          else this.#keep(ticket, consequences)
         }
       },
     }
@@ -290,10 +294,11 @@ export class WorkTopic {
   }
 
   /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
-  #awaitReadBack(part: Part, ticket: Ticket): void {
+  #awaitReadBack(part: Part, claim: Claim): void {
+    const { ticket, consequences } = claim
     const name = `${part.writes}/${keyOf(ticket.settlement)}`
-    if (part.isLost) this.#keep(ticket, elsewhere)
-    else part.claims.set(name, [...(part.claims.get(name) ?? []), ticket])
+    if (part.isLost) this.#keep(ticket, ofAnother(consequences))
+    else part.claims.set(name, [...(part.claims.get(name) ?? []), claim])
   }
 
   #write(part: Part, change: Written, options?: ChangelogOptions): void {
@@ -306,9 +311,9 @@ export class WorkTopic {
   }
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
-  #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
+  #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket, consequences?: Consequences): void {
     const home = record.source === undefined ? record.owned.partition : this.#homes.placeOf(settlement.standing, record)
-    this.#send(home, settlement, record, () => this.#keep(ticket, elsewhere))
+    this.#send(home, settlement, record, () => this.#keep(ticket, ofAnother(consequences)))
   }
 
   #send(partition: number, settlement: Settlement, record: KafkaRecord, written: () => void): void {
@@ -359,10 +364,10 @@ export class WorkTopic {
     const key = String(name)
     this.#confirm(part, key)
     const claim = `${String(headers[writeHeader])}/${key}`
-    const tickets = part.claims.get(claim)
-    if (tickets === undefined) return
+    const claims = part.claims.get(claim)
+    if (claims === undefined) return
     part.claims.delete(claim)
-    for (const ticket of tickets) this.#keep(ticket, undefined)
+    for (const { ticket, consequences } of claims) this.#keep(ticket, consequences)
   }
 
   /** All at once: what comes of settlements in one may start others. */
@@ -378,7 +383,7 @@ export class WorkTopic {
       part.tables?.close()
       this.#parts.lost(part)
     }
-    const left: Ticket[] = []
+    const left: Claim[] = []
     for (const part of parts) {
       left.push(...this.#leaveSettles(part), ...[...part.claims.values()].flat())
       part.claims.clear()
@@ -386,7 +391,7 @@ export class WorkTopic {
     }
     // Who queues in memory under their keys is handed over behind that; and nothing is started before it is dropped.
     listener.lost()
-    for (const ticket of left) this.#keep(ticket, elsewhere)
+    for (const { ticket, consequences } of left) this.#keep(ticket, ofAnother(consequences))
     this.#sumDead()
     for (const { partition, owner, isReady } of parts) {
       const loss = { topic: topics.work, partition, key: lossKey, value: Buffer.from(owner) }
@@ -404,12 +409,13 @@ export class WorkTopic {
    * What is not on its way to the thread will not be. Of what ended, of an event that is still ours, whoever has the key now is
    * told; the others come back.
    */
-  #leaveSettles(part: Part): readonly Ticket[] {
+  #leaveSettles(part: Part): readonly Claim[] {
     return this.#queue.takeAll(part).flatMap((pending) => {
       const { ticket } = pending
       const { settlement } = ticket
       const { record } = settlement
-      if (!('told' in pending) || !(record instanceof KafkaRecord) || record.owned.isLost) return [ticket]
+      if (!('told' in pending) || !(record instanceof KafkaRecord) || record.owned.isLost)
+        return [{ ticket, consequences: undefined }]
       this.#handOver(settlement, record, ticket)
       return []
     })
@@ -466,6 +472,11 @@ export class WorkTopic {
       }
     }
   }
+}
+
+/** As they are where it is kept elsewhere: what came of it for others of this process holds. */
+function ofAnother(consequences: Consequences | undefined): Consequences {
+  return consequences === undefined ? elsewhere : { ...consequences, amended: elsewhere.amended }
 }
 
 /** Whose key is free again, though nobody settled it: it was given a row, and the call of a newer one covers it. */
