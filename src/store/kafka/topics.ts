@@ -173,7 +173,8 @@ export class Topics {
       'segment.bytes': String(67_108_864),
       'min.cleanable.dirty.ratio': '0.2',
       'min.compaction.lag.ms': String(hourMs),
-      'delete.retention.ms': String(24 * hourMs),
+      // Tombstones, too. What those alone say of keys holds for an hour.
+      'delete.retention.ms': String(2 * hourMs),
       ...this.#safety(),
     }
     return [
