@@ -187,6 +187,8 @@ test('a delivery that a reload gave another key meets the others of that key, an
   const [newer] = await appendAndRoute(store, 1)
   if (newer === undefined) throw new Error('one was appended')
   await settleFirst(store, newer, arrives(keyed(another, 'newest')))
+  // Where they are at home is told by the log.
+  await until('both have arrived', async () => (await store.deliveries({ limit: 10 })).items.length === 3)
 
   const due = await takeIds()
   expect(due.map(({ id }) => id).sort()).toEqual([follower.id, newer.id].sort())
