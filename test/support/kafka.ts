@@ -1,15 +1,16 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
-import { randomBytes, randomInt } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ConnectionOptions } from 'node:tls'
 import { promisify } from 'node:util'
 import { Kafka as KafkaClient, type KafkaConfig, logLevel, type SASLOptions } from 'kafkajs'
 import { afterAll, beforeAll, beforeEach } from 'vitest'
+import { freePorts } from './free-ports.ts'
 import { makeKeys, type TlsKeys } from './tls-keys.ts'
 import { until } from './until.ts'
 
@@ -399,32 +400,6 @@ function scramOf(mechanism: Mechanism, { username, password }: KafkaUser): reado
 
 function addressOf({ client }: Node): string {
   return `127.0.0.1:${client}`
-}
-
-/**
- * Below those that the system gives to outgoing connections: one of these could take a broker's port while it is away.
- */
-async function freePorts(count: number): Promise<readonly number[]> {
-  const found = new Set<number>()
-  while (found.size < count) {
-    const port = randomInt(10_000, 32_768)
-    if (await isFree(port)) found.add(port)
-  }
-  return [...found]
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer()
-  try {
-    server.listen(port, '127.0.0.1')
-    await once(server, 'listening')
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE') return false
-    throw error
-  }
-  server.close()
-  await once(server, 'close')
-  return true
 }
 
 export function isListening(address: string): Promise<boolean> {

@@ -1,10 +1,10 @@
 import { execFile, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { freePorts } from './free-ports.ts'
 import { until } from './until.ts'
 
 const run = promisify(execFile)
@@ -71,7 +71,7 @@ export const anonymousToken = '+\\'
  */
 export async function openWiki(eventBus?: string, furtherSettings = ''): Promise<Wiki> {
   const folder = await mkdtemp(join(tmpdir(), 'changeprop-wiki-'))
-  const port = await freePort()
+  const [port = 0] = await freePorts(1)
   const url = `http://127.0.0.1:${port}`
   await install(folder, url)
   await appendFile(join(folder, 'LocalSettings.php'), settings(folder, eventBus) + furtherSettings)
@@ -322,15 +322,6 @@ function serve(folder: string, port: number): PhpServer {
       await ended
     },
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('no free port')
-  return address.port
 }
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
