@@ -99,7 +99,7 @@ test('who is a member fetches nothing of what is shared, and says at his times t
   }
   const { assigned } = join(kafka, topic, { first })
   await until('it is a member', () => assigned.length === 1, 30_000)
-  await until('it has said so twice', () => heartbeats === 2, 30_000)
+  await until('it has said so twice', () => heartbeats >= 2, 30_000)
 
   expect(fetched).toEqual([])
 }, 90_000)
@@ -259,7 +259,8 @@ test('who has partitions keeps them when another joins, as far as that is fair',
   await until('it is a member', () => assigned.length === 1, 30_000)
   // By its name it is the first of all members.
   const other = join(createClient({ ...shared.client, clientId: 'a' }, nothing), topic)
-  await until('another is a member', () => other.assigned.length === 1, 30_000)
+  // The broker answers them one after the other.
+  await until('both have been told', () => other.assigned.length === 1 && assigned.length === 2, 30_000)
 
   expect([assigned.at(-1), other.assigned.at(-1)]).toEqual([[0], [1]])
 }, 60_000)
