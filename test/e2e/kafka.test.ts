@@ -218,6 +218,8 @@ call:
         )
         await isWell(service)
         await until('nothing is left', () => isDrained(service), limitMs)
+        // Also what was called and cut off of an event whose post was cut off, too: nobody waits for that above.
+        dead = await deadLetters(service)
       }
       const calls = [...target.calls]
       const cutOff = calls.filter(([, { answered }]) => answered === 0).map(([id]) => id)
