@@ -58,6 +58,11 @@ targets: { cdn: { url: '${cdn.url}' } }
       throw new Error(`${String(error)}: ${JSON.stringify([counts, body])}`.slice(0, 6_000))
     }
 
+    /** For what a job is to do, as late as that may come. */
+    function happens<Value>(what: string, ask: () => Promise<Value | undefined | false> | Value | undefined | false) {
+      return until(what, ask, retriesMs).catch(withWhatWaits)
+    }
+
     /** `page_touched` when nothing more is to be done, in a second that is over. */
     async function settledTouch(title: string): Promise<string> {
       await until('the jobs so far are done', () => isIdle(service, 'run_jobs'), retriesMs).catch(withWhatWaits)
@@ -75,12 +80,12 @@ targets: { cdn: { url: '${cdn.url}' } }
 
       await wiki.edit('Template:River', 'A river. <includeonly>[[Category:Rivers]]</includeonly>')
 
-      await until(
+      await happens(
         'all pages are in the category',
         async () => (await wiki.categoryMembers('Rivers')).length === pages.length,
       )
       await wiki.edit('Doubs', 'A river. [[Category:Rivers]]')
-      await until('recent changes tell that a page was put into the category', async () =>
+      await happens('recent changes tell that a page was put into the category', async () =>
         textOf(await query({ list: 'recentchanges', rctype: 'categorize', rcprop: 'title|comment' })).includes('Doubs'),
       )
     })
@@ -91,18 +96,18 @@ targets: { cdn: { url: '${cdn.url}' } }
 
       await wiki.edit('Lake', 'Here it is.')
 
-      await until('the page that links is touched', async () => (await wiki.touched('Linking')) > touched)
+      await happens('the page that links is touched', async () => (await wiki.touched('Linking')) > touched)
     })
 
     test('a deletion in batches goes on to its end, and the links of the page go with it', async () => {
       for (const text of ['one', 'two', 'three', 'four', 'five [[Lake]]']) await wiki.edit('Old', text)
       const backlinks = async () => textOf(await query({ list: 'backlinks', bltitle: 'Lake' }))
-      await until('the link is known', async () => (await backlinks()).includes('Old'))
+      await happens('the link is known', async () => (await backlinks()).includes('Old'))
 
       await wiki.delete('Old')
 
-      await until('the page is gone', async () => textOf(await query({ titles: 'Old' })).includes('"missing":true'))
-      await until('its link is gone', async () => !(await backlinks()).includes('Old'))
+      await happens('the page is gone', async () => textOf(await query({ titles: 'Old' })).includes('"missing":true'))
+      await happens('its link is gone', async () => !(await backlinks()).includes('Old'))
     })
 
     test('a redirect to a page that was moved is led to where that is now', async () => {
@@ -112,7 +117,7 @@ targets: { cdn: { url: '${cdn.url}' } }
       await wiki.move('Peak', 'Mountain')
       await wiki.php("DoubleRedirectJob::fixRedirects( 'move', Title::newFromText( 'Peak' ) );")
 
-      await until('the redirect leads there', async () =>
+      await happens('the redirect leads there', async () =>
         textOf(await query({ prop: 'revisions', titles: 'Summit', rvprop: 'content', rvslots: 'main' })).includes(
           '[[Mountain]]',
         ),
@@ -125,7 +130,7 @@ targets: { cdn: { url: '${cdn.url}' } }
       const undone = /"newrevid":(\d+)/.exec(JSON.stringify(edit))?.[1] ?? ''
       await wiki.api({ action: 'edit', title: 'Disputed', undo: undone, token: anonymousToken })
 
-      await until('it is marked', async () =>
+      await happens('it is marked', async () =>
         textOf(await query({ prop: 'revisions', revids: undone, rvprop: 'tags' })).includes('mw-reverted'),
       )
     })
@@ -136,7 +141,7 @@ targets: { cdn: { url: '${cdn.url}' } }
 
       await wiki.upload('Dot.png', dot)
 
-      await until('the page is touched', async () => (await wiki.touched('Gallery')) > touched)
+      await happens('the page is touched', async () => (await wiki.touched('Gallery')) > touched)
     })
 
     test('a CDN is told of the URLs of an edited page, and again when the job that was delayed for it is due', async () => {
@@ -146,8 +151,8 @@ targets: { cdn: { url: '${cdn.url}' } }
 
       await wiki.edit('Ephemeral', 'soon gone')
 
-      await until('the first purge', () => purges().length >= 1)
-      const purgedAgain = await until('the second purge', () => purges().length >= 2 && Date.now())
+      await happens('the first purge', () => purges().length >= 1)
+      const purgedAgain = await happens('the second purge', () => purges().length >= 2 && Date.now())
       // MediaWiki counts in whole seconds.
       expect(purgedAgain).toBeGreaterThanOrEqual((Math.floor(edited / 1_000) + reboundSeconds) * 1_000)
     })
@@ -164,7 +169,7 @@ targets: { cdn: { url: '${cdn.url}' } }
 		] ) );
 `)
 
-      const touched = await until('the page is touched', async () => {
+      const touched = await happens('the page is touched', async () => {
         const now = await wiki.touched('Delayed')
         return now > before && now
       })
