@@ -102,12 +102,10 @@ describe('on Kafka', () => {
     expect(written).toEqual([1, 1])
   }, 120_000)
 
-  test.each([
-    ['at once', async () => undefined],
-    ['once it was missed', (service: Service) => until('it is missed', () => isMissed(service), limitMs)],
-  ])(
+  // Made anew and filled sooner than it looks there, it may go on where it was: that is not promised.
+  test.each(['at once', 'once it was missed'])(
     'of a topic that is deleted and made anew %s nothing is passed over',
-    async (_, between) => {
+    async (when) => {
       const target = await openTarget(1)
       const name = `anew-${createRandom().seed}`
       const call = (stream: string) =>
@@ -121,10 +119,12 @@ describe('on Kafka', () => {
       const fill = async (count: number) => {
         const ids = Array.from({ length: count }, () => `00000000-0000-4000-8000-00000000${6000 + posted++}`)
         const events = ids.map((id) => ({ meta: { stream: 'test.anew', domain: 'wiki.example', id } }))
-        await until('there is no other topic', () => admin.createTopics({ topics: [{ topic }], waitForLeaders: true }))
         await producer.send({ topic, messages: events.map((event) => ({ value: JSON.stringify(event) })) })
         return () => ids.every((id) => target.calls.get(id)?.succeeded)
       }
+      const make = () =>
+        until('there is no other topic', () => admin.createTopics({ topics: [{ topic }], waitForLeaders: true }))
+      await make()
       const isUnwanted = await fill(5)
       const service = await openKafkaService({ brokers: kafka.brokers, name, rules: call('test.else') })
       await isWell(service)
@@ -137,7 +137,13 @@ describe('on Kafka', () => {
       expect(isUnwanted()).toBe(false)
 
       await admin.deleteTopics({ topics: [topic] })
-      await between(service)
+      if (when === 'at once') {
+        await make()
+        await until('it is seen, or missed', async () => hasSkipped(service) || (await isMissed(service)), limitMs)
+      } else {
+        await until('it is missed', () => isMissed(service), limitMs)
+        await make()
+      }
       // One of them has the offset of what was called.
       const isCalled = await fill(10)
       await until('all of it is called', isCalled, limitMs)
@@ -178,4 +184,9 @@ call:
 async function isMissed(service: Service): Promise<boolean> {
   const { body } = await service.get('/metrics')
   return !String(body).includes('changeprop_stream_lag{')
+}
+
+/** Whether it has seen that a topic has not what it was to read next. */
+function hasSkipped(service: Service): boolean {
+  return service.output.includes('are not there any more; it goes on at 0')
 }
