@@ -10,6 +10,8 @@ export interface DelayingTarget {
   readonly called: number
   /** Calls beyond the first of a number. */
   readonly repeated: number
+  /** Connections that are open: while there are any, more may come of a caller that is gone. */
+  readonly connections: number
   /** How late the first calls came, in ms, so that this share of them was no later. */
   lateness(share: number): number
   close(): Promise<void>
@@ -21,6 +23,7 @@ export async function openDelayingTarget(count: number): Promise<DelayingTarget>
   let early = 0
   let called = 0
   let repeated = 0
+  let connections = 0
   const server = createServer((request, response) => {
     const [, number, due] = (request.url ?? '').split('/').map(Number)
     const late = Date.now() - (due ?? Number.NaN)
@@ -32,6 +35,12 @@ export async function openDelayingTarget(count: number): Promise<DelayingTarget>
     response.end()
   })
   server.keepAliveTimeout = 0
+  server.on('connection', (socket) => {
+    connections += 1
+    socket.once('close', () => {
+      connections -= 1
+    })
+  })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   const address = server.address()
@@ -46,6 +55,9 @@ export async function openDelayingTarget(count: number): Promise<DelayingTarget>
     },
     get repeated() {
       return repeated
+    },
+    get connections() {
+      return connections
     },
     lateness(share) {
       return lateMs.slice().sort()[Math.ceil(share * count) - 1] ?? Number.NaN

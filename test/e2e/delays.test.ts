@@ -54,6 +54,7 @@ later:
     const withTenth = await post(0, count / 10)
     const withAll = await post(count / 10, count)
     await service.kill()
+    await until('the connections of the dead process are closed', () => target.connections === 0)
     const calledBefore = target.called
     await service.restart()
     const restarted = (await service.anonymousBytes()) / mebibyte
