@@ -300,6 +300,25 @@ test('neither do rows wait for the last of those that have none, nor these for t
   expect([...rows.values()]).toEqual([1, 1])
 })
 
+test('nor do they where pages of one come from two partitions in turn', async () => {
+  const log = new Log()
+  const owner = await start(log, [1, 3])
+  const world = { log, owner, sender: await start(log, [0]) }
+  const [first, second, third, fourth] = keysIn(1, 4).map(ordered) as [Key, Key, Key, Key]
+  for (const [offset, key] of [first, second].entries()) await handOver(world, offset, key)
+  const back = await owner.take()
+  for (const { record, standing } of back) await owner.settle(record, { ...slot, standing })
+  const others = keysIn(3, 4).map(ordered)
+  for (const [index, key] of [third, fourth, ...others].entries()) await handOver(world, index + 2, key)
+
+  const takeOne = () => owner.thread.ask('take', { lane, now: log.clock.now(), limit: 1 })
+  const taken: { readonly partition: number; readonly id: string }[] = []
+  for (let count = 0; count < 4; count += 1)
+    for (const { partition, event } of (await takeOne()).rows) taken.push({ partition, id: event.id })
+  const ofFirst = taken.filter(({ partition }) => partition === 1).map(({ id }) => idsOf(back).includes(id))
+  expect(ofFirst.sort()).toEqual([false, true])
+})
+
 test.each([
   ['waits', false],
   ['is called', true],

@@ -113,9 +113,9 @@ export class LooseDeliveries {
     return this.#waiting.has(lane)
   }
 
-  /** How many rows go with it in a page of a lane: neither waits for the last of the other. */
+  /** How many rows go with it in a page of a lane: neither waits for the last of the other. One that another part has filled is no turn. */
   shareOfRows(lane: number, page: number): number {
-    if (!this.#waiting.has(lane)) return page
+    if (page === 0 || !this.#waiting.has(lane)) return page
     const isRowsTurn = !this.#turns.delete(lane)
     if (isRowsTurn) this.#turns.add(lane)
     return isRowsTurn ? Math.ceil(page / 2) : Math.floor(page / 2)
