@@ -20,7 +20,7 @@ function readerOf(count: number): Reader {
     return { offset: String(offset), timestamp: '1', key, value, headers: {}, isControlRecord: false }
   })
   const reader: Pick<Reader, 'readToEnd' | 'one'> = {
-    readToEnd: async (_topic, _partition, _from, received) => received(messages, messages.length),
+    readToEnd: async (_topic, _partition, _from, received) => received(messages, messages.length, messages.length),
     one: async (_topic, _partition, offset, found) => {
       const { value } = messages[offset] ?? {}
       if (value !== undefined) found(value, 1)

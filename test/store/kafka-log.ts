@@ -221,7 +221,7 @@ export class Member {
     const reader: Pick<Reader, 'read' | 'readToEnd' | 'offsetAt' | 'stop' | 'pause' | 'resume'> = {
       readToEnd: async (topic, partition, offset, received) => {
         const messages = this.log.read(topic, partition, offset)
-        if (messages.length > 0) received(messages, this.log.end(topic, partition))
+        if (messages.length > 0) received(messages, this.log.end(topic, partition), this.log.end(topic, partition))
       },
       offsetAt: async (topic, partition, time) => {
         const found = this.log.read(topic, partition).find(({ timestamp }) => Number(timestamp) >= time)
@@ -277,7 +277,7 @@ export class Member {
         const messages = this.log.read(topic, partition, offset)
         if (!this.#isBehind(reading) || messages.length === 0) continue
         reading.offset = this.log.end(topic, partition)
-        received(messages, reading.offset)
+        received(messages, reading.offset, reading.offset)
       }
     })
   }
@@ -296,7 +296,7 @@ export class Member {
     if (reading === undefined) throw new Error(`partition ${partition} is not read`)
     const messages = this.log.read(topics.work, partition, reading.offset).slice(0, count)
     reading.offset += messages.length
-    reading.received(messages, this.log.end(topics.work, partition))
+    reading.received(messages, this.log.end(topics.work, partition), reading.offset)
   }
 
   /** It gets to read all its partitions again. */

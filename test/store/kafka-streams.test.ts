@@ -139,7 +139,8 @@ function start(brokers: Brokers, owned: readonly number[]) {
           ...{ headers: {}, isControlRecord: false },
         }
       })
-      readings.get(name)?.received(messages, (offsets.at(-1) ?? 0) + 1)
+      const next = (offsets.at(-1) ?? 0) + 1
+      readings.get(name)?.received(messages, next, next)
     },
     /** What was given out: offsets. */
     async given(): Promise<readonly number[]> {
@@ -204,7 +205,7 @@ test('where a partition goes on before where it was, its position goes with it',
   }
   await finish()
   // It was made anew before it was missed.
-  readings.get(name)?.received([], 5)
+  readings.get(name)?.received([], 5, 5)
   give(name, [5, 6])
   await finish()
   await streams.commit()
@@ -324,6 +325,25 @@ test('events that come while no more is read are behind, too', async () => {
   brokers.end = 20_000
   await streams.measure()
   expect(streams.lag().get(stream)).toBe(20_000)
+})
+
+test('what holds no event, at the end of a partition, is not behind, nor read again', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const { streams, readings, look, give, take } = start(brokers, [0, 1, 2, 3])
+  await look()
+  give(name, [0])
+  // The marker of a transaction.
+  readings.get(name)?.received([], 2, 2)
+  expect(streams.lag().get(stream)).toBe(2)
+  for (const record of await take(1)) streams.finish(record)
+  expect(streams.lag().get(stream)).toBe(0)
+  // All that came was removed meanwhile.
+  readings.get(name)?.received([], 100, 100)
+  expect(streams.lag().get(stream)).toBe(0)
+  await streams.commit()
+  expect(brokers.positions.get(name)?.offset).toBe(100)
 })
 
 test('a stream whose topic is not ready in time bars its own events, and no others of the same post', async () => {

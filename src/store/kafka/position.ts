@@ -86,6 +86,14 @@ export class Progress {
     this.end(offset)
   }
 
+  /** Before that there is nothing more. */
+  goOn(next: number): void {
+    if (next <= this.#end) return
+    const from = this.#end
+    this.#end = next
+    this.#add(from, next)
+  }
+
   /** The lowest offset that an owner after us has to read. */
   get offset(): number {
     const lowest = this.#open.keys().next().value

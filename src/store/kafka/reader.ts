@@ -12,10 +12,11 @@ import {
 import { typeOf } from './errors.ts'
 
 /**
- * Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next. Their
- * bytes are views of the whole answer: what is kept has to be copied. Where it throws, it is given them again later.
+ * Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next;
+ * `next`: where it goes on. Their bytes are views of the whole answer: what is kept has to be copied. Where it throws, it is given
+ * them again later.
  */
-export type Received = (messages: readonly FetchedMessage[], end: number) => void
+export type Received = (messages: readonly FetchedMessage[], end: number, next: number) => void
 
 export interface ReaderParts {
   readonly kafka: Kafka
@@ -120,8 +121,8 @@ export class Reader {
     received: (...given: Parameters<Received>) => boolean,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
-      const until: Received = (messages, end) => {
-        if (!received(messages, end)) return
+      const until: Received = (...given) => {
+        if (!received(...given)) return
         this.stop(topic, partition)
         resolve()
       }
@@ -142,12 +143,11 @@ export class Reader {
   async #readToEnd(topic: string, partition: number, from: number, received: Received): Promise<void> {
     const end = await this.end(topic, partition)
     if (from >= end) return
-    await this.#readUntil(topic, partition, from, (messages, endNow) => {
+    await this.#readUntil(topic, partition, from, (messages, endNow, next) => {
       const wanted = messages.filter(({ offset }) => Number(offset) < end)
-      if (wanted.length > 0) received(wanted, end)
-      const { offset = from } = this.#readings.get(nameOf(topic, partition)) ?? {}
+      if (wanted.length > 0) received(wanted, end, Math.min(next, end))
       // What lay at the end may be gone meanwhile.
-      return offset >= Math.min(end, endNow)
+      return next >= Math.min(end, endNow)
     })
   }
 
@@ -359,7 +359,7 @@ export class Reader {
     const { offset } = reading
     reading.offset = next
     try {
-      reading.received(messages, end)
+      reading.received(messages, end, next)
       reading.why = undefined
       reading.restMs = shortestRestMs
     } catch (error) {

@@ -426,12 +426,13 @@ export class Streams {
     this.#parts.later(shortLifeMs, () => {
       source.lives = 0
     })
-    this.#parts.reader.read(topic, partition, offset, (messages, end) => {
+    this.#parts.reader.read(topic, partition, offset, (messages, end, next) => {
       if (part.isLost) return
       if (Number(messages[0]?.offset ?? source.progress.next) < source.progress.next)
         source = this.#beginAnew(source, messages)
       source.end = end
       for (const message of messages) this.#receive(source, message, known)
+      source.progress.goOn(next)
       this.#whenRoutable?.()
       if (source.progress.open >= openAtMost || source.progress.isCrowded) this.#parts.reader.pause(topic, partition)
       if (this.#routable.length >= recordsAhead || this.#routableBytes >= bytesAhead) this.#pause()
