@@ -5,7 +5,7 @@ import { createClient } from '../../src/store/kafka/client.ts'
 import { Writer } from '../../src/store/kafka/writer.ts'
 import { readAll } from '../e2e/kafka-service.ts'
 import { freeze, thaw } from '../support/freeze.ts'
-import { sharedKafka } from '../support/kafka.ts'
+import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 
 /** A writer, and what it has told. */
@@ -138,6 +138,49 @@ describe('a broker that does not answer', () => {
     await kafka.start(1)
     await until('all is well', () => troubles.at(-1) === undefined, 60_000)
     expect(await writer.tryWrite([recordOf(topic, 'after')])).toEqual([])
+  }, 120_000)
+})
+
+describe('a partition with too few replicas in sync', () => {
+  needsKafka()
+
+  test('is written nothing, and what goes to others in one batch with that is written once, and soon', async () => {
+    const kafka = await startKafka({ brokers: 3 })
+    onTestFinished(() => kafka.close())
+    const [starved, other] = ['starved', 'other']
+    const admin = new Kafka(kafka.client).admin()
+    await admin.connect()
+    onTestFinished(() => admin.disconnect())
+    const configEntries = [{ name: 'min.insync.replicas', value: '2' }]
+    await admin.createTopics({
+      topics: [
+        { topic: starved, configEntries, replicaAssignment: [{ partition: 0, replicas: [1, 2] }] },
+        { topic: other, replicaAssignment: [{ partition: 0, replicas: [1] }] },
+      ],
+    })
+    await kafka.kill(2)
+    await until(
+      'it has one replica',
+      async () => (await admin.fetchTopicMetadata({ topics: [starved] })).topics[0]?.partitions[0]?.isr.join() === '1',
+      30_000,
+    )
+    const { writer, troubles } = openWriter(createClient(kafka.client, () => undefined))
+    await writer.connect()
+    const refused = outcomeOf(writer.tryWrite([recordOf(starved, 'refused')]))
+    const done: string[] = []
+    writer.write([recordOf(other, 'kept')], () => done.push('kept'))
+    expect(await writer.tryWrite([recordOf(other, 'posted')])).toEqual([])
+    await until('it is refused', () => refused.result)
+
+    expect(refused.result).toEqual([
+      {
+        record: recordOf(starved, 'refused'),
+        error: expect.objectContaining({ isOurs: true, message: expect.stringContaining(`the topic ${starved}`) }),
+      },
+    ])
+    expect(done).toEqual(['kept'])
+    expect(await readAll(kafka, other)).toEqual(['kept', 'posted'])
+    expect(troubles.filter((why) => why !== undefined)).toEqual([])
   }, 120_000)
 })
 

@@ -1,5 +1,7 @@
+import { setTimeout as pause } from 'node:timers/promises'
 import type { Kafka, Producer, ProducerBatch } from 'kafkajs'
-import { typeOf } from './errors.ts'
+import { errorOf } from './client.ts'
+import { isHopeless, typeOf } from './errors.ts'
 
 /** A record on its way to a partition that was chosen. */
 export interface Outgoing {
@@ -12,6 +14,19 @@ export interface Outgoing {
   readonly headers?: Readonly<Record<string, Buffer>>
 }
 
+/** By partition, as `placeOf` names it. */
+export interface Sent {
+  /** Of which the answer says that their records are there. */
+  readonly written: ReadonlySet<string>
+  /** Of which it says why not. */
+  readonly refused: ReadonlyMap<string, unknown>
+  /** Why not all of them are. */
+  readonly error: unknown
+}
+
+/** Before what was refused is sent again: a leader may just have moved. */
+const pausesMs = [100, 200, 400]
+const unknownTopic = 'UNKNOWN_TOPIC_OR_PARTITION'
 /** kafkajs itself waits for minutes, through tries of its own. */
 const silentAfterMs = 5_000
 
@@ -41,23 +56,32 @@ export class BatchSender {
     return this.#producer.disconnect()
   }
 
-  /** The partitions, by `placeOf`, of which the answer says that their records are written. Does not reject. */
-  async send(
-    records: readonly Outgoing[],
-  ): Promise<{ readonly written: ReadonlySet<string>; readonly error?: unknown }> {
+  /** Does not reject. What a broker refuses for the moment is sent again at first. */
+  async send(records: readonly Outgoing[]): Promise<Sent> {
     const written = new Set<string>()
+    const refused = new Map<string, ReturnType<typeof errorOf>>()
     const silent = setTimeout(() => this.#silent(silentAfterMs), silentAfterMs)
     try {
-      const answer = await this.#producer.sendBatch({ acks: -1, timeout: 10_000, ...batchOf(records) })
-      let error: unknown
-      for (const { topicName, partition, errorCode } of answer) {
-        if (errorCode === 0) written.add(`${topicName}/${partition}`)
-        else error = new Error(`a broker answered ${errorCode} for ${topicName}/${partition}`)
+      let left = records
+      for (const pauseMs of [...pausesMs, undefined]) {
+        const answer = await this.#producer.sendBatch({ acks: -1, timeout: 10_000, ...batchOf(left) })
+        refused.clear()
+        for (const { topicName, partition, errorCode } of answer) {
+          if (errorCode === 0) written.add(`${topicName}/${partition}`)
+          else refused.set(`${topicName}/${partition}`, errorOf(errorCode))
+        }
+        left = left.filter((record) => refused.has(placeOf(record)))
+        const errors = [...refused.values()]
+        if (errors.some((one) => typeOf(one) === unknownTopic)) this.#isSpoiled = true
+        if (left.length === 0 || pauseMs === undefined || errors.some((one) => !one.retriable)) break
+        await pause(pauseMs)
       }
-      return { written, error: error ?? new Error('a broker did not answer for some of the partitions') }
+      const errors = [...refused.values()]
+      const error = errors.find(isHopeless) ?? errors[0]
+      return { written, refused, error: error ?? new Error('a broker did not answer for some of the partitions') }
     } catch (error) {
-      if (typeOf(error) === 'UNKNOWN_TOPIC_OR_PARTITION') this.#isSpoiled = true
-      return { written, error }
+      if (typeOf(error) === unknownTopic) this.#isSpoiled = true
+      return { written, refused, error }
     } finally {
       clearTimeout(silent)
     }

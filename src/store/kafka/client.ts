@@ -167,6 +167,7 @@ function patch(): void {
   patchCommits()
   patchTopics()
   patchProducers()
+  patchAnswers()
   patchFetches()
 }
 
@@ -230,21 +231,32 @@ function patchTopics(): void {
 
 /**
  * kafkajs writes nothing of a batch where one of its partitions has no leader. Here all else of it is written; who leads what is
- * asked anew before the next batch.
+ * asked anew before the next batch, also where a broker refused some of one.
  */
 function patchProducers(): void {
   const { prototype } = Kafka
   const { producer } = prototype
   prototype.producer = function createProducer(options) {
     const name = createClusterOf(this)
-    const value = (...of: readonly unknown[]) => leadingOnly(Reflect.get(this, name)(...of))
-    return producer.call(Object.create(this, { [name]: { value } }), options)
+    let cluster: Producing | undefined
+    const value = (...of: readonly unknown[]) => {
+      cluster = leadingOnly(Reflect.get(this, name)(...of))
+      return cluster
+    }
+    const created = producer.call(Object.create(this, { [name]: { value } }), options)
+    const sendBatch: typeof created.sendBatch = async (batch) => {
+      const answer = await created.sendBatch(batch)
+      if (cluster !== undefined && answer.some(({ errorCode }) => errorCode !== 0))
+        cluster.brokerPool.metadataExpireAt = null
+      return answer
+    }
+    return { ...created, sendBatch }
   }
 }
 
-function leadingOnly(
-  cluster: Pick<Cluster, 'findLeaderForPartitions'> & { readonly brokerPool: { metadataExpireAt: number | null } },
-): unknown {
+type Producing = Pick<Cluster, 'findLeaderForPartitions'> & { readonly brokerPool: { metadataExpireAt: number | null } }
+
+function leadingOnly(cluster: Producing): Producing {
   const find = cluster.findLeaderForPartitions.bind(cluster)
   cluster.findLeaderForPartitions = (topic, partitions) => {
     const { [noLeader]: without, ...led } = find(topic, partitions)
@@ -252,6 +264,24 @@ function leadingOnly(
     return led
   }
   return cluster
+}
+
+/**
+ * Where a broker refuses what is for one partition kafkajs sends that broker all of the batch again, and tells of no partition
+ * in the end: what the broker had taken would be there many times. Here its answer tells of each.
+ */
+function patchAnswers(): void {
+  for (const version of [3, 4, 5, 6, 7]) {
+    const response: {
+      parse(answer: unknown): Promise<unknown>
+    } = require(`kafkajs/src/protocol/requests/produce/v${version}/response`)
+    response.parse = async (answer) => answer
+  }
+}
+
+/** As kafkajs names it. */
+export function errorOf(code: number): Error & { readonly retriable: boolean } {
+  return require('kafkajs/src/protocol/error').createErrorFromCode(code)
 }
 
 interface Decoder {

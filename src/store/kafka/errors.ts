@@ -5,6 +5,9 @@ const tooLarge: readonly string[] = ['MESSAGE_TOO_LARGE', 'RECORD_LIST_TOO_LARGE
 const ofRecord: readonly string[] = [...tooLarge, 'INVALID_RECORD', 'INVALID_TIMESTAMP', 'INVALID_TOPIC_EXCEPTION']
 const hopeless: readonly string[] = [...ofRecord, 'TOPIC_AUTHORIZATION_FAILED']
 
+/** As long as too few brokers keep up. */
+const starved: readonly string[] = ['NOT_ENOUGH_REPLICAS', 'NOT_ENOUGH_REPLICAS_AFTER_APPEND']
+
 /** The next try would be refused too; the message says why, and how to mend it. */
 export class RefusedError extends Error {
   /** The record is not at fault. */
@@ -40,6 +43,11 @@ export function isTooLarge(error: unknown): boolean {
   return tooLarge.includes(typeOf(error))
 }
 
+/** Its partition takes nothing, and others do. */
+export function isStarved(error: unknown): boolean {
+  return starved.includes(typeOf(error))
+}
+
 /** Kafka's name of the error, or of the first where they are several; empty where it has none. */
 export function typeOf(error: unknown): string {
   const first = firstOf(error)
@@ -58,6 +66,8 @@ export function explain(error: unknown, topic: string): string {
     return `the topic ${topic} cannot hold events: it is the service's own or Kafka's, or differs from another in . and _ alone; give the stream another name`
   if (typeOf(error) === 'LEADER_NOT_AVAILABLE')
     return `a partition of the topic ${topic} has no leader: all brokers that have it are away, or have fallen behind`
+  if (isStarved(error))
+    return `a partition of the topic ${topic} has fewer replicas in sync than its min.insync.replicas asks for: brokers that have it are away, or have fallen behind`
   return messageOf(firstOf(error))
 }
 

@@ -3,7 +3,7 @@ import type { Kafka } from 'kafkajs'
 import { ServiceError } from '../../base/errors.ts'
 import { answers, BatchSender, type Outgoing, placeOf } from './batch-sender.ts'
 import { atMost } from './client.ts'
-import { explain, isHopeless, isTooLarge, RefusedError } from './errors.ts'
+import { explain, isHopeless, isStarved, isTooLarge, RefusedError } from './errors.ts'
 
 /** A record that was not written, and will not be. */
 export interface Unwritten {
@@ -263,9 +263,20 @@ export class Writer {
       left = left.filter(({ item }) => !item.isAnswered)
       if (left.length === 0) return
       const began = performance.now()
-      const { written, error } = await this.#sender.send(left.flatMap(({ records }) => records))
+      const { written, refused, error } = await this.#sender.send(left.flatMap(({ records }) => records))
       const sent = left
       left = partsOf(sent, (record) => !written.has(placeOf(record)))
+      // What comes behind it is not to wait for its partition.
+      const barred = new Set<Outgoing>()
+      for (const { item, records } of left) {
+        for (const record of mayFail(item) ? records : []) {
+          const why = refused.get(placeOf(record))
+          if (!isStarved(why)) continue
+          item.unwritten.push({ record, error: new RefusedError(why, record.topic) })
+          barred.add(record)
+        }
+      }
+      left = partsOf(left, (record) => !barred.has(record))
       const [only, ...others] = left
       if (only === undefined) {
         this.#parts.committed(performance.now() - began)
