@@ -53,6 +53,8 @@ const overheadPerRecord = 128
 const itemsWaitingAtMost = 50_000
 const bytesWaitingAtMost = 67_108_864
 const refuseAfterMs = 10_000
+/** So long all waits for a partition that has too few replicas in sync. */
+const starvedForMs = 5_000
 const farewellMs = 1_000
 const shortestPauseMs = 100
 const longestPauseMs = 5_000
@@ -69,6 +71,8 @@ export class Writer {
   readonly #hurried = new Set<Item>()
   #records = 0
   #bytes = 0
+  /** When a partition was first refused for too few replicas in sync, and not taken since; by place, in ms. */
+  readonly #starvedSince = new Map<string, number>()
   #isOnItsWay = false
   #isStopped = false
   #trouble: string | undefined
@@ -257,6 +261,13 @@ export class Writer {
     return slices
   }
 
+  /** Too few replicas may be in sync for a moment where a broker starts anew. */
+  #isStarvedForLong(place: string): boolean {
+    const since = this.#starvedSince.get(place) ?? Date.now()
+    this.#starvedSince.set(place, since)
+    return Date.now() - since >= starvedForMs
+  }
+
   async #insist(slices: readonly Slice[]): Promise<void> {
     let left = slices
     for (let pauseMs = shortestPauseMs; !this.#isStopped; pauseMs = Math.min(longestPauseMs, pauseMs * 2)) {
@@ -266,12 +277,16 @@ export class Writer {
       const { written, refused, error } = await this.#sender.send(left.flatMap(({ records }) => records))
       const sent = left
       left = partsOf(sent, (record) => !written.has(placeOf(record)))
+      if (this.#starvedSince.size > 0) for (const place of written) this.#starvedSince.delete(place)
       // What comes behind it is not to wait for its partition.
       const barred = new Set<Outgoing>()
+      let isForMoment = isStarved(error)
       for (const { item, records } of left) {
-        for (const record of mayFail(item) ? records : []) {
+        for (const record of records) {
           const why = refused.get(placeOf(record))
-          if (!isStarved(why)) continue
+          if (!isStarved(why) || !this.#isStarvedForLong(placeOf(record))) continue
+          isForMoment = false
+          if (!mayFail(item)) continue
           item.unwritten.push({ record, error: new RefusedError(why, record.topic) })
           barred.add(record)
         }
@@ -299,7 +314,7 @@ export class Writer {
           return
         }
       }
-      this.#tell(`Kafka does not take what is written: ${explain(error, topic)}`)
+      if (!isForMoment) this.#tell(`Kafka does not take what is written: ${explain(error, topic)}`)
       await pause(pauseMs)
       if (!this.#isStopped) await this.#sender.replaceIfSpoiled()
     }
