@@ -38,7 +38,9 @@ export async function topics({ config: file, check, create }: TopicsOptions, io:
     const wrong = [...found.missing, ...found.wrong]
     for (const problem of wrong) io.stderr.write(`${problem}\n`)
     if (wrong.length === 0)
-      io.stdout.write(`${own.work}, ${own.roots}, ${own.journal} and ${own.keys} are as they should be\n`)
+      io.stdout.write(
+        `${own.work}, ${own.roots}, ${own.handed}, ${own.journal} and ${own.keys} are as they should be\n`,
+      )
     else io.stdout.write(`${counted(wrong.length, 'problem')}\n`)
     return wrong.length === 0 ? 0 : 1
   } catch (error) {

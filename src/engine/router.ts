@@ -71,22 +71,29 @@ export class Router {
   }
 
   /** Routes one record; comes back with a rule that is worth waiting for. */
-  #route({ record, known }: Routable): RuleWork | undefined {
+  #route({ record, known, rule: only }: Routable): RuleWork | undefined {
     const { store, works, dispatcher, settler, clock } = this.#parts
     const { message } = record
     let inMemory = 0
     let owing: RuleWork | undefined
     // Between two records of a page the router may have waited long enough for one to be lost.
-    const rules = store.isOurs(record) ? (works.rules?.forTopic(record.stream) ?? []) : []
+    const isOurs = store.isOurs(record)
+    const rules = isOurs ? (works.rules?.forTopic(record.stream) ?? []) : []
+    let isGone = isOurs && only !== undefined && known?.has(only) !== true
     for (const rule of rules) {
-      if (known?.has(rule.name)) continue
+      if (known?.has(rule.name) || (only !== undefined && rule.name !== only)) continue
+      isGone = false
       const settled = { lane: { rule: rule.name, key: '' }, record }
       if (message === undefined) {
         settler.settle(works.of(rule.name), settled, unreadable)
         continue
       }
       const match = rule.match(message)
-      if (match === undefined) continue
+      if (match === undefined) {
+        // It did where it was handed over.
+        if (only !== undefined) settler.settle(works.of(only), settled, { state: 'done', reason: 'no_match' })
+        continue
+      }
       const work = works.of(rule.name)
       if (rule.name === this.parkedRule) {
         settler.settle(work, settled, {
@@ -98,6 +105,11 @@ export class Router {
       }
       if (dispatcher.admit(work, new Delivery(record, rule, match, clock.now()))) inMemory += 1
       if (work.isOwing(works.room) && owing?.isPaying !== true) owing = work
+    }
+    // Who handed it over may have rules that are not here yet.
+    if (only !== undefined && isGone) {
+      const settled = { lane: { rule: only, key: '' }, record }
+      settler.settle(works.of(only), settled, { state: 'waiting', reason: 'rule_gone', until: clock.now() })
     }
     store.routed(record, inMemory)
     return owing

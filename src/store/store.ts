@@ -203,6 +203,8 @@ export interface Routable {
   readonly record: StreamRecord
   /** Rules whose delivery of this record has a row already; undefined (the usual case) for none. */
   readonly known: ReadonlySet<string> | undefined
+  /** Another process has handed it over for this rule, and no other; undefined (the usual case) where it comes from its stream. */
+  readonly rule?: string | undefined
 }
 
 /** A delivery that waited and is handed out again. It is the engine's until its next settlement is durable. */

@@ -183,7 +183,7 @@ call:
 /** Whether it knows that the topic of its rule is not there. */
 async function isMissed(service: Service): Promise<boolean> {
   const { body } = await service.get('/metrics')
-  return !String(body).includes('changeprop_stream_lag{')
+  return !String(body).includes('changeprop_stream_lag{stream="test.anew"')
 }
 
 /** Whether it has seen that a topic has not what it was to read next. */

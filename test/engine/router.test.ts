@@ -150,3 +150,36 @@ test.each<[string, { running: number; unsettled: number; rowCost?: number }, num
     expect(await routed()).toBe(expected)
   }
 })
+
+const call = "exec: { uri: 'http://a.example/' }"
+
+test.each<[string, string, string | undefined, object]>([
+  ['that is there is taken in hand for it alone', 'one', undefined, { admitted: ['one'], settled: [] }],
+  ['that does not match it any more is done', 'never', undefined, { admitted: [], settled: ['never done no_match'] }],
+  ['that is not there waits for it', 'gone', undefined, { admitted: [], settled: ['gone waiting rule_gone'] }],
+  ['that is done already is nothing', 'one', 'one', { admitted: [], settled: [] }],
+  ['that is done, and gone, is nothing', 'gone', 'gone', { admitted: [], settled: [] }],
+])('what was handed over for a rule %s', async (_what, rule, done, expected) => {
+  const clock = new WoundClock()
+  const record = { ...recordOf({}), stream: 'topic' }
+  const pages = [[{ record, rule, known: done === undefined ? undefined : new Set([done]) }], []]
+  const settled: string[] = []
+  const admitted: string[] = []
+  const store = {
+    health: () => healthy,
+    next: async () => pages.shift() ?? [],
+    isOurs: () => true,
+    routed() {},
+    rowCost: 1,
+    settleMs: 0,
+    settle: ({ lane, state, reason }) => settled.push(`${lane.rule} ${state} ${reason}`),
+  } as Pick<Store, 'health' | 'isOurs' | 'next' | 'routed' | 'rowCost' | 'settleMs' | 'settle'> as Store
+  const works = new Works(store, clock, () => {})
+  const rules = `one: { topic: topic, ${call} }\ntwo: { topic: topic, ${call} }\nnever: { topic: topic, match: { a: 1 }, ${call} }`
+  works.use(ruleSet(parse(rules).rules))
+  const settler = new Settler(store, clock, works, { settled() {}, covered() {} })
+  const admit = (work: RuleWork) => admitted.push(work.name) > 0
+  const dispatcher = { admit } as Partial<Dispatcher> as Dispatcher
+  await new Router({ store, works, dispatcher, settler, clock }).run()
+  expect({ admitted, settled }).toEqual(expected)
+})

@@ -4,14 +4,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { ServiceError } from '../../src/base/errors.ts'
+import { Fifo } from '../../src/base/fifo.ts'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { FetchedMessage } from '../../src/store/kafka/client.ts'
+import { type HandedRow, parseHandedEvent } from '../../src/store/kafka/handed.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from '../../src/store/kafka/kafka-record.ts'
 import { KeysTopic } from '../../src/store/kafka/keys-topic.ts'
 import { partitionOf } from '../../src/store/kafka/partition.ts'
 import { Progress as Position } from '../../src/store/kafka/position.ts'
 import type { Reader, Received } from '../../src/store/kafka/reader.ts'
-import { ownerHeader } from '../../src/store/kafka/row.ts'
+import { isMark } from '../../src/store/kafka/row.ts'
 import type { ShardInputs, ShardOutputs, ShardThread } from '../../src/store/kafka/shard-protocol.ts'
 import { Topics } from '../../src/store/kafka/topics.ts'
 import { WorkTopic } from '../../src/store/kafka/work-topic.ts'
@@ -54,6 +56,12 @@ export class Log {
   readonly clock = new WoundClock()
   /** How many records were ever written. */
   length = 0
+  /** By delivery, how it stood to others where it was handed over: whoever takes it up has the same rules. */
+  readonly standings = new Map<string, Standing | undefined>()
+  /** By partition, how far those came that read what was handed over to it, as it was committed. */
+  readonly positions = new Map<number, { readonly offset: number; readonly runs: string }>()
+  /** By partition, who reads that. */
+  readonly readers = new Map<number, Source>()
   readonly #places = new Map<string, FetchedMessage[]>()
   readonly #listeners = new Set<() => void>()
 
@@ -70,6 +78,17 @@ export class Log {
     return this.read(topics.work, partition)
   }
 
+  handed(partition: number): readonly FetchedMessage[] {
+    return this.read(topics.handed, partition)
+  }
+
+  /** Who has lost the partition is not a member any more that could. */
+  commit(source: Source): void {
+    const { partition, progress } = source
+    if (this.readers.get(partition) !== source) return
+    this.positions.set(partition, { offset: progress.offset, runs: progress.runs })
+  }
+
   read(topic: string, partition: number, from = 0): readonly FetchedMessage[] {
     return this.#at(topic, partition).filter(({ offset }) => Number(offset) >= from)
   }
@@ -81,7 +100,8 @@ export class Log {
   /** Of each key the last record is left. */
   compact(partition: number): void {
     const newest = new Map(this.work(partition).map((record) => [String(record.key), record]))
-    this.#places.set(`${topics.work}/${partition}`, [...newest.values()])
+    const left = [...newest.values()].sort((a, b) => Number(a.offset) - Number(b.offset))
+    this.#places.set(`${topics.work}/${partition}`, left)
   }
 
   /** Calls back at each record that is written from now on. */
@@ -102,6 +122,7 @@ export async function start(log: Log, owned: readonly number[]): Promise<Member>
   const member = new Member(log)
   member.work.assigned(owned)
   for (const partition of owned) await member.owned(partition)
+  await member.quiet()
   return member
 }
 
@@ -137,12 +158,20 @@ interface Reading {
 export class Member {
   readonly work: WorkTopic
   readonly writer: Writer
+  readonly reader: Reader
   readonly thread: ShardThread
   readonly broken: unknown[] = []
   /** Called when it was told that something is due, or will be. */
   whenTold = () => {}
   /** Called when a partition of it is another's. */
   whenLost = () => {}
+  /** Called with what was handed over, in the place of the router. */
+  whenHanded: (record: KafkaRecord, standing: Standing | undefined) => void = (record, standing) => {
+    this.work.routed(record, 1)
+    void this.settle(record, { state: 'waiting', reason: 'slot', standing })
+  }
+  /** Whether positions among what was handed over are committed as soon as they change; else when the test says so. */
+  commits = true
   /** Offsets of events that need not be read any more. */
   readonly finished: number[] = []
   /** How often each settlement was told to be durable, in the order in which they were handed in. */
@@ -160,6 +189,9 @@ export class Member {
   readonly #readings = new Map<string, Reading>()
   readonly #paused = new Set<string>()
   #isDelivering = false
+  /** What was handed over and is read, in order. */
+  readonly #handed = new Fifo<KafkaRecord | HandedRow>()
+  #isTakingUp = false
   /** When it is to look for what is due, as far as it was told; in ms. */
   #nextUntil = Number.POSITIVE_INFINITY
 
@@ -178,6 +210,7 @@ export class Member {
     const { clock } = log
     this.writer = this.#writer()
     const reader = this.#reader()
+    this.reader = reader
     const keys = new KeysTopic({ topic: topics.keys, thread, reader })
     this.work = new WorkTopic({
       ...{ topics, partitions, folder, clock, thread, writer: this.writer, reader, keys },
@@ -191,10 +224,12 @@ export class Member {
         },
         broken: (error) => this.broken.push(error),
       },
-      ...{ restored: nothing, lost: nothing, deadChanged: nothing, trouble: nothing },
-      finished: ({ origin: [, , offset], source }) => {
-        source?.progress.end(offset)
-        this.finished.push(offset)
+      ...{ deadChanged: nothing, trouble: nothing },
+      restored: () => this.readHanded(),
+      lost: ({ partition }) => reader.stop(topics.handed, partition),
+      finished: (record) => {
+        this.#finish(record)
+        if (record.rule === undefined) this.finished.push(record.offset)
       },
       later: (ms, work) => void clock.at(clock.now() + ms, () => this.#isAlive && work()),
       broken: (error) => {
@@ -202,6 +237,58 @@ export class Member {
         return undefined
       },
     })
+  }
+
+  #finish({ source, offset }: Pick<KafkaRecord, 'source' | 'offset'>): void {
+    source?.progress.end(offset)
+    if (this.commits && source?.topic === topics.handed) this.log.commit(source)
+  }
+
+  /** What is handed over to partitions that are its own by now, from where the last reader had come to. */
+  readHanded(): void {
+    for (const partition of this.work.parts().keys()) {
+      const owned = this.work.ready(partition)
+      if (owned === undefined || this.log.readers.get(partition)?.owned === owned) continue
+      const { offset, runs } = this.log.positions.get(partition) ?? { offset: 0, runs: '' }
+      const progress = new Position(offset, runs)
+      const source: Source = { ...this.source(partition), topic: topics.handed, progress }
+      this.log.readers.set(partition, source)
+      this.work.begin(owned)
+      this.reader.read(topics.handed, partition, offset, (messages) => {
+        for (const message of messages) this.#receive(source, message)
+        void this.#takeUp()
+      })
+    }
+  }
+
+  #receive(source: Source, message: FetchedMessage): void {
+    const offset = Number(message.offset)
+    if (source.progress.isFinished(offset)) {
+      source.progress.pass(offset)
+      return
+    }
+    source.progress.begin(offset)
+    const handed = message.key === null ? parseHandedEvent(message) : undefined
+    if (handed === undefined) this.#handed.push({ source, offset, message })
+    else {
+      const { event, rule, bytes } = handed
+      this.#handed.push(new KafkaRecord(event, bytes, source.owned, source, { offset, rule }))
+    }
+  }
+
+  async #takeUp(): Promise<void> {
+    if (this.#isTakingUp) return
+    this.#isTakingUp = true
+    for (let one = this.#handed.peek(); one !== undefined; one = this.#handed.peek()) {
+      if (!this.#isAlive) return
+      if (one.source?.owned.isLost === false) {
+        if (!(one instanceof KafkaRecord)) await this.work.takeUp([one], (row) => this.#finish(row))
+        else if (this.work.isNews(one)) this.whenHanded(one, this.log.standings.get(`${one.id}/${one.rule}`))
+        else this.#finish(one)
+      }
+      this.#handed.shift()
+    }
+    this.#isTakingUp = false
   }
 
   #writer(): Writer {
@@ -291,12 +378,12 @@ export class Member {
   }
 
   /** It gets to read so many more records of one partition of the work, and is stalled again. */
-  deliverUpTo(partition: number, count: number): void {
-    const reading = [...this.#readings.values()].find((one) => one.topic === topics.work && one.partition === partition)
+  deliverUpTo(partition: number, count: number, topic = topics.work): void {
+    const reading = [...this.#readings.values()].find((one) => one.topic === topic && one.partition === partition)
     if (reading === undefined) throw new Error(`partition ${partition} is not read`)
-    const messages = this.log.read(topics.work, partition, reading.offset).slice(0, count)
+    const messages = this.log.read(topic, partition, reading.offset).slice(0, count)
     reading.offset += messages.length
-    reading.received(messages, this.log.end(topics.work, partition), reading.offset)
+    reading.received(messages, this.log.end(topic, partition), reading.offset)
   }
 
   /** It gets to read all its partitions again. */
@@ -312,6 +399,7 @@ export class Member {
       await this.work.flushed()
       await new Promise(setImmediate)
       await until('it has read what there is', () => ![...this.#readings.values()].some((one) => this.#isBehind(one)))
+      await until('it has taken up what there is', () => !this.#isTakingUp)
       await this.#answered()
       await new Promise(setImmediate)
     }
@@ -374,6 +462,7 @@ export class Member {
       ...{ at: this.log.clock.now(), until: this.log.clock.now() },
       ...{ releasesCursor: record.source !== undefined, ...part },
     })
+    this.log.standings.set(`${record.id}/${settlement.lane.rule}`, settlement.standing)
     const isWaiting = settlement.state === 'waiting'
     if (isWaiting) this.#count(settlement.reason, 1)
     return new Promise((resolve) => {
@@ -465,6 +554,6 @@ export const deduplicated = (text: string, windowMs = 0): Key => ({ text, turn: 
 
 /** What was handed over to a partition, so that it can arrive once more. */
 export function handedOver(log: Log, partition: number): Outgoing {
-  const { key, value } = only(log.work(partition).filter(({ headers }) => headers[ownerHeader] === undefined))
-  return { topic: topics.work, partition, key, value }
+  const { key, value } = only(log.handed(partition).filter((message) => !isMark(message)))
+  return { topic: topics.handed, partition, key, value }
 }

@@ -7,20 +7,20 @@ test('a partition may be lost before its tables are first read, while the driver
   const member = new Member(new Log())
   const { thread } = member
   const ask = thread.ask.bind(thread)
-  let isTakenUp = false
+  let isRestored = false
   let isDropped = false
   thread.ask = async (question, input, transfer) => {
     const answer = await ask(question, input, transfer)
-    if (question === 'takeUp')
+    if (question === 'restored')
       setImmediate(() => {
-        isTakenUp = true
+        isRestored = true
         member.work.assigned([])
       })
     if (question === 'drop') isDropped = true
     return answer
   }
   member.work.assigned([1])
-  await until('it is taken up, and dropped', () => isTakenUp && isDropped)
+  await until('it is restored, and dropped', () => isRestored && isDropped)
   await member.quiet()
   // Whoever waited for the driver before us goes on before us.
   await loadDriver()

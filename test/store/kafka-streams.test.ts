@@ -3,8 +3,9 @@ import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import type { FetchedMessage } from '../../src/store/kafka/client.ts'
+import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
 import type { Journal } from '../../src/store/kafka/journal.ts'
-import type { KafkaRecord, Owned } from '../../src/store/kafka/kafka-record.ts'
+import { KafkaRecord, type Owned } from '../../src/store/kafka/kafka-record.ts'
 import type { Membership, Position } from '../../src/store/kafka/membership.ts'
 import { formatMetadata } from '../../src/store/kafka/position.ts'
 import type { Reader, Received } from '../../src/store/kafka/reader.ts'
@@ -42,14 +43,20 @@ interface Reading {
   readonly received: Received
 }
 
+type Known = ReadonlyMap<string, ReadonlySet<string>>
+
 /** One that has these partitions of the work. */
-function start(brokers: Brokers, owned: readonly number[]) {
+function start(brokers: Brokers, owned: readonly number[], known: Known = new Map()) {
   const parts = new Map<number, Owned>(owned.map((partition) => [partition, { partition, isLost: false }]))
   const readings = new Map<string, Reading>()
   /** Those that are not to be read on for now. */
   const paused = new Set<string>()
   /** Of each time that a partition was begun. */
   const begun: string[] = []
+  /** Ids of events that were handed over. */
+  const heard = new Set<string>()
+  /** Rows that were handed over, and marks; by offset. */
+  const takenUp: number[] = []
   let looks = 0
   const nothing = () => undefined
   const admin = {
@@ -93,8 +100,11 @@ function start(brokers: Brokers, owned: readonly number[]) {
     writer: { isBusy: false, tryWrite } as unknown as Writer,
     reader: reader as Reader,
     membership: { commit } as unknown as Membership,
-    journal: { ended: async () => new Map() } as unknown as Journal,
+    journal: { ended: async () => known } as unknown as Journal,
     ready: (partition) => parts.get(partition),
+    beginning: nothing,
+    isNews: ({ id }) => !heard.has(id) && heard.add(id) === heard,
+    takeUp: async (rows) => void takenUp.push(...rows.map(({ offset }) => offset)),
     ...{ told: async () => undefined, trouble: nothing, later: nothing, commitNow: nothing },
   })
   onTestFinished(() => streams.close())
@@ -106,6 +116,7 @@ function start(brokers: Brokers, owned: readonly number[]) {
     readings,
     paused,
     begun,
+    takenUp,
     /** A partition of the work is another process's from now on. */
     lose(partition: number) {
       const part = parts.get(partition)
@@ -358,3 +369,49 @@ test('a stream whose topic is not ready in time bars its own events, and no othe
   ])
   expect(written.map(({ topic }) => topic)).toEqual([stream])
 }, 30_000)
+
+/** Of an event that was read at that offset of its stream, or of a row. */
+function handedOver(offset: number, what: number | 'row'): FetchedMessage {
+  const about = { offset: String(offset), timestamp: '1700000000000', headers: {}, isControlRecord: false }
+  if (what === 'row') return { ...about, key: Buffer.from('row'), value: Buffer.from('') }
+  const { bytes } = anEvent()
+  const event = { id: `event ${what}`, stream, accepted: 1_700_000_000_000, origin: [stream, 0, what] as const }
+  const record = new KafkaRecord(event, bytes, { partition: 0, isLost: false })
+  return { ...about, key: null, value: formatHandedEvent(topics.handed, 1, 'rule', record).value }
+}
+
+/** Takes page after page; events by their offsets in their stream. */
+async function takeHanded(known: Known, what: readonly (number | 'row')[]) {
+  const brokers = new Brokers()
+  brokers.topics.set(topics.handed, 4)
+  const { streams, look, readings, takenUp } = start(brokers, [1], known)
+  await look()
+  const messages = what.map((one, offset) => handedOver(offset, one))
+  readings.get(`${topics.handed}/1`)?.received(messages, messages.length, messages.length)
+  const pages: { readonly given: readonly number[]; readonly takenUp: readonly number[] }[] = []
+  const isAll = () => pages.flatMap(({ given }) => given).length === new Set(what.filter(Number.isInteger)).size
+  while (!isAll()) {
+    const page = await streams.next(10)
+    for (const { record, rule } of page) expect([(record as KafkaRecord).rule, rule]).toEqual(['rule', 'rule'])
+    pages.push({ given: page.map(({ record }) => (record as KafkaRecord).origin[2]), takenUp: [...takenUp] })
+    for (const { record } of page) streams.finish(record as KafkaRecord)
+  }
+  await streams.commit()
+  return { pages, position: brokers.positions.get(`${topics.handed}/1`) }
+}
+
+test('what was handed over is given out for its rule, and rows are taken up when all before them was', async () => {
+  const { pages, position } = await takeHanded(new Map(), [7, 3, 'row', 'row', 5])
+  expect(pages).toEqual([
+    { given: [7, 3], takenUp: [] },
+    { given: [5], takenUp: [2, 3] },
+  ])
+  // Rows are finished by whoever takes them up.
+  expect(position).toMatchObject({ offset: 2, metadata: expect.stringContaining(';2+1;') })
+})
+
+test('what was handed over twice is given out once', async () => {
+  const { pages, position } = await takeHanded(new Map(), [7, 7, 3, 7])
+  expect(pages.map(({ given }) => given)).toEqual([[7], [3]])
+  expect(position?.offset).toBe(3)
+})

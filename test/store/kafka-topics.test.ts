@@ -28,6 +28,7 @@ test('what is missing is made, and then fits', async () => {
   expect((await topics.check(client)).missing).toEqual([
     expect.stringContaining(`${topics.work} is missing: run \`changeprop topics --create\``),
     expect.stringContaining(`${topics.roots} is missing`),
+    expect.stringContaining(`${topics.handed} is missing`),
     expect.stringContaining(`${topics.journal} is missing`),
     expect.stringContaining(`${topics.keys} is missing`),
   ])
@@ -40,12 +41,14 @@ test('what does not fit is told, with the command that mends it', async () => {
   const topics = topicsOf(`${kafka.prefix()}.`, 3)
   await make(topics.work, { 'cleanup.policy': 'delete', 'min.insync.replicas': '1' }, 3)
   await make(topics.roots, { 'cleanup.policy': 'delete', 'min.insync.replicas': '2' })
+  await make(topics.handed, { 'retention.ms': '60000', 'min.insync.replicas': '2' })
   await make(topics.journal, { 'retention.ms': '60000', 'min.insync.replicas': '2', 'max.message.bytes': '1000' })
   await make(topics.keys, { 'retention.ms': '60000', 'min.insync.replicas': '2' })
   const { missing, wrong } = await topics.check(client)
   expect(missing).toEqual([])
   const told = wrong.map((problem) => problem.replace(/: .*/, ''))
   expect(told.sort()).toEqual([
+    `the topic ${topics.handed} has retention.ms=60000, expected 604800000`,
     `the topic ${topics.journal} has max.message.bytes=1000, expected 1048576`,
     `the topic ${topics.journal} has retention.ms=60000, expected 604800000`,
     `the topic ${topics.keys} has retention.ms=60000, expected 7200000`,

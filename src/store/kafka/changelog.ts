@@ -12,12 +12,6 @@ export interface ChangelogOptions {
   readonly withoutRow?: 'ended' | 'gone' | 'unknown'
 }
 
-/** That a delivery without a row has ended. `start`: what is remembered of its key, as a line of the keys topic, or nothing. */
-export function endedOf(topic: string, { partition, owner }: Part, key: string, start: string): Outgoing {
-  const headers = { [ownerHeader]: Buffer.from(owner), [endHeader]: Buffer.from(start) }
-  return { topic, partition, key: Buffer.from(key), value: null, headers }
-}
-
 /** What a change of a part's rows is in the changelog. */
 export function changelogOf(
   { work, roots }: Pick<Topics, 'work' | 'roots'>,

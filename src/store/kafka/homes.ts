@@ -3,9 +3,10 @@ import type { Clock } from '../../base/clock.ts'
 import { givenIdOf, type StreamRecord } from '../../event/event.ts'
 import type { Key, Settlement, Standing } from '../store.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
+import type { Heard } from './on-the-way.ts'
 import { type Part, ruleKeyOf } from './part.ts'
 import { partitionOf } from './partition.ts'
-import { markKey, ownerHeader, withinRule } from './row.ts'
+import { markKey, withinRule } from './row.ts'
 import type { ShardThread } from './shard-protocol.ts'
 import { firstPlaceOf } from './shard-rows.ts'
 import type { Topics } from './topics.ts'
@@ -19,6 +20,7 @@ export interface HomesParts {
   readonly writer: Writer
   /** Those that are ours, by partition. */
   readonly owned: ReadonlyMap<number, Part>
+  readonly heard: Heard
   broken(error: unknown): undefined
 }
 
@@ -41,22 +43,38 @@ export class Homes {
   /** Where all of its key meet, if that is ours, and none of them is on its way there. */
   of(rule: string, standing: Standing, record: KafkaRecord): Part | undefined {
     const part = this.#parts.owned.get(this.placeOf(standing, record))
-    if (part?.isReady !== true || part.onTheWay.has(ruleKeyOf(rule, standing))) return undefined
+    if (part?.isReady !== true) return undefined
+    // What is handed over is read in order.
+    if (record.rule !== undefined && part === record.owned) return part
+    if (part.onTheWay.has(ruleKeyOf(rule, standing))) return undefined
     return this.#isCaughtUp(part, record.owned) ? part : undefined
+  }
+
+  /** Sources that fall to it are about to be read, which may have been others' until now: it is asked ahead. */
+  ask(partition: number): void {
+    const own = this.#parts.owned.get(partition)
+    if (own?.isReady !== true) return
+    for (const other of this.#parts.owned.values()) {
+      if (!other.isReady) continue
+      other.isCaughtUp.delete(own)
+      this.#isCaughtUp(other, own)
+      this.#isCaughtUp(own, other)
+    }
   }
 
   /** Whether nothing that an owner of the source before us has handed over is on its way there; asks, where that is not known. */
   #isCaughtUp(part: Part, source: Owned): boolean {
     if (part === source) return true
     const known = part.isCaughtUp.get(source)
-    if (known !== undefined) return known
+    if (known !== undefined) return known === true
     // The offsets of what they had handed over were finished before what is read now was given out: so this comes after it.
-    part.isCaughtUp.set(source, false)
     const mark = randomUUID()
-    part.marks.set(mark, source)
+    part.isCaughtUp.set(source, mark)
+    part.marks.set(mark, () => {
+      if (part.isCaughtUp.get(source) === mark) part.isCaughtUp.set(source, true)
+    })
     const { topics, writer } = this.#parts
-    const headers = { [ownerHeader]: Buffer.from(part.owner) }
-    const record = { topic: topics.work, partition: part.partition, key: markKey, value: Buffer.from(mark), headers }
+    const record = { topic: topics.handed, partition: part.partition, key: markKey, value: Buffer.from(mark) }
     writer.write([record], () => undefined)
     return false
   }
@@ -68,8 +86,8 @@ export class Homes {
     const number = this.#numberOf(rule)
     if (home?.tables === undefined || number === undefined) return false
     // Rows of its own part are known to whoever reads it.
-    if (home !== record.owned && home.tables.has(record.id, number)) return false
-    if (home.loose.has(ruleKeyOf(rule, { key })) || home.loose.hasRow(`${record.id}/${rule}`)) return false
+    if (home !== record.owned && (home.tables.has(record.id, number) || this.#parts.heard.has(`${record.id}/${rule}`)))
+      return false
     const metaId = () => givenIdOf(record)
     const candidate = { pos: firstPlaceOf(record.accepted), metaId, now: this.#parts.clock.now() }
     return home.tables.isKeyFree(number, key, candidate)

@@ -159,7 +159,8 @@ function collect(told: readonly Told[]): Found[] {
     events.set(one.event.id, found)
     const story = found.stories.get(one.rule) ?? { last: undefined, covers: { count: 0, ids: [] } }
     found.stories.set(one.rule, story)
-    if ('state' in one) story.last = one
+    // Who takes it up may have told of it sooner than who handed it over.
+    if ('state' in one) story.last = one.isHandedOver === true ? (story.last ?? one) : one
     else {
       story.covers.count += one.covers.count
       story.covers.ids.push(...one.covers.ids.slice(0, coversAtMost - story.covers.ids.length))

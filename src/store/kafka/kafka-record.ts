@@ -30,8 +30,12 @@ export class KafkaRecord implements StreamRecord {
   readonly accepted: number
   readonly bytes: Uint8Array
   readonly origin: Origin
-  /** Where it came from: its stream, or the partition that has its row. */
+  /** Where it was read; undefined where it comes from its row. */
   readonly source: Source | undefined
+  /** Where it lies there. */
+  readonly offset: number
+  /** For which rule it was handed over; undefined where it comes from its stream. */
+  readonly rule: string | undefined
   readonly owned: Owned
   /** Settlements that have to be kept before it is finished, and the router; where it came from its stream. */
   holds = 1
@@ -50,6 +54,7 @@ export class KafkaRecord implements StreamRecord {
     bytes: Uint8Array,
     owned: Owned,
     source?: Source,
+    handed?: { readonly offset: number; readonly rule: string },
   ) {
     this.id = event.id
     this.stream = event.stream
@@ -58,6 +63,8 @@ export class KafkaRecord implements StreamRecord {
     this.bytes = bytes
     this.owned = owned
     this.source = source
+    this.offset = handed?.offset ?? event.origin[2]
+    this.rule = handed?.rule
   }
 
   get message(): JsonObject | undefined {

@@ -66,7 +66,6 @@ const commitEveryMs = 50
 const topicsEveryMs = 2_000
 const lagEveryMs = 5_000
 const forgetEveryMs = 5_000
-const tellEveryMs = 500
 const connectPauseMs = 1_000
 const leaveMs = 5_000
 const silentLeaveMs = 1_000
@@ -199,6 +198,9 @@ class KafkaStore implements Store {
         partitionKeys,
       },
       ready: (partition) => work.ready(partition),
+      beginning: (owned) => work.begin(owned),
+      isNews: (record) => work.isNews(record),
+      takeUp: (rows) => work.takeUp(rows, (row) => streams.finish(row)),
       told: () => writer.written(),
       trouble: (why) => {
         if (!this.#isClosed) this.#trouble('streams', why)
@@ -318,8 +320,7 @@ class KafkaStore implements Store {
   running(): void {}
 
   async find(id: string, within?: Within): Promise<readonly EventEntry[]> {
-    const { kafka, journal, archive, streams, work } = this.#ready
-    await work.waitingTold()
+    const { kafka, journal, archive, streams } = this.#ready
     const found = await journal.find(id)
     if (found.length === 0 && within !== undefined) {
       const records = await searchStream({ kafka, reader: archive, topics: this.#topics }, id, within)
@@ -421,7 +422,6 @@ class KafkaStore implements Store {
         this.#every(topicsEveryMs, async () => streams.refresh())
         this.#every(lagEveryMs, () => streams.measure())
         this.#every(forgetEveryMs, () => work.forget())
-        this.#every(tellEveryMs, () => work.tellOld())
       },
       (error: unknown) => {
         if (this.#isClosed) return

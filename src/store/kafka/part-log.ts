@@ -5,26 +5,13 @@ import type { StoreListener } from '../store.ts'
 import { loadDriver } from '../tables/database.ts'
 import type { ChangelogOptions } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
-import type { Owned } from './kafka-record.ts'
-import { type KeysTopic, parseStart } from './keys-topic.ts'
+import type { KeysTopic } from './keys-topic.ts'
 import { pack } from './packed.ts'
 import type { Part } from './part.ts'
 import { openPart } from './part-reader.ts'
 import type { Reader } from './reader.ts'
-import {
-  formatKey,
-  isClaim,
-  isLoss,
-  isMark,
-  isOfUnknown,
-  ownerHeader,
-  ownerOf,
-  parseKey,
-  parseRow,
-  readEnd,
-  restorable,
-} from './row.ts'
-import type { Arrived, ShardThread, Written } from './shard-protocol.ts'
+import { formatKey, isClaim, isLoss, isMark, isOfUnknown, ownerHeader, ownerOf, restorable } from './row.ts'
+import type { ShardThread, Written } from './shard-protocol.ts'
 import type { Topics } from './topics.ts'
 import type { Writer } from './writer.ts'
 
@@ -50,14 +37,14 @@ export interface PartLogParts {
 }
 
 const restoreAgainMs = 1_000
-/** Answers of brokers that the thread has not taken up, of one partition. */
+/** Answers of brokers that the thread has not made rows of, of one partition. */
 const askedAtMost = 4
 
 const nothing = pack([])
 
 /**
  * What is read of our partitions of the work topic: up to our claim what counts of them, which the thread makes rows of, and
- * from then on what others hand over, and who claims them.
+ * from then on what we have written ourselves, and who claims them.
  */
 export class PartLog {
   readonly #parts: PartLogParts
@@ -99,11 +86,11 @@ export class PartLog {
     if (own < 0) return
     part.held = messages.slice(own + 1)
     this.#parts.reader.pause(this.#parts.topics.work, part.partition)
-    this.#takeUp(part).catch((error: unknown) => this.#parts.broken(error))
+    this.#takeOver(part).catch((error: unknown) => this.#parts.broken(error))
   }
 
-  /** All that counts was read: what ran when its last owner died goes on, then what was handed over is taken up, in order. */
-  async #takeUp(part: Part): Promise<void> {
+  /** All that counts was read: what ran when its last owner died goes on. */
+  async #takeOver(part: Part): Promise<void> {
     const { thread, listener, reader, topics } = this.#parts
     const { partition } = part
     await this.#restoreKeys(part)
@@ -117,13 +104,6 @@ export class PartLog {
     // Also of what is lost: with it goes what was counted.
     for (const lane of restored.backlog) listener.rows(lane)
     if (part.isLost) return
-    for (let more = true; more; ) {
-      const arrived = await thread.ask('takeUp', { partition, now: this.#parts.clock.now() })
-      this.#arrived(part, arrived)
-      more = arrived.more
-      if (more && !part.isLost) await this.#parts.writer.written()
-      if (part.isLost) return
-    }
     const tables = await openPart(this.#parts.folder, partition)
     if (part.isLost) {
       tables.close()
@@ -156,8 +136,8 @@ export class PartLog {
     }
   }
 
-  /** The thread is asked to take up something; while that is much, no more is read. */
-  #asking<Answer>(part: Part, asked: Promise<Answer>): Promise<Answer> {
+  /** While the thread has much to do, no more is read. */
+  #asking(part: Part, asked: Promise<undefined>): Promise<undefined> {
     const { reader, topics } = this.#parts
     part.asked += 1
     if (part.asked === askedAtMost) reader.pause(topics.work, part.partition)
@@ -176,11 +156,12 @@ export class PartLog {
       if (key === null) continue
       if (isLoss(message)) part.losers.add(String(message.value))
       else if (isClaim(message)) part.lastOwner = owner
+      // Anybody who may can write to a topic.
+      else if (owner === undefined) continue
       // Who wrote after another had taken over did not own it any more.
-      else if (owner !== undefined && part.lastOwner !== undefined && owner !== part.lastOwner)
-        part.usurped.push(...hiddenBy(message))
+      else if (part.lastOwner !== undefined && owner !== part.lastOwner) part.usurped.push(Buffer.from(key))
       else if (!isOfUnknown(message)) {
-        part.lastTeller = owner ?? part.lastTeller
+        part.lastTeller = owner
         records.push({ key, value: restorable(message) })
       }
     }
@@ -191,58 +172,23 @@ export class PartLog {
   }
 
   #hear(part: Part, messages: readonly FetchedMessage[]): void {
-    const arrivals: { key: Buffer; value: Buffer | null }[] = []
-    const marks: Owned[] = []
     for (const message of messages) {
       const { key, value } = message
-      if (key === null) continue
       const owner = ownerOf(message)
-      if (isMark(message)) {
-        const source = part.marks.get(String(value))
-        if (source !== undefined) marks.push(source)
-        part.marks.delete(String(value))
-      } else if (isLoss(message)) {
+      if (key === null) continue
+      if (isLoss(message)) {
         if (String(value) === part.lastTeller) this.#absolve(part)
       } else if (owner === part.owner) {
+        if (isMark(message)) readMark(part, message)
         // That it knew of no such row does not say that one is there which was made since.
-        const isOfRow = !isOfUnknown(message)
-        if (isOfRow && (part.claims.size > 0 || part.unconfirmed.size > 0)) this.#parts.readBack(part, message)
+        else if (!isOfUnknown(message) && (part.claims.size > 0 || part.unconfirmed.size > 0))
+          this.#parts.readBack(part, message)
       } else if (isClaim(message)) {
         this.#parts.usurped(part)
         return
-      } else if (owner !== undefined) part.usurped.push(...hiddenBy(message))
-      else if (parseKey(key) !== undefined) arrivals.push({ key, value })
+      } else if (owner !== undefined) part.usurped.push(Buffer.from(key))
     }
-    if (arrivals.length > 0 || marks.length > 0) this.#arrive(part, arrivals, marks)
-    // Of what has just arrived it is known then what holds.
     this.#reassert(part)
-  }
-
-  /** `marks`: sources of which nothing more arrives that was handed over before they were ours. */
-  #arrive(
-    part: Part,
-    arrivals: readonly { readonly key: Buffer; readonly value: Buffer | null }[],
-    marks: readonly Owned[],
-  ): void {
-    const asked = { partition: part.partition, records: pack(arrivals), now: this.#parts.clock.now() }
-    this.#asking(part, this.#parts.thread.ask('arrive', asked))
-      .then((arrived) => {
-        for (const { key } of arrivals) part.onTheWay.delete(key.toString())
-        this.#arrived(part, arrived)
-        for (const source of marks) part.isCaughtUp.set(source, true)
-      })
-      .catch((error: unknown) => this.#parts.broken(error))
-  }
-
-  /** Also of what is lost: with it goes what was counted. */
-  #arrived(part: Part, arrived: Arrived): void {
-    if (!part.isLost) {
-      // What is written may tell that one of them is covered already.
-      for (const { name, ruleKey } of arrived.loose) part.loose.add(name, ruleKey)
-      this.#parts.write(part, arrived)
-      part.hasUntold ||= arrived.hasUntold
-    }
-    for (const change of arrived.rows) this.#parts.listener.rows(change)
   }
 
   /** Compaction may leave only the last record of a key: it has to be ours. */
@@ -269,15 +215,10 @@ export class PartLog {
   }
 }
 
-/** What we may have said that compaction takes away for its sake: of a delivery, and with its end what is remembered of its key. */
-function hiddenBy(message: FetchedMessage): readonly Buffer[] {
-  const { key } = message
-  if (key === null) return []
-  const parsed = parseKey(key)
-  const value = restorable(message)
-  const names = [Buffer.from(key)]
-  if (parsed?.kind !== 'delivery' || value === null) return names
-  const end = readEnd(value)
-  const text = end === undefined ? parseRow(value)?.row.standing?.key?.text : parseStart(end)?.key
-  return text === undefined ? names : [...names, formatKey({ kind: 'start', rule: parsed.rule, key: text })]
+/** All is read that was written before it. */
+export function readMark(part: Part, { value }: FetchedMessage): void {
+  const mark = String(value)
+  const then = part.marks.get(mark)
+  part.marks.delete(mark)
+  then?.()
 }

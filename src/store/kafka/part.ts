@@ -2,12 +2,11 @@ import { randomUUID } from 'node:crypto'
 import { givenIdOf } from '../../event/event.ts'
 import type { Consequences, Durable, Settlement, Standing } from '../store.ts'
 import { hashId } from '../tables/event-id.ts'
-import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import type { KafkaRecord, Owned } from './kafka-record.ts'
 import { OnTheWay } from './on-the-way.ts'
 import type { PartReader } from './part-reader.ts'
-import { formatKey, formatRow } from './row.ts'
+import { formatKey } from './row.ts'
 import type { DeadCounts, KeyEnd, ShardSettle, Told } from './shard-protocol.ts'
 import type { Starter } from './shard-rows.ts'
 
@@ -27,7 +26,7 @@ export interface Claim {
 
 /** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
 export type Pending = { readonly ticket: Ticket } & (
-  | { readonly settle: ShardSettle; readonly mayWait: boolean }
+  | { readonly settle: ShardSettle }
   | { readonly told: Told; readonly end: KeyEnd | undefined; readonly isKeyed: boolean }
 )
 
@@ -38,10 +37,8 @@ export interface Part extends Owned {
   isReady: boolean
   /** What came after our claim, while what came before is taken up; undefined when it is. */
   held: FetchedMessage[] | undefined
-  /** What the thread was asked to take up, and has not yet. */
+  /** While it is read from its beginning: what the thread was asked to restore, and has not yet. */
   asked: number
-  /** The topic has no more of some rows than what was handed over. */
-  hasUntold: boolean
   /** While it is read from its beginning: who owned it last. */
   lastOwner: string | undefined
   /** And who told of rows last, which an owner for a moment may not have come to: what is on record as running ran there. */
@@ -63,15 +60,13 @@ export interface Part extends Owned {
    */
   readonly unconfirmed: Map<string, Settlement>
   readonly onTheWay: OnTheWay
-  /** What has no row, though it was taken up, until it is settled: by delivery, `<event id>/<rule>`. */
-  readonly loose: OnTheWay
   /**
    * By whose source: whether all was taken up that others had handed over here of it, before it was ours. What is read of it must
-   * not overtake that. False while it is not known.
+   * not overtake that. While it is not known, what was written to find out.
    */
-  readonly isCaughtUp: WeakMap<Owned, boolean>
-  /** Those of which it is not known, by what was written to find out. */
-  readonly marks: Map<string, Owned>
+  readonly isCaughtUp: WeakMap<Owned, true | string>
+  /** What was written to find out what is before it, and what to do when it is read. */
+  readonly marks: Map<string, () => void>
   dead: DeadCounts
 }
 
@@ -83,7 +78,6 @@ export function newPart(partition: number): Part {
     isReady: false,
     held: undefined,
     asked: 0,
-    hasUntold: false,
     lastOwner: undefined,
     lastTeller: undefined,
     losers: new Set(),
@@ -94,7 +88,6 @@ export function newPart(partition: number): Part {
     claims: new Map(),
     unconfirmed: new Map(),
     onTheWay: new OnTheWay(),
-    loose: new OnTheWay(),
     isCaughtUp: new WeakMap(),
     marks: new Map(),
     dead: [],
@@ -120,26 +113,6 @@ export function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: 
   const { record: _, releasesCursor: __, ...rest } = settlement
   const { id, stream, accepted, origin } = record
   return { ...rest, event: { id, stream, accepted, origin }, bytes: isNew ? record.bytes : undefined }
-}
-
-/** What asks the owner of a partition to take it up. */
-export function handedOver(topic: string, partition: number, settlement: Settlement, record: KafkaRecord): Outgoing {
-  const { id, stream, accepted, origin, bytes, source, owned } = record
-  const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
-  const row = { at, revision, progress, attempts, standing, answer }
-  // A call that runs elsewhere is not known where it goes.
-  const standsAs = state === 'running' ? { state: 'waiting' as const, reason: 'slot' } : { state, reason }
-  const value = formatRow(
-    {
-      ...{ ...row, ...standsAs, claimed: claimed && state !== 'running' },
-      ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
-      until: state === 'running' ? at : until === Number.POSITIVE_INFINITY ? null : until,
-      // What only moves may have come to its end there already.
-      ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
-    },
-    bytes,
-  )
-  return { topic, partition, key: Buffer.from(keyOf(settlement)), value }
 }
 
 /** Undefined where nothing is remembered of its key. */
@@ -173,4 +146,11 @@ export function toldOf({ lane, revision, state, reason, at, attempts }: Settleme
     attempts,
     coveredBy: undefined,
   }
+}
+
+/** Of one that is handed over before anything has come of it. */
+export function toldHandedOver(settlement: Settlement, record: KafkaRecord): Told {
+  const { state, reason, until } = settlement
+  const waits = state === 'waiting' ? { reason, until: Number.isFinite(until) ? until : null } : { reason: 'slot' }
+  return { ...toldOf(settlement, record), state: 'waiting', ...waits, isHandedOver: true }
 }

@@ -1,7 +1,6 @@
 import type { Numbers } from '../tables/numbers.ts'
-import { parseStart } from './keys-topic.ts'
-import { type KeyValue, type Packed, unpack } from './packed.ts'
-import { formatKey, parseFact, parseKey, parseRow, readEnd, type WorkKey } from './row.ts'
+import { type Packed, unpack } from './packed.ts'
+import { isEnd, parseFact, parseKey, parseRow, type WorkKey } from './row.ts'
 import type { ShardChanges } from './shard-changes.ts'
 import { type KeyStart, settleOfRow } from './shard-protocol.ts'
 import type { ShardRows } from './shard-rows.ts'
@@ -12,11 +11,6 @@ export class Replay {
   readonly #changes: ShardChanges
   readonly #numbers: Numbers
   readonly #place: (accepted: number) => number
-  /** What was handed over, and its owner had not taken up. By key, in order. */
-  readonly #unheard = new Map<string, KeyValue>()
-  /** Of which something was handed over after what holds: compaction may leave only the last, which is to be what holds. By key. */
-  readonly #shadowed = new Map<string, KeyValue>()
-
   /** `place`: one that is free, for an event that was accepted then. */
   constructor(rows: ShardRows, changes: ShardChanges, numbers: Numbers, place: (accepted: number) => number) {
     this.#rows = rows
@@ -47,24 +41,6 @@ export class Replay {
     })
   }
 
-  /** The next of what was handed over, and not taken up. */
-  takeUnheard(limit: number): readonly KeyValue[] {
-    const page: KeyValue[] = []
-    for (const [name, one] of this.#unheard) {
-      if (page.length === limit) break
-      page.push(one)
-      this.#unheard.delete(name)
-    }
-    return page
-  }
-
-  /** Of what it is to be said once more what holds. */
-  takeShadowed(): readonly KeyValue[] {
-    const shadowed = [...this.#shadowed.values()]
-    this.#shadowed.clear()
-    return shadowed
-  }
-
   #replay(key: WorkKey, value: Buffer | null): void {
     if (key.kind === 'owner') return
     const rule = this.#numbers.of('rule', key.rule)
@@ -72,30 +48,11 @@ export class Replay {
       this.#changes.replayFact(key, rule, value === null ? undefined : parseFact(value))
       return
     }
-    const name = formatKey(key)
-    const end = value === null ? undefined : readEnd(value)
-    const hasEnded = end !== undefined
+    const hasEnded = value !== null && isEnd(value)
     const found = value === null || hasEnded ? undefined : parseRow(value)
     const known = this.#rows.find(key.id, rule)
-    if (value !== null && !hasEnded && found?.row.pos === undefined) {
-      // The owner has not said yet what becomes of it; what others wrote of one that is there already, or over, says nothing new.
-      const isNews = known === undefined ? !this.#changes.hasEnded(key.id, key.rule) : found?.row.reopens === true
-      if (isNews) this.#unheard.set(name.toString(), { key: name, value })
-      else {
-        this.#shadowed.set(name.toString(), { key: name, value: null })
-        const { key: of } = found?.row.standing ?? {}
-        if (of !== undefined) this.#shadowed.set(`${key.rule}/${of.text}`, shadowedStart(key.rule, of.text))
-      }
-      return
-    }
-    this.#unheard.delete(name.toString())
-    this.#shadowed.delete(name.toString())
     if (known !== undefined) this.#rows.remove(known, rule)
-    if (hasEnded) {
-      this.#changes.hasSaidEnd(`${key.id}/${key.rule}`)
-      const start = parseStart(end)
-      if (start !== undefined) this.remember([start])
-    }
+    if (hasEnded) this.#changes.hasSaidEnd(`${key.id}/${key.rule}`)
     if (found === undefined) return
     this.#changes.goesOn(key.id, key.rule)
     const settle = settleOfRow(found.row, found.event)
@@ -105,9 +62,4 @@ export class Replay {
     this.#rows.insert(pos, rule, settle)
     this.#rows.insertRow(pos, rule, found.row)
   }
-}
-
-/** What holds of it is to be said after what was handed over again: the word of its end may be gone with that. */
-export function shadowedStart(rule: string, key: string): KeyValue {
-  return { key: formatKey({ kind: 'start', rule, key }), value: null }
 }

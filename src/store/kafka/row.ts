@@ -3,7 +3,7 @@ import type { FetchedMessage } from './client.ts'
 
 /*
  * Records of the work topic. Each partition is a changelog that compaction thins out: the newest record of a key is what
- * holds. Its owner writes rows and what is remembered of keys and root events; anybody may write an arrival.
+ * holds. Its owner writes rows and what is remembered of keys and root events.
  */
 
 /** Where an event lies in its stream: topic, partition, offset. */
@@ -33,9 +33,9 @@ export interface WorkRow {
   readonly answer?: LastAnswer | undefined
   /** How often its owner died while it ran. */
   readonly stops?: number
-  /** An arrival that says what is to become of a dead letter, or of a parked delivery, of this partition. */
+  /** Handed over, it says what is to become of a dead letter, or of a parked delivery, of this partition. */
   readonly reopens?: boolean
-  /** Its place among those of its partition; absent while its owner has not given it one. */
+  /** Its place among those of its partition; absent where it is handed over. */
   readonly pos?: number
 }
 
@@ -55,28 +55,26 @@ export type WorkKey =
 
 /** Header of what the owner of a partition writes: who that is. */
 export const ownerHeader = 'owner'
-/** Header of a tombstone: the delivery has ended, and what is remembered of its key. Others only say that its row is not here. */
+/** Header of a tombstone: the delivery has ended. Others only say that its row is not here. */
 export const endHeader = 'end'
 
 /** Header of a tombstone: its owner knew of no such delivery. What was handed over before it may not have been heard yet. */
 export const unknownHeader = 'unknown'
 
-/** No row is that long: what follows is what the word of an end says. */
+/** No row is that long. */
 const endMark = Buffer.from([0xff, 0xff, 0xff, 0xff])
 
 /** What the thread is told of a record of the changelog: of one that says that a delivery has ended, that. */
 export function restorable({ value, headers }: FetchedMessage): Buffer | null {
-  const end = headers[endHeader]
-  return value === null && Buffer.isBuffer(end) ? Buffer.concat([endMark, end]) : value
+  return value === null && headers[endHeader] !== undefined ? endMark : value
 }
 
 export function isOfUnknown({ headers }: FetchedMessage): boolean {
   return headers[unknownHeader] !== undefined
 }
 
-/** What is remembered of the key of a delivery that has ended, or nothing; undefined for what says no end. */
-export function readEnd(value: Buffer): string | undefined {
-  return value.indexOf(endMark) === 0 ? value.toString('utf8', endMark.length) : undefined
+export function isEnd(value: Buffer): boolean {
+  return value.equals(endMark)
 }
 
 export function formatKey(key: WorkKey): Buffer {
@@ -105,9 +103,22 @@ export function parseKey(key: Uint8Array): WorkKey | undefined {
   return undefined
 }
 
-/** Length of the JSON, the JSON, the event. */
 export function formatRow(row: WorkRow, event: Uint8Array): Buffer {
-  const json = Buffer.from(JSON.stringify(row))
+  return withEvent(JSON.stringify(row), event)
+}
+
+export function parseRow(value: Buffer): { readonly row: WorkRow; readonly event: Uint8Array } | undefined {
+  const parsed = parseWithEvent(value)
+  const { told: row } = parsed ?? {}
+  // Written by formatRow: the key says whose it is, and the topic is ours.
+  return parsed !== undefined && typeof row === 'object' && row !== null
+    ? { row: row as WorkRow, event: parsed.event }
+    : undefined
+}
+
+/** Length of the JSON, the JSON, the event. */
+export function withEvent(text: string, event: Uint8Array): Buffer {
+  const json = Buffer.from(text)
   const value = Buffer.allocUnsafe(4 + json.length + event.length)
   value.writeUInt32LE(json.length, 0)
   json.copy(value, 4)
@@ -115,13 +126,12 @@ export function formatRow(row: WorkRow, event: Uint8Array): Buffer {
   return value
 }
 
-export function parseRow(value: Buffer): { readonly row: WorkRow; readonly event: Uint8Array } | undefined {
+/** Undefined for what is cut off; `told` for what is no JSON. */
+export function parseWithEvent(value: Buffer): { readonly told: unknown; readonly event: Uint8Array } | undefined {
   if (value.length < 4) return undefined
   const end = 4 + value.readUInt32LE(0)
   if (end > value.length) return undefined
-  const row = parseJson(value.toString('utf8', 4, end))
-  // Written by formatRow: the key says whose it is, and the topic is ours.
-  return typeof row === 'object' && row !== null ? { row: row as WorkRow, event: value.subarray(end) } : undefined
+  return { told: parseJson(value.toString('utf8', 4, end)), event: value.subarray(end) }
 }
 
 /** A Fact; `starters`: as JSON. */

@@ -43,7 +43,7 @@ const unwrittenAtMost = 2
 const nothing = pack([])
 const noChange: Change = {
   ...{ consequences: [], records: nothing, roots: nothing, told: [], dead: undefined },
-  ...{ places: [], loose: [] },
+  places: [],
 }
 
 /**
@@ -67,12 +67,11 @@ export class SettleQueue {
     this.#parts = parts
   }
 
-  /** Nobody waits for what is only told, nor for who met nobody. */
+  /** Nobody waits for what is only told. */
   push(part: Part, pending: Pending): void {
     part.settles.push(pending)
     this.#pending += 1
-    const mayWait = !('settle' in pending) || pending.mayWait
-    if (!mayWait || this.#pending >= settlesAtOnce) this.#flushSoon()
+    if ('settle' in pending || this.#pending >= settlesAtOnce) this.#flushSoon()
     else this.#lingering ??= setTimeout(() => this.#flushSoon(), tellLingerMs)
   }
 

@@ -1,24 +1,16 @@
-import type { Effect } from '../tables/commit.ts'
 import { int, text } from '../tables/database.ts'
-import { settleWidth } from '../tables/format.ts'
 import type { Numbers } from '../tables/numbers.ts'
 import type { Words } from '../tables/words.ts'
 import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
 import { type Fact, formatFact, formatKey, parseKey, type WorkKey } from './row.ts'
-import type { Change, ShardOutputs, ShardSettle, Told } from './shard-protocol.ts'
-import { firstPlaceWith, type ShardRows } from './shard-rows.ts'
+import type { Change, Told } from './shard-protocol.ts'
+import type { ShardRows } from './shard-rows.ts'
 
 const coversAtMost = 100
-const toldAtOnce = 1_000
 /** Deliveries that are known to have ended. */
 const endedAtMost = 20_000
 
-const none: ReadonlySet<number> = new Set()
-
-/**
- * What the changelog and the journal have to be told of one partition: what its tables note as changed, but for what is
- * called so soon that it needs no record.
- */
+/** What the changelog and the journal have to be told of one partition: what its tables note as changed. */
 export class ShardChanges {
   readonly #rows: ShardRows
   readonly #words: Words
@@ -28,21 +20,10 @@ export class ShardChanges {
    * them, once more.
    */
   readonly #ended = new Set<string>()
-  /**
-   * What was handed over and waits for its turn, by place: for a second the topic has no more of it than that, and the
-   * journal nothing. Most is called by then, and costs no record.
-   */
-  readonly #untold = new Map<number, { readonly rule: number; readonly since: number }>()
-
   constructor(rows: ShardRows, words: Words, numbers: Numbers) {
     this.#rows = rows
     this.#words = words
     this.#numbers = numbers
-  }
-
-  /** Deliveries wait of which the topic has no more than what was handed over, and the journal nothing. */
-  get hasUntold(): boolean {
-    return this.#untold.size > 0
   }
 
   /** Whether it is one of those that ended last. `id`: of its event. */
@@ -53,33 +34,6 @@ export class ShardChanges {
   /** What is noted so far came from the changelog itself, or it was told. */
   forget(): void {
     this.#rows.database.exec('DELETE FROM changed; DELETE FROM changed_starts; DELETE FROM changed_roots')
-  }
-
-  /**
-   * Says which they are, of those that were handed over. Not those with a root event: that it counts is told at once, and would
-   * be counted twice by who takes over.
-   */
-  keepUntold(
-    settles: readonly ShardSettle[],
-    packed: Float64Array,
-    effects: readonly Effect[],
-    since: number,
-  ): ReadonlySet<number> {
-    const amended = new Set(effects.filter((effect) => effect.amended !== undefined).map(({ index }) => index))
-    const kept = new Set<number>()
-    for (const [index, { bytes, state, reason, attempts, standing }] of settles.entries()) {
-      const isPlain = bytes !== undefined && state === 'waiting' && reason === 'slot' && attempts.length === 0
-      if (!isPlain || standing?.root !== undefined || amended.has(index)) continue
-      const pos = packed[index * settleWidth] ?? 0
-      this.#untold.set(pos, { rule: packed[index * settleWidth + 1] ?? 0, since })
-      kept.add(pos)
-    }
-    return kept
-  }
-
-  /** Those rows are not to be told of for the time being. */
-  leave(untold: ReadonlySet<number>): void {
-    for (const pos of untold) this.#rows.prepare('DELETE FROM changed WHERE pos = ?').run(pos)
   }
 
   /** A row is told anew, where it is there. */
@@ -113,10 +67,10 @@ export class ShardChanges {
   }
 
   /**
-   * What the changelog and the journal have to be told, but for what they are not to be told yet. What is done leaves no row, and
-   * what is only taken away from here has not ended.
+   * What the changelog and the journal have to be told. What is done leaves no row, and what is only taken away from here has
+   * not ended.
    */
-  take(untold: ReadonlySet<number> = none, areTakenAway = false): Pick<Change, 'records' | 'roots' | 'told'> {
+  take(areTakenAway = false): Pick<Change, 'records' | 'roots' | 'told'> {
     const records: KeyValue[] = []
     const roots: KeyValue[] = []
     const told: Told[] = []
@@ -132,14 +86,11 @@ export class ShardChanges {
       const rows: KeyValue[] = []
       const done: [pos: number, rule: number][] = []
       const tell = (pos: number, rule: number) => {
-        this.#untold.delete(pos)
         const row = this.#rows.read(pos, rule)
         const { settle, event, metaId, earlierAttempts, coveredBy } = row
         const { state, reason, revision, at, until, attempts } = settle
         const name = settle.lane.rule
         const isDone = state === 'done'
-        // They come first: a kill may leave the beginning of what is written.
-        if (!isDone) for (const [older, of] of this.#untoldBefore(pos)) tell(older, of)
         told.push({
           event,
           metaId,
@@ -166,7 +117,7 @@ export class ShardChanges {
         rows.push({ key, value: isDone ? null : this.#rows.format(pos, rule, row) })
       }
       for (const { pos, rule } of this.#rows.prepare('SELECT pos, rule FROM changed ORDER BY pos').all())
-        if (!untold.has(int(pos))) tell(int(pos), int(rule))
+        tell(int(pos), int(rule))
       for (const [pos, { rule, ids }] of covering) {
         const starter = this.#rows.starterAt(pos)
         if (starter === undefined) continue
@@ -194,54 +145,17 @@ export class ShardChanges {
     }
   }
 
-  /** The next of what is untold since that time, or longer. */
-  tell(since: number): ShardOutputs['tell'] {
-    return this.#rows.transaction(() => {
-      const change = this.#rows.prepare('INSERT OR IGNORE INTO changed(pos, rule) VALUES (?, ?)')
-      let left = toldAtOnce
-      for (const [pos, one] of this.#untold) {
-        if (one.since > since || left === 0) break
-        change.run(pos, one.rule)
-        left -= 1
-      }
-      return { ...this.take(), hasUntold: this.hasUntold, more: left === 0 }
-    })
-  }
-
   /** What holds of these keys. */
   reassert(keys: Packed): Packed {
     return pack(
       unpack(keys).flatMap(({ key }) => {
         const parsed = parseKey(key)
         if (parsed === undefined || parsed.kind === 'owner') return []
-        const pos =
-          parsed.kind === 'delivery' ? this.#rows.find(parsed.id, this.#numbers.of('rule', parsed.rule)) : undefined
-        const older = pos === undefined ? [] : this.#untoldBefore(pos).map(([at, rule]) => this.#recordOf(at, rule))
         const value = this.#valueOf(parsed)
         if (parsed.kind === 'start') this.#hasFact(this.#numbers.of('rule', parsed.rule), parsed.key, value !== null)
-        return [...older, { key, value }]
+        return [{ key, value }]
       }),
     )
-  }
-
-  /**
-   * Who takes over gives those without a place one behind those that have one, within a millisecond: so whoever is told of has
-   * all before it told of.
-   */
-  #untoldBefore(pos: number): [pos: number, rule: number][] {
-    if (this.#untold.size === 0) return []
-    const before: [number, number][] = []
-    for (let at = firstPlaceWith(pos); at < pos; at += 1) {
-      const one = this.#untold.get(at)
-      if (one !== undefined) before.push([at, one.rule])
-    }
-    return before
-  }
-
-  #recordOf(pos: number, rule: number): KeyValue {
-    const row = this.#rows.read(pos, rule)
-    const key = formatKey({ kind: 'delivery', id: row.event.id, rule: row.settle.lane.rule })
-    return { key, value: this.#rows.format(pos, rule, row) }
   }
 
   #valueOf(key: Exclude<WorkKey, { kind: 'owner' }>): Buffer | null {

@@ -38,8 +38,6 @@ export interface ShardSettle extends Omit<Settlement, 'record' | 'releasesCursor
   readonly event: RowEvent
   /** Undefined where the row exists, and holds them. */
   readonly bytes: Uint8Array | undefined
-  /** Of one that was loose when it was handed out. */
-  readonly end?: KeyEnd | undefined
 }
 
 /** A call of a key has ended well, of a delivery that never had a row; the journal is told of it elsewhere. */
@@ -87,6 +85,8 @@ export type Told = { readonly event: RowEvent; readonly metaId: string | undefin
       /** Absent where there were none, and with those that told of it before this was counted. */
       readonly earlierAttempts?: number
       readonly coveredBy: string | undefined
+      /** By who hands it over: anything else that is told of it is newer. */
+      readonly isHandedOver?: true
     }
   | { readonly covers: DeliveryEntry['covers'] }
 )
@@ -102,20 +102,14 @@ export interface Change {
   readonly dead: DeadCounts | undefined
   /** Of the ends of keys, in their order. */
   readonly places: readonly number[]
-  /** Of what was settled: what was loose, and has ended; and where the end of its key, if that is one, has its place. By index. */
-  readonly loose: readonly { readonly index: number; readonly place: number | undefined }[]
 }
 
 /** Of a change, what is written of it. */
 export type Written = Pick<Change, 'records' | 'roots' | 'told' | 'dead'>
 
-export interface Arrived extends Omit<Change, 'consequences' | 'places' | 'loose'> {
-  /** Of some the topic has no more than what was handed over, and the journal nothing. */
-  readonly hasUntold: boolean
+export interface Arrived extends Omit<Change, 'consequences' | 'places'> {
   /** What the engine has to count. */
   readonly rows: readonly LaneBacklog[]
-  /** Those that are loose: `<event id>/<rule>`, and with whom they would meet. */
-  readonly loose: readonly { readonly name: string; readonly ruleKey: string }[]
 }
 
 /** By rule; those of the partition that have any. */
@@ -156,15 +150,11 @@ export interface ShardInputs {
   /** `hasMoved`: its last owner lives. */
   restored: { readonly partition: number; readonly now: number; readonly hasMoved: boolean }
   absolve: { readonly partition: number }
-  /** The next of what was handed over, and its last owner had not taken up; again and again, until there is no more. */
-  takeUp: { readonly partition: number; readonly now: number }
   settle: { readonly batches: readonly SettleBatch[] }
   /** It was handed over to another partition: there it is told of. */
   remove: { readonly partition: number; readonly settle: ShardSettle }
-  /** What others have handed over. */
-  arrive: { readonly partition: number; readonly records: Packed; readonly now: number }
-  /** The next of what is untold since that time, or longer. */
-  tell: { readonly partition: number; readonly since: number }
+  /** What was handed over with what has come of it. */
+  arrive: { readonly partition: number; readonly records: Packed }
   /** The newest that is known of these keys, for a changelog in which somebody else has written. */
   reassert: { readonly partition: number; readonly keys: Packed }
   /** Rows of events of one partition of a stream. */
@@ -194,14 +184,12 @@ export interface ShardOutputs {
   numberOf: number
   restore: undefined
   remember: undefined
-  restored: Omit<Change, 'places' | 'loose'> & { readonly backlog: readonly LaneBacklog[] }
+  restored: Omit<Change, 'places'> & { readonly backlog: readonly LaneBacklog[] }
   absolve: Pick<Change, 'records' | 'roots' | 'told'>
-  takeUp: Arrived & { readonly more: boolean }
   /** In the order of the batches. */
   settle: readonly Change[]
-  remove: Omit<Change, 'places' | 'loose'>
+  remove: Omit<Change, 'places'>
   arrive: Arrived
-  tell: Pick<Arrived, 'records' | 'roots' | 'told' | 'hasUntold'> & { readonly more: boolean }
   reassert: Packed
   rowsOf: readonly { readonly id: string; readonly rule: string }[]
   take: { readonly rows: readonly ShardRow[]; readonly nextUntil: number }

@@ -1,10 +1,8 @@
-import { metaIdOf } from '../../event/event.ts'
 import { type Consequences, deliveryStates, type Lane, type LaneBacklog, type LastAnswer } from '../store.ts'
 import { Commits, type Effect } from '../tables/commit.ts'
 import { type Database, int, text } from '../tables/database.ts'
 import { type DueLane, DueRows } from '../tables/due.ts'
 import { absent, type Extra, flagAttempted, flagClaimed, never, parked, settleWidth } from '../tables/format.ts'
-import { FreeKeys } from '../tables/free-keys.ts'
 import { MetaIds } from '../tables/ids.ts'
 import { parseLane } from '../tables/lane-name.ts'
 import { Letters } from '../tables/letters.ts'
@@ -12,18 +10,8 @@ import type { Numbers } from '../tables/numbers.ts'
 import { type Moved, Standings } from '../tables/standings.ts'
 import { Suspects } from '../tables/suspects.ts'
 import type { Words } from '../tables/words.ts'
-import {
-  backlogOf,
-  endsPlainly,
-  LooseDeliveries,
-  type LooseDelivery,
-  mayBeLoose,
-  type Room,
-  toldOfLoose,
-} from './loose.ts'
-import { type KeyValue, type Packed, pack, unpack } from './packed.ts'
-import { ruleKeyOf } from './part.ts'
-import { Replay, shadowedStart } from './replay.ts'
+import { type Packed, pack, unpack } from './packed.ts'
+import { Replay } from './replay.ts'
 import type { Roots } from './roots.ts'
 import { parseKey, parseRow } from './row.ts'
 import { ShardChanges } from './shard-changes.ts'
@@ -34,7 +22,6 @@ import {
   type DeadCounts,
   isRememberedBriefly,
   type KeyEnd,
-  nameOf,
   type SettleBatch,
   type ShardOutputs,
   type ShardRow,
@@ -42,10 +29,7 @@ import {
   settleOfRow,
   type Told,
 } from './shard-protocol.ts'
-import { firstPlaceOf, ShardRows } from './shard-rows.ts'
-
-const takenUpAtOnce = 1_000
-const toldAtOnce = 1_000
+import { ShardRows } from './shard-rows.ts'
 
 const interrupted: LastAnswer = {
   status: 0,
@@ -69,7 +53,6 @@ interface Ended {
 interface Work {
   readonly commits: Commits
   readonly due: DueRows
-  readonly freeKeys: FreeKeys
   readonly letters: Letters
   readonly standings: Standings
   readonly suspects: Suspects
@@ -87,7 +70,6 @@ export class Shard {
   readonly #words: Words
   readonly #numbers: Numbers
   readonly #roots: Roots
-  readonly #loose: LooseDeliveries
   readonly replay: Replay
   /** What was handed out when it was covered, until it is settled: by id of the delivery, where its row was. */
   readonly #coveredOut = new Map<string, { readonly pos: number; readonly rule: number }>()
@@ -96,8 +78,7 @@ export class Shard {
   #work: Work | undefined
 
   /** `database`: empty, with the tables of the embedded store. */
-  constructor(partition: number, database: Database, words: Words, numbers: Numbers, roots: Roots, room: Room) {
-    this.#loose = new LooseDeliveries(room)
+  constructor(partition: number, database: Database, words: Words, numbers: Numbers, roots: Roots) {
     this.#partition = partition
     this.#words = words
     this.#numbers = numbers
@@ -109,7 +90,6 @@ export class Shard {
   }
 
   close(): void {
-    this.#loose.clear()
     this.#rows.database.close()
   }
 
@@ -139,7 +119,7 @@ export class Shard {
     })
     const due = new DueRows(database, this.#words, suspects, standings)
     const commits = new Commits(database, 0, { words: this.#words, ids, letters, suspects, due, standings })
-    this.#work = { commits, due, freeKeys: new FreeKeys(database), letters, standings, suspects }
+    this.#work = { commits, due, letters, standings, suspects }
     const settles = cutOff.map(({ pos, rule, claimed }) => {
       const { settle } = this.#rows.read(int(pos), int(rule))
       return claimed === 0
@@ -154,13 +134,15 @@ export class Shard {
             answer: interrupted,
           }
     })
-    const { records, told } = this.#rows.transaction(() => this.#settle(settles, undefined))
+    const { records, told } = this.#rows.transaction(() => {
+      this.#releaseOrphans(now)
+      return this.#settle(settles)
+    })
     const own = database.prepare('SELECT rule, signature, time, alive, expires FROM roots').all()
     const roots = pack(this.#roots.differences(this.#partition, own))
-    const again = unpack(this.changes.reassert(pack(this.replay.takeShadowed())))
     return {
       consequences: [],
-      records: pack([...unpack(records), ...again]),
+      records,
       roots,
       told,
       dead: this.#deadCounts(letters.counts()),
@@ -178,129 +160,30 @@ export class Shard {
     })
   }
 
-  /** The next of what was handed over, and its last owner had not taken up; with the last of it, who waits for nobody any more. */
-  takeUp(now: number): Arrived & { readonly more: boolean } {
-    const page = this.replay.takeUnheard(takenUpAtOnce)
-    if (page.length > 0) return { ...this.arrive(pack(page), now), more: true }
-    return { ...this.#rows.transaction(() => this.#releaseOrphans(now)), more: false }
-  }
-
   /** The owner before us died between what ended a delivery and what let the next of its key go. */
-  #releaseOrphans(now: number): Arrived {
+  #releaseOrphans(now: number): void {
     const { standings, due } = this.#ready
-    const rows = standings.releaseOrphans(now).map(({ pos, rule }) => {
+    for (const { pos, rule } of standings.releaseOrphans(now)) {
       const { lane } = this.#rows.read(pos, rule).settle
       due.rewind(this.#numbers.ofLane(lane), now, pos)
-      return { lane, nextUntil: now, waiting: { key: -1, slot: 1 } }
-    })
-    return { ...this.changes.take(), dead: undefined, hasUntold: this.#hasUntold, rows, loose: [] }
+    }
   }
 
   /** What comes with its event and has a row already was given out again: what is kept of it holds. */
   settle({ settles, ends, ended: ids }: Omit<SettleBatch, 'partition'>): Change {
     return this.#rows.transaction(() => {
       for (const id of ids) this.changes.hasSaidEnd(id)
-      for (const { rule, key } of ends) this.#meet(this.#loose.ofKey(rule, key))
-      const loose = this.#looseEnds(settles)
-      const endsOfLoose = loose.flatMap(({ end = [] }) => end)
-      const ended = this.#endAll([...ends, ...endsOfLoose])
+      const ended = this.#endAll(ends)
       const consequences = ended.flatMap(({ moved }, index) =>
         moved.length === 0 ? [] : [{ index: settles.length + index, amended: undefined, moved, due: [] }],
       )
-      const isLoose = new Set(loose.map(({ index }) => index))
-      const indexes = [...settles.keys()].filter((index) => !isLoose.has(index))
-      const change = this.#settle(
-        indexes.length === settles.length ? settles : settles.filter((_, index) => !isLoose.has(index)),
-        undefined,
-      )
-      const places = ended.map(({ pos }) => pos)
-      const placesOfLoose = places.splice(ends.length)
+      const change = this.#settle(settles)
       return {
         ...change,
-        consequences: [
-          ...change.consequences.map((one) => ({ ...one, index: indexes[one.index] ?? one.index })),
-          ...consequences,
-        ],
-        places,
-        loose: loose.map(({ index, end }) => ({ index, place: end === undefined ? undefined : placesOfLoose.shift() })),
+        consequences: [...change.consequences, ...consequences],
+        places: ended.map(({ pos }) => pos),
       }
     })
-  }
-
-  /** Of those that are loose: who has ended, and met nobody. They are not loose any more. */
-  #looseEnds(settles: readonly ShardSettle[]): { readonly index: number; readonly end: KeyEnd | undefined }[] {
-    if (this.#loose.isEmpty) return []
-    return settles.flatMap((settle, index) => {
-      const one = this.#loose.get(nameOf(settle))
-      if (one === undefined || !endsPlainly(settle, one)) return []
-      this.#loose.remove(one)
-      this.changes.hasSaidEnd(one.name)
-      return { index, end: settle.end }
-    })
-  }
-
-  /** Somebody looks for more than it is while it is loose: it is given the row that it would have had. */
-  #meet(one: LooseDelivery | undefined): void {
-    if (one === undefined) return
-    const { settle, key, since, isOut } = one
-    const { commits, due } = this.#ready
-    this.#loose.remove(one)
-    this.#rows.transaction(() => {
-      const group = this.#packed([settle])
-      const effects = commits.apply({ ...emptyGroup, ...group, names: this.#numbers.takeFresh() })
-      this.changes.leave(this.changes.keepUntold([settle], group.settles, effects, since))
-      if (isOut) due.handOut(group.settles[0] ?? 0, group.settles[1] ?? 0, key.text)
-    })
-  }
-
-  /** It is settled in a row, and those of its key are to be found there. */
-  #meetFor(settle: ShardSettle): void {
-    const { lane, standing } = settle
-    this.#meet(this.#loose.get(nameOf(settle)))
-    if (standing?.key !== undefined) this.#meet(this.#loose.ofKey(lane.rule, standing.key.text))
-  }
-
-  /** Whoever lists rows finds them all. */
-  meetAll(): void {
-    if (this.#loose.isEmpty) return
-    this.#rows.transaction(() => {
-      for (const one of this.#loose.all()) this.#meet(one)
-    })
-  }
-
-  get #hasUntold(): boolean {
-    return this.changes.hasUntold || this.#loose.hasUntold
-  }
-
-  /** The next of what is untold since that time, or longer. */
-  tell(since: number): ShardOutputs['tell'] {
-    return this.#rows.transaction(() => {
-      const loose = this.#loose.tell(since, toldAtOnce)
-      const { told, more, ...change } = this.changes.tell(since)
-      return {
-        ...{ ...change, told: [...told, ...loose.map(toldOfLoose)] },
-        ...{ hasUntold: this.#hasUntold, more: more || loose.length === toldAtOnce },
-      }
-    })
-  }
-
-  /** What holds of these keys. */
-  reassert(keys: Packed): Packed {
-    for (const { key } of unpack(keys)) {
-      const parsed = parseKey(key)
-      if (parsed?.kind === 'delivery') this.#meet(this.#loose.get(`${parsed.id}/${parsed.rule}`))
-    }
-    return this.changes.reassert(keys)
-  }
-
-  /** Deliveries of events of one partition of a stream. */
-  rowsOf(topic: string, partition: number, from: number): ShardOutputs['rowsOf'] {
-    const loose = this.#loose.all().flatMap(({ settle: { event, lane } }) => {
-      const [ofTopic, ofPartition, offset] = event.origin
-      const isOfThat = ofTopic === topic && ofPartition === partition && offset >= from
-      return isOfThat ? [{ id: event.id, rule: lane.rule }] : []
-    })
-    return [...this.listing.rowsOf(topic, partition, from), ...loose]
   }
 
   /** Before anything else is noted as changed: what the keys topic is told of is not. */
@@ -342,19 +225,14 @@ export class Shard {
 
   /** It was handed over to another partition: there it is told of. */
   remove(settle: ShardSettle): ShardOutputs['remove'] {
-    const change = this.#rows.transaction(() => this.#settle([settle], undefined, true))
+    const change = this.#rows.transaction(() => this.#settle([settle], true))
     const isOther = ({ event, rule }: Told) => event.id !== settle.event.id || rule !== settle.lane.rule
     return { ...change, told: change.told.filter(isOther) }
   }
 
-  /** `arrived`: when they were handed over, in ms, where they were. `areTakenAway`: those that are done have not ended. */
-  #settle(
-    settles: readonly ShardSettle[],
-    arrived: number | undefined,
-    areTakenAway = false,
-  ): Omit<Change, 'places' | 'loose'> {
+  /** `areTakenAway`: those that are done have not ended. */
+  #settle(settles: readonly ShardSettle[], areTakenAway = false): Omit<Change, 'places'> {
     const { commits, letters } = this.#ready
-    if (!this.#loose.isEmpty) for (const settle of settles) this.#meetFor(settle)
     // What comes without its event is of a row that is here, or made just before it; somebody else may have ended that meanwhile.
     const made = new Set<string>()
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
@@ -372,13 +250,12 @@ export class Shard {
     for (const { lane, standing, attempts } of fresh)
       if (standing?.key?.turn === 'newest' && attempts.length > 0) this.#noteCovered(lane.rule, standing.key.text)
     const changed = letters.changes()
-    const untold = arrived === undefined ? undefined : this.changes.keepUntold(fresh, group.settles, effects, arrived)
     return {
       consequences: [
         ...repeated,
         ...effects.map((effect) => ({ ...this.#inWords(effect), index: indexes[effect.index] ?? effect.index })),
       ],
-      ...this.changes.take(untold, areTakenAway),
+      ...this.changes.take(areTakenAway),
       dead: changed === undefined ? undefined : this.#deadCounts(letters.counts()),
     }
   }
@@ -391,20 +268,16 @@ export class Shard {
     return this.#dueInWords(this.#ready.due.letGo(covered.pos, covered.rule))
   }
 
-  /** Deliveries that were handed over. One that is known already is not taken twice, and said again. */
-  arrive(records: Packed, now: number): Arrived {
-    return this.#rows.transaction(() => this.#arrive(records, now))
+  /** Deliveries that were handed over with what has come of them. One that is known already is not taken twice. */
+  arrive(records: Packed): Arrived {
+    return this.#rows.transaction(() => this.#arrive(records))
   }
 
-  #arrive(records: Packed, now: number): Arrived {
+  #arrive(records: Packed): Arrived {
     const settles: ShardSettle[] = []
-    const known: KeyValue[] = []
     /** By index of the settles: the lane has one less that is parked. */
     const unparked = new Set<number>()
     const seen = new Set<string>()
-    const loose: LooseDelivery[] = []
-    /** Whom the others stand to. */
-    const met = new Set<string>()
     for (const { key, value } of unpack(records)) {
       const parsed = parseKey(key)
       const arrived = value === null ? undefined : parseRow(value)
@@ -412,78 +285,27 @@ export class Shard {
       const name = `${parsed.id}/${parsed.rule}`
       const isKnown = this.#isKnown(parsed.id, parsed.rule)
       const letter = isKnown && arrived.row.reopens === true ? this.#letterOf(parsed.id, parsed.rule) : undefined
-      const { standing } = arrived.row
-      if ((isKnown && letter === undefined) || seen.has(name)) {
-        known.push({ key, value: null })
-        if (standing?.key !== undefined) known.push(shadowedStart(parsed.rule, standing.key.text))
-        continue
-      }
-      const settle = settleOfRow(arrived.row, arrived.event)
-      const ruleKey = standing === undefined ? undefined : ruleKeyOf(parsed.rule, standing)
-      const one = isKnown || (ruleKey !== undefined && met.has(ruleKey)) ? undefined : this.#looseOf(settle, now)
-      if (one !== undefined) {
-        this.#loose.add(one)
-        loose.push(one)
-        continue
-      }
+      if ((isKnown && letter === undefined) || seen.has(name)) continue
       seen.add(name)
-      if (ruleKey !== undefined) met.add(ruleKey)
       if (letter === 'parked') unparked.add(settles.length)
+      const settle = settleOfRow(arrived.row, arrived.event)
       settles.push(isKnown ? { ...settle, bytes: undefined } : settle)
     }
-    const { consequences, ...change } = this.#settle(settles, now)
-    const again = unpack(this.reassert(pack(known)))
+    const { consequences, ...change } = this.#settle(settles)
     const byIndex = new Map(consequences.map((one) => [one.index, one]))
-    return {
-      ...change,
-      records: again.length === 0 ? change.records : pack([...unpack(change.records), ...again]),
-      hasUntold: this.#hasUntold,
-      rows: [
-        ...backlogOf(loose, now),
-        ...settles.flatMap((settle, index) => rowsOf(settle, byIndex.get(index), unparked.has(index))),
-      ],
-      loose: loose.map(({ name, settle, key }) => ({ name, ruleKey: ruleKeyOf(settle.lane.rule, { key }) })),
-    }
-  }
-
-  /** Undefined where it may not be loose: it is more than handed over, or its key is not free. */
-  #looseOf(settle: ShardSettle, now: number): LooseDelivery | undefined {
-    const { bytes, lane, event, standing, until, at } = settle
-    const key = standing?.key
-    if (bytes === undefined || key === undefined || standing?.root !== undefined) return undefined
-    if (!mayBeLoose(settle, now) || !this.#loose.hasRoom || this.#loose.ofKey(lane.rule, key.text) !== undefined)
-      return undefined
-    const rule = this.#numbers.of('rule', lane.rule)
-    const laneNumber = this.#numbers.ofLane(lane)
-    const { due, freeKeys } = this.#ready
-    // Should it be given a row, it is judged as of when it was settled.
-    const candidate = { pos: firstPlaceOf(event.accepted), metaId: () => metaIdOf(bytes), now: Math.min(until, at) }
-    const isFree = due.outOf(rule, key.text).length === 0 && freeKeys.isFree(rule, key, candidate)
-    if (!isFree) return undefined
-    return {
-      ...{ name: nameOf(settle), lane: laneNumber, key, settle, bytes },
-      ...{ since: now, isOut: false },
-    }
+    const rows = settles.flatMap((settle, index) => rowsOf(settle, byIndex.get(index), unparked.has(index)))
+    return { ...change, rows }
   }
 
   take(lane: Lane, now: number, limit: number): { readonly rows: readonly ShardRow[]; readonly nextUntil: number } {
     const number = this.#numbers.ofLane(lane)
     this.#rows.learn()
     const partition = this.#partition
-    const share = this.#loose.shareOfRows(number, limit)
-    const { rows, nextUntil } = this.#ready.due.take(number, now, share)
-    const ofRows = rows.map(({ event: { pos, payload }, ...rest }) => {
+    const { rows, nextUntil } = this.#ready.due.take(number, now, limit)
+    const taken = rows.map(({ event: { pos, payload }, ...rest }) => {
       return { ...rest, partition, event: this.#rows.eventAt(pos), bytes: payload }
     })
-    const loose = this.#loose.take(number, limit - rows.length).map(({ settle, bytes }): ShardRow => {
-      const { event, progress, revision, standing } = settle
-      return {
-        ...{ partition, event, progress, revision, standing, reason: 'slot', bytes },
-        ...{ uncleanStops: 0, isSuperseded: false, followers: 0 },
-      }
-    })
-    // Who is loose is taken soon: for its sake nothing else has to become a row meanwhile.
-    return { rows: [...ofRows, ...loose], nextUntil: this.#loose.hasWaiting(number) ? now : nextUntil }
+    return { rows: taken, nextUntil }
   }
 
   /** Some of what need not be remembered any longer. */
@@ -504,11 +326,7 @@ export class Shard {
     if (this.#work === undefined) return []
     const { due } = this.#work
     const rows = this.listing.backlog((pos, rule) => !due.isOut(pos, rule))
-    const loose = backlogOf(
-      this.#loose.all().filter(({ isOut }) => !isOut),
-      Number.POSITIVE_INFINITY,
-    )
-    return [...rows, ...loose].map(({ lane, waiting: counts }) => ({
+    return rows.map(({ lane, waiting: counts }) => ({
       lane,
       waiting: Object.fromEntries(Object.entries(counts).map(([reason, count]) => [reason, -count])),
       nextUntil: Number.POSITIVE_INFINITY,
@@ -534,8 +352,7 @@ export class Shard {
   }
 
   #isKnown(id: string, rule: string): boolean {
-    const isLoose = this.#loose.get(`${id}/${rule}`) !== undefined
-    return isLoose || this.#hasRow(id, rule) || this.changes.hasEnded(id, rule)
+    return this.#hasRow(id, rule) || this.changes.hasEnded(id, rule)
   }
 
   /** Within a transaction: as the commit wants it, with a row for each event that has none. */

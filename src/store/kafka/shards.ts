@@ -7,7 +7,6 @@ import { Numbers } from '../tables/numbers.ts'
 import { migrate } from '../tables/schema.ts'
 import { Words } from '../tables/words.ts'
 import { serveThread } from '../thread.ts'
-import { Room } from './loose.ts'
 import { Roots } from './roots.ts'
 import { Shard } from './shard.ts'
 import { fileOf, type ShardAnswers, type ShardInputs, type ShardOutputs } from './shard-protocol.ts'
@@ -21,7 +20,6 @@ interface Shared {
   readonly words: Words
   readonly numbers: Numbers
   readonly roots: Roots
-  readonly room: Room
 }
 
 const shards = new Map<number, { readonly shard: Shard; readonly file: string }>()
@@ -50,7 +48,7 @@ async function openShared(folder: string): Promise<Shared> {
   for (const reason of ['', ...waitReasons, ...doneReasons, ...deadReasons]) words.intern('reason', reason)
   const numbers = new Numbers(words.all())
   const roots = new Roots(await openScratch(join(folder, 'roots.db')), words, numbers)
-  shared = { words, numbers, roots, room: new Room() }
+  shared = { words, numbers, roots }
   return shared
 }
 
@@ -72,10 +70,10 @@ function drop(partition: number): void {
 const answers: ShardAnswers = {
   async open({ partition, folder }) {
     drop(partition)
-    const { words, numbers, roots, room } = await openShared(folder)
+    const { words, numbers, roots } = await openShared(folder)
     const file = fileOf(folder, partition)
     for (const end of ['', '-wal', '-shm']) rmSync(`${file}${end}`, { force: true })
-    shards.set(partition, { shard: new Shard(partition, await openTables(file), words, numbers, roots, room), file })
+    shards.set(partition, { shard: new Shard(partition, await openTables(file), words, numbers, roots), file })
     return undefined
   },
   numberOf({ rule }) {
@@ -98,13 +96,11 @@ const answers: ShardAnswers = {
     return restored
   },
   absolve: ({ partition }) => of(partition).absolve(),
-  takeUp: ({ partition, now }) => of(partition).takeUp(now),
   settle: ({ batches }) => batches.map(({ partition, ...batch }) => of(partition).settle(batch)),
   remove: ({ partition, settle }) => of(partition).remove(settle),
-  arrive: ({ partition, records, now }) => of(partition).arrive(records, now),
-  tell: ({ partition, since }) => of(partition).tell(since),
-  reassert: ({ partition, keys }) => of(partition).reassert(keys),
-  rowsOf: ({ partition, topic, part, from }) => of(partition).rowsOf(topic, part, from),
+  arrive: ({ partition, records }) => of(partition).arrive(records),
+  reassert: ({ partition, keys }) => of(partition).changes.reassert(keys),
+  rowsOf: ({ partition, topic, part, from }) => of(partition).listing.rowsOf(topic, part, from),
   take: ({ lane, now, limit }) => take(lane, now, limit),
   deliveries,
   letters: ({ partition, rule, ids, limit, after }) => of(partition).listing.letters(rule, ids, limit, after),
@@ -145,7 +141,6 @@ function deliveries({ rule, states, limit, cursor }: ShardInputs['deliveries']):
   const [place = Number.MAX_SAFE_INTEGER, last = -1] = cursor?.split('.').map(Number) ?? []
   const found = [...opened].flatMap((partition) => {
     const shard = of(partition)
-    shard.meetAll()
     const before = partition < last ? place + 1 : place
     return shard.listing.deliveries(rule, states, limit + 1, before).map((one) => ({ ...one, partition }))
   })

@@ -7,6 +7,7 @@ import { type RefusedEvent, type Routable, shortLifeMs, shortLivesInRow } from '
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import { isHopeless, leaderlessFor, RefusedError, reservedFor, tooLargeFor, typeOf } from './errors.ts'
+import { type HandedRow, parseHandedEvent } from './handed.ts'
 import { addTo, type Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
 import type { Membership, Position } from './membership.ts'
@@ -33,6 +34,12 @@ export interface StreamsParts {
   readonly partitionKeys: ReadonlyMap<string, (event: NewEvent) => string | undefined>
   /** That partition of the work, if it is ours and restored. */
   ready(partition: number): Owned | undefined
+  /** What falls to that partition of the work is about to be read. */
+  beginning(owned: Owned): void
+  /** What was handed over was not handed over before; from then on it was. */
+  isNews(record: KafkaRecord): boolean
+  /** Rows that were handed over to one partition, and marks, in order. Resolves when what comes behind them may be routed. */
+  takeUp(rows: readonly HandedRow[]): Promise<void>
   /** Resolves when what has ended so far is in the journal. */
   told(): Promise<void>
   trouble(why: string | undefined): void
@@ -42,6 +49,8 @@ export interface StreamsParts {
 }
 
 const recordsAhead = 2_000
+/** Of what was handed over with what has come of it. */
+const takenUpAtOnce = 1_000
 const bytesAhead = 16_777_216
 /** Of one partition of a stream, read and not finished. */
 const openAtMost = 10_000
@@ -90,7 +99,7 @@ export class Streams {
   readonly #placing = new Map<string, Promise<void>>()
   /** What was said of each, and when, in ms. */
   readonly #committed = new Map<string, { readonly said: string; readonly at: number }>()
-  readonly #routable = new Fifo<KafkaRecord>()
+  readonly #routable = new Fifo<KafkaRecord | HandedRow>()
   #routableBytes = 0
   #arePaused = false
   #whenRoutable: (() => void) | undefined
@@ -237,18 +246,38 @@ export class Streams {
     }
     const page: Routable[] = []
     while (page.length < limit && !this.#isClosed) {
-      const record = this.#routable.shift()
-      if (record === undefined) break
-      this.#routableBytes -= record.bytes.length
-      if (!record.owned.isLost && !this.#isLeft(record)) page.push({ record, known: record.known })
+      const one = this.#routable.peek()
+      if (one === undefined) break
+      const isEvent = one instanceof KafkaRecord
+      const isForRouter = isEvent && (one.rule === undefined || this.#parts.isNews(one))
+      // What comes before it is routed first.
+      if (!isForRouter && page.length > 0) break
+      this.#shift()
+      if (one.source === undefined || one.source.owned.isLost || this.#left.has(one.source)) continue
+      if (!isEvent) await this.#takeUp(one)
+      else if (isForRouter) page.push({ record: one, known: one.known, rule: one.rule })
+      else this.finish(one)
     }
     if (this.#arePaused && this.#routable.length < recordsAhead / 2 && this.#routableBytes < bytesAhead / 2)
       this.#resume()
     return page.length > 0 || this.#isClosed ? page : this.next(limit)
   }
 
-  #isLeft({ source }: KafkaRecord): boolean {
-    return source !== undefined && this.#left.has(source)
+  #shift(): KafkaRecord | HandedRow | undefined {
+    const one = this.#routable.shift()
+    if (one !== undefined) this.#routableBytes -= bytesOf(one)
+    return one
+  }
+
+  /** With those that come right behind it, of the same partition. */
+  async #takeUp(first: HandedRow): Promise<void> {
+    const rows = [first]
+    for (let next = this.#routable.peek(); rows.length < takenUpAtOnce; next = this.#routable.peek()) {
+      if (next === undefined || next instanceof KafkaRecord || next.source !== first.source) break
+      rows.push(next)
+      this.#shift()
+    }
+    await this.#parts.takeUp(rows)
   }
 
   /** As the store's. */
@@ -297,6 +326,8 @@ export class Streams {
     const { kafka, reader, membership } = this.#parts
     this.#known = await reader.topics()
     const wanted = new Map<string, Partitions>()
+    const handed = this.#known.get(this.#parts.topics.handed)
+    if (handed !== undefined) wanted.set(this.#parts.topics.handed, handed)
     for (const [topic, partitions] of this.#known) {
       const stream = this.#parts.topics.streamOf(topic)
       if (stream === undefined) continue
@@ -349,7 +380,9 @@ export class Streams {
         const name = `${topic}/${partition}`
         if (positions.has(name)) continue
         const offset = isOld ? (ends.get(name) ?? 0) : 0
-        const metadata = formatMetadata({ at: Date.now(), runs: '', lives: 0, latest: 0 })
+        // Where Kafka has forgotten how far what was handed over had come, the journal knows what has ended of it.
+        const at = topic === this.#parts.topics.handed ? 0 : Date.now()
+        const metadata = formatMetadata({ at, runs: '', lives: 0, latest: 0 })
         fresh.push({ topic, partition, offset, metadata })
       }
     }
@@ -360,6 +393,7 @@ export class Streams {
       return position === undefined ? [] : [{ part, position }]
     })
     const known = await this.#through(from)
+    for (const part of new Set(from.map(({ part }) => part))) if (!part.isLost) this.#parts.beginning(part)
     for (const { part, position } of from) if (!part.isLost) this.#begin(part, position, known)
     for (const topic of topics) this.#missed.delete(topic)
     // One life more, before its first call may end it.
@@ -398,7 +432,8 @@ export class Streams {
     }
     await this.#parts.told()
     const times = begin.flatMap(({ position }) => parseMetadata(position.metadata)?.at ?? [])
-    const known = times.length === 0 ? new Map() : await journal.ended(Math.min(...times) - toldBeforeCommitMs)
+    const known =
+      times.length === 0 ? new Map() : await journal.ended(Math.max(0, Math.min(...times) - toldBeforeCommitMs))
     for (const { id, rule } of rows) addTo(known, id, rule)
     return known
   }
@@ -451,8 +486,9 @@ export class Streams {
     return anew
   }
 
-  #receive(source: Source, { offset, timestamp, value }: FetchedMessage, known: Known): void {
+  #receive(source: Source, message: FetchedMessage, known: Known): void {
     const { topic, stream, partition, progress, owned } = source
+    const { offset, timestamp, value } = message
     const at = Number(offset)
     const time = Number(timestamp)
     const now = this.#parts.clock.now()
@@ -462,6 +498,10 @@ export class Streams {
       progress.pass(at, accepted)
       return
     }
+    if (topic === this.#parts.topics.handed) {
+      this.#receiveHanded(source, message, at, accepted, known)
+      return
+    }
     const origin = [topic, partition, at] as const
     // A view would keep the whole answer of the broker in memory. Of what others wrote too large, the rest would find no
     // room in a row: so cut it is no JSON, and ends as unreadable.
@@ -469,8 +509,30 @@ export class Streams {
     progress.begin(at, accepted)
     const record = new KafkaRecord({ id: eventIdOf(time, origin), stream, accepted, origin }, bytes, owned, source)
     record.known = known.get(record.id)
-    this.#routable.push(record)
-    this.#routableBytes += bytes.length
+    this.#push(record)
+  }
+
+  #receiveHanded(source: Source, message: FetchedMessage, offset: number, accepted: number, known: Known): void {
+    const { progress, owned } = source
+    const handed = message.key === null ? parseHandedEvent(message) : undefined
+    if (handed === undefined && message.key === null) {
+      progress.pass(offset, accepted)
+      return
+    }
+    progress.begin(offset, accepted)
+    if (handed === undefined) {
+      this.#push({ source, offset, message })
+      return
+    }
+    const { event, rule, bytes } = handed
+    const record = new KafkaRecord(event, bytes, owned, source, { offset, rule })
+    record.known = known.get(record.id)
+    this.#push(record)
+  }
+
+  #push(one: KafkaRecord | HandedRow): void {
+    this.#routable.push(one)
+    this.#routableBytes += bytesOf(one)
   }
 
   #pause(): void {
@@ -508,11 +570,11 @@ export class Streams {
     }
   }
 
-  /** All that a record caused is settled, or has rows. */
-  finish({ source, origin }: KafkaRecord): void {
+  /** All that it caused is settled, or has rows. */
+  finish({ source, offset }: Pick<KafkaRecord, 'source' | 'offset'>): void {
     if (source === undefined) return
     const { topic, partition, progress } = source
-    progress.end(origin[2])
+    progress.end(offset)
     if (!this.#arePaused && progress.open < openAtMost / 2 && !progress.isCrowded)
       this.#parts.reader.resume(topic, partition)
   }
@@ -526,6 +588,10 @@ export class Streams {
       this.#parts.reader.stop(source.topic, source.partition)
     }
   }
+}
+
+function bytesOf(one: KafkaRecord | HandedRow): number {
+  return one instanceof KafkaRecord ? one.bytes.length : (one.message.value?.length ?? 0)
 }
 
 function refusal(event: NewEvent, { message, isOurs }: RefusedError): RefusedEvent {

@@ -32,6 +32,8 @@ interface Spec {
 /** The names of topics, and which of ours there have to be. */
 export class Topics {
   readonly work: string
+  /** What a process hands over to the owner of another partition of the work; the same partitions. */
+  readonly handed: string
   /** What owners of the work tell all processes of root events; the same partitions. */
   readonly roots: string
   readonly journal: string
@@ -46,6 +48,7 @@ export class Topics {
   constructor(options: TopicOptions) {
     this.#options = options
     this.work = `${options.prefix}${options.service}.work`
+    this.handed = `${options.prefix}${options.service}.handed`
     this.roots = `${options.prefix}${options.service}.roots`
     this.journal = `${options.prefix}${options.service}.journal`
     this.keys = `${options.prefix}${options.service}.keys`
@@ -177,18 +180,17 @@ export class Topics {
       'delete.retention.ms': String(2 * hourMs),
       ...this.#safety(),
     }
+    const weekly = {
+      'cleanup.policy': 'delete',
+      'retention.ms': String(7 * 24 * hourMs),
+      'max.message.bytes': this.#largest(rowOverhead),
+      ...this.#safety(),
+    }
     return [
       { topic: this.work, configs: { ...changelog, 'max.message.bytes': this.#largest(rowOverhead) } },
       { topic: this.roots, configs: changelog },
-      {
-        topic: this.journal,
-        configs: {
-          'cleanup.policy': 'delete',
-          'retention.ms': String(7 * 24 * hourMs),
-          'max.message.bytes': this.#largest(rowOverhead),
-          ...this.#safety(),
-        },
-      },
+      { topic: this.handed, configs: weekly },
+      { topic: this.journal, configs: weekly },
       {
         topic: this.keys,
         configs: {

@@ -1,14 +1,17 @@
+import { randomUUID } from 'node:crypto'
 import type { StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Key, Settlement } from '../store.ts'
-import { type ChangelogOptions, changelogOf, endedOf } from './changelog.ts'
+import type { Outgoing } from './batch-sender.ts'
+import { type ChangelogOptions, changelogOf } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
+import { formatHandedEvent, formatHandedRow, type HandedRow, isUntouched } from './handed.ts'
 import { Homes } from './homes.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
-import { formatStart } from './keys-topic.ts'
+import { Heard } from './on-the-way.ts'
+import { pack } from './packed.ts'
 import {
   type Claim,
-  handedOver,
   keyEndOf,
   keyOf,
   newPart,
@@ -17,10 +20,11 @@ import {
   ruleKeyOf,
   shardSettle,
   type Ticket,
+  toldHandedOver,
   toldOf,
 } from './part.ts'
-import { PartLog, type PartLogParts } from './part-log.ts'
-import { lossKey } from './row.ts'
+import { PartLog, type PartLogParts, readMark } from './part-log.ts'
+import { formatKey, isMark, lossKey, markKey, ownerHeader } from './row.ts'
 import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
 import type { Change, ShardSettle, Told, Written } from './shard-protocol.ts'
 
@@ -36,7 +40,6 @@ export interface WorkTopicParts extends Omit<PartLogParts, 'write' | 'readBack' 
 
 /** Within that time a member hears of a rebalance. */
 const claimAgainAfterMs = 5_000
-const untoldForMs = 1_000
 /** Which write of its owner a claim is of. */
 const writeHeader = 'write'
 
@@ -55,13 +58,16 @@ export class WorkTopic {
   #assigned: ReadonlySet<number> = new Set()
   readonly #homes: Homes
   readonly #log: PartLog
+  readonly #heard = new Heard()
   readonly #queue: SettleQueue
+  /** What is to be handed over, and with it what the journal is told, until somebody takes it up. */
+  readonly #sending: { readonly record: Outgoing; readonly told: Told | undefined; readonly written: () => void }[] = []
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
     const { topics, partitions, clock, thread, writer, broken } = parts
     const shared = { topics, partitions, clock, thread, writer, owned: this.#owned, broken }
-    this.#homes = new Homes(shared)
+    this.#homes = new Homes({ ...shared, heard: this.#heard })
     this.#log = new PartLog({
       ...parts,
       write: (part, change, options) => this.#write(part, change, options),
@@ -85,9 +91,15 @@ export class WorkTopic {
     return part?.isReady === true ? part : undefined
   }
 
+  /** Streams of one of our partitions are about to be read. */
+  begin(owned: Owned): void {
+    this.#homes.ask(owned.partition)
+  }
+
   /** As the store's. */
   routed(record: StreamRecord, inMemory: number): void {
     if (!(record instanceof KafkaRecord)) throw new Error('what was routed is not a record that this store gave out')
+    this.#hasCome(record)
     record.isRouted = true
     record.holds += inMemory - 1
     this.#finishIfDone(record)
@@ -100,12 +112,11 @@ export class WorkTopic {
     const ticket = newTicket(settlement, durable)
     if (!releasesCursor) record.holds += 1
     const given = record.rows?.get(settlement.lane.rule)
-    if ((given ?? record.owned).isLost) {
+    const part = this.#partOf(settlement, record)
+    if ((given ?? record.owned).isLost || (given === undefined && this.#isHandedOver(part, settlement, record))) {
       setImmediate(() => this.#keep(ticket, elsewhere))
       return
     }
-    const part = this.#partOf(settlement, record)
-    const wasLoose = record.source === undefined && part?.loose.delete(`${record.id}/${settlement.lane.rule}`) === true
     if (part !== undefined && this.#needsNoRow(settlement, record)) {
       this.#queue.push(part, {
         ticket,
@@ -116,7 +127,7 @@ export class WorkTopic {
       return
     }
     if (part !== undefined && this.#isAstray(part, settlement, record)) this.#move(part, settlement, record, ticket)
-    else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket, wasLoose)
+    else if (part !== undefined && !part.isLost) this.#settleRow(part, settlement, record, ticket)
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
       this.#tell(settlement, record, ticket)
@@ -183,7 +194,7 @@ export class WorkTopic {
       this.#queue.push(part, { ticket, told: toldOf(settlement, record), end: undefined, isKeyed: false })
   }
 
-  #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket, wasLoose: boolean): void {
+  #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const { lane } = settlement
     const isNew = record.source !== undefined && record.rows?.has(lane.rule) !== true
     if (isNew) {
@@ -196,10 +207,7 @@ export class WorkTopic {
       // What is handed over, should its row not count, is how far it has come.
       if (before !== undefined) part.unconfirmed.set(keyOf(settlement), { ...settlement, record: before.record })
     }
-    const settle = shardSettle(settlement, record, isNew)
-    const hasEnded = wasLoose && settlement.state === 'done'
-    const end = hasEnded ? keyEndOf(settlement, record) : undefined
-    this.#queue.push(part, { settle: end === undefined ? settle : { ...settle, end }, ticket, mayWait: hasEnded })
+    this.#queue.push(part, { settle: shardSettle(settlement, record, isNew), ticket })
   }
 
   /** What the thread has made of a batch: what is to be written, and what is to be said when it is. */
@@ -218,25 +226,14 @@ export class WorkTopic {
     const { topics, keys } = this.#parts
     const headers = hasClaims ? { [writeHeader]: Buffer.from(String(part.writes)) } : {}
     const keyEnds = ends.flatMap(({ end = [] }) => end)
-    const loose = change.loose.flatMap(({ index, place }) => {
-      const { ticket, settle } = rows[index] ?? {}
-      const record = ticket?.settlement.record
-      if (ticket === undefined || settle === undefined || !(record instanceof KafkaRecord)) return []
-      const start = settle.end === undefined || place === undefined ? '' : formatStart(settle.end, place)
-      return {
-        record: endedOf(topics.work, part, keyOf(ticket.settlement), start),
-        told: toldOf(ticket.settlement, record),
-      }
-    })
     this.#countDead(part, change.dead)
-    forgetLoose(part, change.told)
+    this.#rememberEnds(change.told)
     return {
       records: [
         ...changelogOf(topics, part, change, { headers }),
-        ...loose.map(({ record }) => record),
         ...keys.format(part.partition, keyEnds, change.places),
       ],
-      told: [...change.told, ...[...loose, ...ends].map((one) => one.told)],
+      told: [...change.told, ...ends.map((one) => one.told)],
       done: () => {
         for (const [index, { ticket }] of rows.entries()) {
           if (awaitsReadBack(ticket, index)) continue
@@ -261,36 +258,9 @@ export class WorkTopic {
   }
 
   /** Resolves when all that was settled is on its way. */
-  flushed(): Promise<void> {
-    return this.#queue.flushed()
-  }
-
-  /** Resolves when the journal tells of all that waits here, too. */
-  async waitingTold(): Promise<void> {
-    if (await this.#tellRows(Number.POSITIVE_INFINITY)) await this.#parts.writer.written()
-  }
-
-  /** What has waited for a second is told of. */
-  async tellOld(): Promise<void> {
-    await this.#tellRows(this.#parts.clock.now() - untoldForMs)
-  }
-
-  /** Says whether there was anything to tell. */
-  async #tellRows(since: number): Promise<boolean> {
-    let hasTold = false
-    for (const part of this.#owned.values()) {
-      for (let more = part.isReady && part.hasUntold; more; ) {
-        const change = await this.#parts.thread.ask('tell', { partition: part.partition, since })
-        if (part.isLost) break
-        part.hasUntold = change.hasUntold
-        hasTold ||= change.told.length > 0
-        this.#write(part, { ...change, dead: undefined })
-        more = change.more
-        if (more) await this.#parts.writer.written()
-        if (part.isLost) break
-      }
-    }
-    return hasTold
+  async flushed(): Promise<void> {
+    await this.#queue.flushed()
+    this.#sendAll()
   }
 
   /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
@@ -304,7 +274,7 @@ export class WorkTopic {
   #write(part: Part, change: Written, options?: ChangelogOptions): void {
     const { topics, partitions, writer } = this.#parts
     this.#countDead(part, change.dead)
-    forgetLoose(part, change.told)
+    this.#rememberEnds(change.told)
     const journal = formatJournal(topics.journal, partitions, change.told)
     const records = [...changelogOf(topics, part, change, options), ...journal]
     if (records.length > 0) writer.write(records, () => undefined)
@@ -316,11 +286,101 @@ export class WorkTopic {
     this.#send(home, settlement, record, () => this.#keep(ticket, ofAnother(consequences)))
   }
 
+  /** What is handed over in one turn goes together. */
   #send(partition: number, settlement: Settlement, record: KafkaRecord, written: () => void): void {
     const { lane, standing } = settlement
+    const { handed } = this.#parts.topics
     if (standing !== undefined)
       this.#owned.get(partition)?.onTheWay.add(keyOf(settlement), ruleKeyOf(lane.rule, standing))
-    this.#parts.writer.write([handedOver(this.#parts.topics.work, partition, settlement, record)], written)
+    if (this.#sending.length === 0) setImmediate(() => this.#sendAll())
+    // Handed on once more as an event it would not be told from one that is handed over twice.
+    if (record.source === undefined || record.rule !== undefined || !isUntouched(settlement)) {
+      this.#sending.push({ record: formatHandedRow(handed, partition, settlement, record), told: undefined, written })
+      return
+    }
+    this.#sending.push({
+      record: formatHandedEvent(handed, partition, lane.rule, record),
+      told: toldHandedOver(settlement, record),
+      written,
+    })
+  }
+
+  #sendAll(): void {
+    const sending = this.#sending.splice(0)
+    if (sending.length === 0) return
+    const { topics, partitions, writer } = this.#parts
+    const told = sending.flatMap((one) => one.told ?? [])
+    const records = [...sending.map(({ record }) => record), ...formatJournal(topics.journal, partitions, told)]
+    writer.write(records, () => {
+      for (const { written } of sending) written()
+    })
+  }
+
+  /** Whether it was not handed over before; from then on it was. Read again from a place of its own it is given out again. */
+  isNews(record: KafkaRecord): boolean {
+    const name = `${record.id}/${record.rule}`
+    const { source } = record
+    const isNews = source === undefined || !this.#heard.isRepeated(name, source)
+    if (isNews) this.#heard.add(name, source)
+    else this.#hasCome(record)
+    return isNews
+  }
+
+  /** It was handed over here before its source came to be ours. */
+  #isHandedOver(part: Part | undefined, { lane }: Settlement, record: KafkaRecord): boolean {
+    const isFromElsewhere = record.source !== undefined && record.rule === undefined && part !== record.owned
+    return isFromElsewhere && part !== undefined && this.#heard.has(`${record.id}/${lane.rule}`)
+  }
+
+  /** Whoever hands it over, or reads it, again is not to begin it once more. */
+  #rememberEnds(told: readonly Told[]): void {
+    for (const one of told)
+      if ('state' in one && one.state === 'done') this.#heard.add(`${one.event.id}/${one.rule}`, undefined)
+  }
+
+  /** What this process has handed over to itself. */
+  #hasCome({ id, rule, owned }: KafkaRecord): void {
+    const onTheWay = this.#owned.get(owned.partition)?.onTheWay
+    if (rule !== undefined && onTheWay?.isEmpty === false)
+      onTheWay.delete(formatKey({ kind: 'delivery', id, rule }).toString())
+  }
+
+  /** Rows that were handed over to one partition, and marks; `finish`: they count here, or need not be read again. */
+  async takeUp(rows: readonly HandedRow[], finish: (row: HandedRow) => void): Promise<void> {
+    const part = this.#owned.get(rows[0]?.source.owned.partition ?? -1)
+    if (part === undefined) return
+    const deliveries = rows.filter(({ message }) => !isMark(message))
+    if (deliveries.length > 0) {
+      await this.#takeUp(part, deliveries)
+      if (!part.isLost) this.#mark(part, () => deliveries.forEach(finish))
+    }
+    if (part.isLost) return
+    for (const row of rows) {
+      if (!isMark(row.message)) continue
+      readMark(part, row.message)
+      finish(row)
+    }
+  }
+
+  /** Also of what is lost: with it goes what was counted. */
+  async #takeUp(part: Part, rows: readonly HandedRow[]): Promise<void> {
+    const records = rows.flatMap(({ message: { key, value } }) => (key === null ? [] : [{ key, value }]))
+    const asked = { partition: part.partition, records: pack(records) }
+    const arrived = await this.#parts.thread.ask('arrive', asked).catch(this.#parts.broken)
+    if (arrived === undefined) return
+    for (const { key } of records) part.onTheWay.delete(key.toString())
+    if (!part.isLost) this.#write(part, arrived)
+    for (const change of arrived.rows) this.#parts.listener.rows(change)
+  }
+
+  /** Calls back when all is read back that was written before, if nobody else had taken the partition over by then. */
+  #mark(part: Part, readBack: () => void): void {
+    const mark = randomUUID()
+    part.marks.set(mark, readBack)
+    const headers = { [ownerHeader]: Buffer.from(part.owner) }
+    const { topics, writer } = this.#parts
+    const record = { topic: topics.work, partition: part.partition, key: markKey, value: Buffer.from(mark), headers }
+    writer.write([record], () => undefined)
   }
 
   /** It is durable. What one partition keeps waiting holds up no other. */
@@ -477,9 +537,4 @@ export class WorkTopic {
 /** As they are where it is kept elsewhere: what came of it for others of this process holds. */
 function ofAnother(consequences: Consequences | undefined): Consequences {
   return consequences === undefined ? elsewhere : { ...consequences, amended: elsewhere.amended }
-}
-
-/** Whose key is free again, though nobody settled it: it was given a row, and the call of a newer one covers it. */
-function forgetLoose(part: Part, told: readonly Told[]): void {
-  for (const one of told) if ('state' in one && one.state === 'done') part.loose.delete(`${one.event.id}/${one.rule}`)
 }

@@ -1,0 +1,81 @@
+import type { Settlement } from '../store.ts'
+import type { Outgoing } from './batch-sender.ts'
+import type { FetchedMessage } from './client.ts'
+import type { KafkaRecord, Source } from './kafka-record.ts'
+import { keyOf } from './part.ts'
+import { formatRow, parseWithEvent, withEvent } from './row.ts'
+import type { RowEvent } from './shard-protocol.ts'
+
+/*
+ * Records of the topic by which a process hands a delivery over to whoever owns another partition of the work: in partition p
+ * what the owner of p is to take up, in order. They have no key where nothing has come of the delivery yet: then it is the
+ * event, for one rule. Else they are as a row is, or a mark.
+ */
+
+/** An event that was handed over for one rule. */
+export interface HandedEvent {
+  readonly event: RowEvent
+  readonly rule: string
+  readonly bytes: Uint8Array
+}
+
+/** A row that was handed over, or a mark: taken up when all before it was routed. */
+export interface HandedRow {
+  readonly source: Source
+  readonly offset: number
+  readonly message: FetchedMessage
+}
+
+/** Whether nothing has come of it yet: whoever takes it up begins at the beginning. */
+export function isUntouched({ state, attempts, progress }: Settlement): boolean {
+  const isBefore = state === 'waiting' || state === 'running'
+  return isBefore && attempts.length === 0 && progress.firstAttemptAt === 0 && progress.more === undefined
+}
+
+export function formatHandedEvent(topic: string, partition: number, rule: string, record: KafkaRecord): Outgoing {
+  const { id, stream, accepted, origin, bytes } = record
+  const value = withEvent(JSON.stringify([rule, id, stream, accepted, ...origin]), bytes)
+  return { topic, partition, key: null, value }
+}
+
+/** Undefined for what is not ours: anybody who may can write to a topic. */
+export function parseHandedEvent({ value }: FetchedMessage): HandedEvent | undefined {
+  const parsed = value === null ? undefined : parseWithEvent(value)
+  const { told } = parsed ?? {}
+  if (parsed === undefined || !Array.isArray(told)) return undefined
+  const [rule, id, stream, accepted, topic, partition, offset]: unknown[] = told
+  if (typeof rule !== 'string' || typeof id !== 'string' || typeof stream !== 'string') return undefined
+  if (typeof accepted !== 'number' || typeof topic !== 'string') return undefined
+  if (typeof partition !== 'number' || typeof offset !== 'number') return undefined
+  // A view would keep the whole answer of the broker in memory.
+  return {
+    rule,
+    event: { id, stream, accepted, origin: [topic, partition, offset] },
+    bytes: Uint8Array.from(parsed.event),
+  }
+}
+
+/** With what has come of it. */
+export function formatHandedRow(
+  topic: string,
+  partition: number,
+  settlement: Settlement,
+  record: KafkaRecord,
+): Outgoing {
+  const { id, stream, accepted, origin, bytes, source, owned } = record
+  const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
+  const row = { at, revision, progress, attempts, standing, answer }
+  // A call that runs elsewhere is not known where it goes.
+  const standsAs = state === 'running' ? { state: 'waiting' as const, reason: 'slot' } : { state, reason }
+  const value = formatRow(
+    {
+      ...{ ...row, ...standsAs, claimed: claimed && state !== 'running' },
+      ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
+      until: state === 'running' ? at : until === Number.POSITIVE_INFINITY ? null : until,
+      // What only moves may have come to its end there already.
+      ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
+    },
+    bytes,
+  )
+  return { topic, partition, key: Buffer.from(keyOf(settlement)), value }
+}
