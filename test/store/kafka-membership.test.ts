@@ -195,11 +195,11 @@ test('what is committed while a consumer is about to end does not pass for commi
   const { membership, assigned, consumers } = join(kafka, topic)
   await until('it is a member', () => assigned.length === 1, 30_000)
   const position = { topic, partition: 0, offset: 7, metadata: '' }
-  await membership.commit([position])
+  await membership.commit(() => [position])
 
   void consumers[0]?.stop()
 
-  await expect(membership.commit([position])).rejects.toThrow("not a member of Kafka's consumer group")
+  await expect(membership.commit(() => [position])).rejects.toThrow("not a member of Kafka's consumer group")
 })
 
 test('what is not committed does not pass for committed by what is committed meanwhile', async () => {
@@ -217,7 +217,7 @@ test('what is not committed does not pass for committed by what is committed mea
   }
   const { membership } = join({ consumer: () => consumer } as unknown as Kafka, 'topic')
   happens('join')
-  const at = (offset: number) => membership.commit([{ topic: 'topic', partition: 0, offset, metadata: '' }])
+  const at = (offset: number) => membership.commit(() => [{ topic: 'topic', partition: 0, offset, metadata: '' }])
   const [one, two] = await Promise.allSettled([at(1), at(2)])
 
   expect([one.status, two.status]).toEqual(['rejected', 'fulfilled'])
@@ -297,12 +297,12 @@ test('a group that others use otherwise, where kafkajs gives up, is joined when 
   await until('it is told', () => troubles.length > 0, 30_000)
   expect(troubles[0]).toMatch(/^not a member of Kafka's consumer group: .*protocol/)
   // What is not committed must not seem to be.
-  await expect(membership.commit([position])).rejects.toThrow("not a member of Kafka's consumer group")
+  await expect(membership.commit(() => [position])).rejects.toThrow("not a member of Kafka's consumer group")
   await other.disconnect()
 
   await until('it is a member', () => assigned.length === 1, 30_000)
   expect({ assigned, trouble: troubles.at(-1) }).toEqual({ assigned: [[0, 1]], trouble: undefined })
-  await membership.commit([position])
+  await membership.commit(() => [position])
 }, 90_000)
 
 test('a position of a topic that is deleted is not committed of another that has its name later', async () => {
@@ -315,7 +315,7 @@ test('a position of a topic that is deleted is not committed of another that has
     })
   })
   const stream = `${topic}.stream`
-  const committed = membership.commit([{ topic: stream, partition: 0, offset: 5, metadata: '' }])
+  const committed = membership.commit(() => [{ topic: stream, partition: 0, offset: 5, metadata: '' }])
   const said = committed.then(
     () => 'committed',
     (error: unknown) => typeOf(error),

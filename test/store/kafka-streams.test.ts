@@ -32,6 +32,8 @@ class Brokers {
   readonly topics = new Map<string, number>()
   /** By topic and partition. */
   readonly positions = new Map<string, Position>()
+  /** When it is the turn of a commit. */
+  turn: Promise<void> = Promise.resolve()
   /** Of the first record that came since a topic was missed. */
   newest = 0
   /** Of all partitions. */
@@ -85,8 +87,9 @@ function start(brokers: Brokers, owned: readonly number[], known: Known = new Ma
     pause: (topic, partition) => void paused.add(`${topic}/${partition}`),
     resume: (topic, partition) => void paused.delete(`${topic}/${partition}`),
   }
-  const commit = async (positions: readonly Position[]) => {
-    for (const one of positions) brokers.positions.set(`${one.topic}/${one.partition}`, one)
+  const commit = async (positions: () => readonly Position[]) => {
+    await brokers.turn
+    for (const one of positions()) brokers.positions.set(`${one.topic}/${one.partition}`, one)
   }
   const written: Outgoing[] = []
   const tryWrite = async (records: readonly Outgoing[]) => {
@@ -267,7 +270,10 @@ test('whoever has a partition next is given what was not finished, and nothing e
   expect(await after.given()).toEqual([0, 2, 4])
 })
 
-test('of a partition that is lost nothing is committed any more: it would set back whoever has it', async () => {
+test.each([
+  ['nothing is committed any more', false],
+  ['what waited to be committed is not', true],
+])('of a partition that is lost %s: it would set back whoever has it', async (_what, waits) => {
   const brokers = new Brokers()
   brokers.topics.set(stream, 1)
   const name = `${stream}/0`
@@ -278,13 +284,24 @@ test('of a partition that is lost nothing is committed any more: it would set ba
   const [first] = await before.take(3)
   if (first === undefined) throw new Error('three were given')
 
+  let isTurn = () => {}
+  if (waits) {
+    before.streams.finish(first)
+    brokers.turn = new Promise((resolve) => {
+      isTurn = resolve
+    })
+  }
+  const committed = before.streams.commit()
+  brokers.turn = Promise.resolve()
   before.lose(part)
   const after = start(brokers, [part])
   await after.look()
   after.give(name, [0, 1, 2])
   for (const record of await after.take(3)) after.streams.finish(record)
   await after.streams.commit()
-  before.streams.finish(first)
+  isTurn()
+  await committed
+  if (!waits) before.streams.finish(first)
   await before.streams.commit()
 
   expect(brokers.positions.get(name)?.offset).toBe(3)

@@ -71,14 +71,18 @@ export class Membership {
     this.#join(consumer).catch((error: unknown) => this.#again(consumer, error))
   }
 
-  /** Rejects where the group has moved on, or we are not a member; a later commit will do. One after another. */
-  commit(positions: readonly Position[]): Promise<void> {
-    const commit = () => this.#commit(positions)
+  /**
+   * Rejects where the group has moved on, or we are not a member; a later commit will do. One after another, and each asks for
+   * its positions when it is its turn: what was lost while it waited is another's to commit.
+   */
+  commit(positions: () => readonly Position[]): Promise<void> {
+    const commit = () => this.#commit(positions())
     this.#lastCommit = this.#lastCommit.then(commit, commit)
     return this.#lastCommit
   }
 
   async #commit(positions: readonly Position[]): Promise<void> {
+    if (positions.length === 0) return
     const before = this.#commits
     if (this.#isMember)
       await this.#consumer?.commitOffsets(positions.map((one) => ({ ...one, offset: String(one.offset) })))

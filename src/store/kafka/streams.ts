@@ -386,7 +386,7 @@ export class Streams {
         fresh.push({ topic, partition, offset, metadata })
       }
     }
-    if (fresh.length > 0) await membership.commit(fresh)
+    if (fresh.length > 0) await membership.commit(() => fresh)
     for (const position of fresh) positions.set(`${position.topic}/${position.partition}`, position)
     const from = begin.flatMap(({ topic, partition, part }) => {
       const position = positions.get(`${topic}/${partition}`)
@@ -548,6 +548,20 @@ export class Streams {
   }
 
   async commit(): Promise<void> {
+    let positions: readonly Position[] = []
+    try {
+      await this.#parts.membership.commit(() => {
+        positions = this.#moved()
+        return positions
+      })
+    } catch (error) {
+      for (const { topic, partition } of positions) this.#committed.delete(`${topic}/${partition}`)
+      if (!passing.includes(typeOf(error))) throw error
+    }
+  }
+
+  /** Positions that are others than they were committed, or were committed long ago. */
+  #moved(): readonly Position[] {
     const positions: Position[] = []
     for (const [name, source] of this.#sources) {
       const { topic, partition, progress } = source
@@ -561,13 +575,7 @@ export class Streams {
       this.#committed.set(name, { said, at })
       positions.push({ topic, partition, offset, metadata: formatMetadata({ at: Date.now(), runs, lives, latest }) })
     }
-    if (positions.length === 0) return
-    try {
-      await this.#parts.membership.commit(positions)
-    } catch (error) {
-      for (const { topic, partition } of positions) this.#committed.delete(`${topic}/${partition}`)
-      if (!passing.includes(typeOf(error))) throw error
-    }
+    return positions
   }
 
   /** All that it caused is settled, or has rows. */
