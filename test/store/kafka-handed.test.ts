@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
-import { formatKey } from '../../src/store/kafka/row.ts'
+import { formatKey, isMark } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement, Standing } from '../../src/store/store.ts'
 import {
   deduplicated,
@@ -9,7 +9,7 @@ import {
   keyIn,
   keysIn,
   Log,
-  type Member,
+  Member,
   only,
   start,
   type Taken,
@@ -170,7 +170,9 @@ test('what is at home elsewhere, by the rules of who takes it up, goes there as 
   }
   const id = await handOver(world, 1, ordered(keyIn(1)))
   await sender.quiet()
-  expect(only(log.handed(0)).key).toEqual(formatKey({ kind: 'delivery', id, rule: lane.rule }))
+  expect(only(log.handed(0).filter((message) => !isMark(message))).key).toEqual(
+    formatKey({ kind: 'delivery', id, rule: lane.rule }),
+  )
   expect(idsOf(await sender.take())).toEqual([id])
 })
 
@@ -350,4 +352,39 @@ test.each([
   await handOver(world, 1, ordered(keyIn(1)))
   if (isOut) await owner.take()
   expect(await owner.thread.ask('drop', { partition: 1 })).toEqual(left)
+})
+
+test('who takes over a source does not overtake what was handed over from there to the part of the work that goes with it', async () => {
+  const log = new Log()
+  const standing = { key: ordered(keyIn(1)) }
+  const before = await start(log, [0, 1])
+  before.stalled.add(1)
+  before.work.begin(await before.owned(0))
+  const ids: string[] = []
+  const read = async (member: Member, partition: number, offset: number) => {
+    log.clock.wind(1)
+    const record = member.route(offset, { source: member.source(partition) })
+    ids.push(record.id)
+    await member.settle(record, { ...slot, standing })
+  }
+  await read(before, 0, 1)
+  await read(before, 1, 1)
+  before.kill()
+
+  const heir = new Member(log)
+  heir.readHanded = () => {}
+  heir.work.assigned([1])
+  heir.work.begin(await heir.owned(1))
+  const second = read(heir, 1, 2)
+  await heir.quiet()
+  Member.prototype.readHanded.call(heir)
+  await second
+  await heir.quiet()
+  const called: string[] = []
+  for (const _ of ids) {
+    const taken = only(await heir.take())
+    called.push(taken.record.id)
+    await heir.settle(taken.record, { attempts: [anAttempt()], standing })
+  }
+  expect(called).toEqual(ids)
 })

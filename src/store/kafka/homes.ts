@@ -62,9 +62,11 @@ export class Homes {
     }
   }
 
-  /** Whether nothing that an owner of the source before us has handed over is on its way there; asks, where that is not known. */
+  /**
+   * Whether nothing that an owner of the source before us has handed over is on its way there, be it from there to the part of
+   * the work that goes with it; asks, where that is not known.
+   */
   #isCaughtUp(part: Part, source: Owned): boolean {
-    if (part === source) return true
     const known = part.isCaughtUp.get(source)
     if (known !== undefined) return known === true
     // The offsets of what they had handed over were finished before what is read now was given out: so this comes after it.
