@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
 import { formatKey, isMark } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement, Standing } from '../../src/store/store.ts'
@@ -387,4 +388,35 @@ test('who takes over a source does not overtake what was handed over from there 
     await heir.settle(taken.record, { attempts: [anAttempt()], standing })
   }
   expect(called).toEqual(ids)
+})
+
+test('what was handed over and is a dead letter is not called when the next owner reads it again', async () => {
+  const world = await aWorld()
+  const { log, owner } = world
+  owner.commits = false
+  await handOver(world, 1, ordered(keyIn(1)))
+  const taken = only(await owner.take())
+  await owner.settle(taken.record, called(world, taken, { state: 'dead', reason: 'exhausted' }))
+  owner.kill()
+
+  const heir = await start(log, [3])
+  const calls = callsFromMemory(heir)
+  await isKeyFree(heir, heir.route(0, { source: heir.source(3) }), ordered(''))
+  heir.work.assigned([1, 3])
+  await heir.owned(1)
+  await heir.quiet()
+  expect([...calls.keys()]).toEqual([])
+  expect((await heir.letters(1)).map(({ id }) => id)).toEqual([taken.record.id])
+})
+
+test('who reads an event again in the part of the work to which it was handed over does not call it once more', async () => {
+  const { log, owner, calls } = await aWorldInMemory()
+  const accepted = log.clock.now()
+  const key = ordered(keyIn(1))
+  const record = owner.route(1, { source: owner.source(1), accepted })
+  log.standings.set(`${record.id}/${lane.rule}`, { key })
+  log.append(formatHandedEvent(topics.handed, 1, lane.rule, record))
+  await owner.quiet()
+  await calls.get(record.id)?.()
+  expect(await isKeyFree(owner, owner.route(1, { source: owner.source(1), accepted }), key)).toBe(false)
 })

@@ -87,9 +87,10 @@ export class Homes {
     const home = this.of(rule, { key }, record)
     const number = this.#numberOf(rule)
     if (home?.tables === undefined || number === undefined) return false
-    // Rows of its own part are known to whoever reads it.
-    if (home !== record.owned && (home.tables.has(record.id, number) || this.#parts.heard.has(`${record.id}/${rule}`)))
-      return false
+    const isHanded = record.rule !== undefined
+    if (!isHanded && this.#parts.heard.has(`${record.id}/${rule}`)) return false
+    // Whoever reads a stream was told which rows of it there are in its own part.
+    if ((isHanded || home !== record.owned) && home.tables.has(record.id, number)) return false
     const metaId = () => givenIdOf(record)
     const candidate = { pos: firstPlaceOf(record.accepted), metaId, now: this.#parts.clock.now() }
     return home.tables.isKeyFree(number, key, candidate)
