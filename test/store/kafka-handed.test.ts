@@ -420,3 +420,58 @@ test('who reads an event again in the part of the work to which it was handed ov
   await calls.get(record.id)?.()
   expect(await isKeyFree(owner, owner.route(1, { source: owner.source(1), accepted }), key)).toBe(false)
 })
+
+test('what has ended in memory, read here, is not called again where another hands it over', async () => {
+  const log = new Log()
+  const owner = await start(log, [0, 1])
+  const calls = callsFromMemory(owner)
+  const standing = { key: ordered(keyIn(1)) }
+  const accepted = log.clock.now()
+  const record = owner.route(1, { accepted })
+  expect(await isKeyFree(owner, record, standing.key)).toBe(true)
+  await owner.settle(record, { attempts: [anAttempt()], standing })
+  owner.work.assigned([1])
+  const heir = await start(log, [0])
+  await heir.settle(heir.route(1, { accepted }), { ...slot, standing })
+  await owner.quiet()
+  expect({ calls: [...calls.keys()], rows: await owner.take() }).toEqual({ calls: [], rows: [] })
+})
+
+test('what runs from memory, read here, when another hands it over is not called beside that', async () => {
+  const log = new Log()
+  const owner = await start(log, [0, 1])
+  const standing = { key: ordered(keyIn(1)) }
+  const record = owner.route(1)
+  expect(await isKeyFree(owner, record, standing.key)).toBe(true)
+  owner.whenHanded = (copy) => {
+    void owner.settle(record, { state: 'running', reason: '', standing })
+    owner.work.routed(copy, 1)
+    void owner.settle(copy, { ...slot, standing })
+  }
+  log.append(formatHandedEvent(topics.handed, 1, lane.rule, record))
+  await owner.quiet()
+  expect(await owner.take()).toEqual([])
+  await owner.settle(record, { attempts: [anAttempt()], standing, releasesCursor: false })
+  expect(await owner.take()).toEqual([])
+})
+
+test('what is read here and handed over at once waits once, and is counted once', async () => {
+  const log = new Log()
+  const owner = await start(log, [0, 1])
+  const standing = { key: ordered(keyIn(1)) }
+  await owner.settle(owner.route(1), { ...slot, standing })
+  const first = only(await owner.take())
+  log.clock.wind(1)
+  const second = owner.route(2)
+  owner.stalled.add(1)
+  log.append(formatHandedEvent(topics.handed, 1, lane.rule, second))
+  log.standings.set(`${second.id}/${lane.rule}`, standing)
+  void owner.settle(second, { ...slot, standing })
+  owner.deliverUpTo(1, 10, topics.handed)
+  owner.unstall()
+  await owner.quiet()
+  expect(owner.waiting).toEqual({ key: 1 })
+  await owner.settle(first.record, { attempts: [anAttempt()], standing })
+  expect(only(await owner.take()).record.id).toBe(second.id)
+  expect(owner.waiting).toEqual({})
+})

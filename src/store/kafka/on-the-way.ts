@@ -36,8 +36,9 @@ export class OnTheWay {
 const rememberedAtLeast = 40_000
 
 /**
- * Deliveries that were handed over to this process, by where they were read, and such that have ended in a row: the last forty
- * to eighty thousand. Who takes over their source hands over once more what the owner before had not committed.
+ * Deliveries that were handed over to this process, by where they were read, and such that have ended, in a row or in another
+ * part of the work than where they were read: the last forty to eighty thousand. Who takes over their source hands over once more
+ * what the owner before had not committed.
  */
 export class Heard {
   #newer = new Map<string, Source | undefined>()

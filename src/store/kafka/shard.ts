@@ -237,7 +237,7 @@ export class Shard {
     const made = new Set<string>()
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
       const name = `${event.id}/${lane.rule}`
-      const isNew = bytes !== undefined && !this.#isKnown(event.id, lane.rule)
+      const isNew = bytes !== undefined && !made.has(name) && !this.#isKnown(event.id, lane.rule)
       if (isNew) made.add(name)
       const isOfRow = bytes === undefined && (made.has(name) || this.#hasRow(event.id, lane.rule))
       return isNew || isOfRow ? [] : [{ index, ...elsewhere, due: bytes === undefined ? this.#letGo(name) : [] }]

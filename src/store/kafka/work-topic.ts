@@ -228,6 +228,12 @@ export class WorkTopic {
     const keyEnds = ends.flatMap(({ end = [] }) => end)
     this.#countDead(part, change.dead)
     this.#rememberEnds(change.told)
+    // Who has just taken over its source may not have heard of it yet.
+    const ofOthers = ends.filter(({ isKeyed, ticket: { settlement } }) => {
+      const { record } = settlement
+      return isKeyed && record instanceof KafkaRecord && (record.rule !== undefined || record.owned !== part)
+    })
+    this.#rememberEnds(ofOthers.map(({ told }) => told))
     return {
       records: [
         ...changelogOf(topics, part, change, { headers }),
@@ -327,9 +333,12 @@ export class WorkTopic {
   }
 
   /** It was handed over here before its source came to be ours. */
-  #isHandedOver(part: Part | undefined, { lane }: Settlement, record: KafkaRecord): boolean {
+  #isHandedOver(part: Part | undefined, settlement: Settlement, record: KafkaRecord): boolean {
     const isFromElsewhere = record.source !== undefined && record.rule === undefined && part !== record.owned
-    return isFromElsewhere && part !== undefined && this.#heard.has(`${record.id}/${lane.rule}`)
+    // What was begun here goes on here: what was handed over meets its row.
+    const isBegun = settlement.state !== 'waiting' || !isUntouched(settlement)
+    if (!isFromElsewhere || part === undefined || isBegun) return false
+    return this.#heard.has(`${record.id}/${settlement.lane.rule}`)
   }
 
   /** Whoever hands it over, or reads it, again is not to begin it once more. */
