@@ -475,3 +475,17 @@ test('what is read here and handed over at once waits once, and is counted once'
   expect(only(await owner.take()).record.id).toBe(second.id)
   expect(owner.waiting).toEqual({})
 })
+
+test('an event of which a copy is handed over before its row is read back is finished all the same', async () => {
+  const log = new Log()
+  const both = await start(log, [0, 1])
+  both.stalled.add(1)
+  const record = both.route(1)
+  await both.settle(record, { ...slot, standing: { key: ordered(keyIn(1)) } })
+  log.append(formatHandedEvent(topics.handed, 1, lane.rule, record))
+  both.deliverUpTo(1, 10, topics.handed)
+  await both.quiet()
+  both.unstall()
+  await both.quiet()
+  expect(both.finished).toEqual([1])
+})

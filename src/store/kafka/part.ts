@@ -24,6 +24,13 @@ export interface Claim {
   readonly consequences: Consequences | undefined
 }
 
+/** A row that was not read back yet. */
+export interface Unconfirmed {
+  readonly settlement: Settlement
+  /** Of its event, each of which is finished when it was: it may be read from its stream, and be handed over, too. */
+  readonly records: readonly KafkaRecord[]
+}
+
 /** A settlement on its way to the thread: of a row, or of what ran from memory and needs none. */
 export type Pending = { readonly ticket: Ticket } & (
   | { readonly settle: ShardSettle }
@@ -58,7 +65,7 @@ export interface Part extends Owned {
    * Rows of events from their streams that were not read back yet, by key, as they were settled last. One that was written after
    * another process had taken the partition over does not count, whatever the broker said: its event comes again there.
    */
-  readonly unconfirmed: Map<string, Settlement>
+  readonly unconfirmed: Map<string, Unconfirmed>
   readonly onTheWay: OnTheWay
   /**
    * By whose source: whether all was taken up that others had handed over here of it, before it was ours. What is read of it must

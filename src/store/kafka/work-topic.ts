@@ -197,17 +197,19 @@ export class WorkTopic {
   #settleRow(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const { lane } = settlement
     const isNew = record.source !== undefined && record.rows?.has(lane.rule) !== true
+    const before = part.unconfirmed.size === 0 ? undefined : part.unconfirmed.get(keyOf(settlement))
     if (isNew) {
       record.rows ??= new Map()
       record.rows.set(lane.rule, part)
       ticket.isFirst = true
-      part.unconfirmed.set(keyOf(settlement), settlement)
-    } else if (part.unconfirmed.size > 0) {
-      const before = part.unconfirmed.get(keyOf(settlement))
-      // What is handed over, should its row not count, is how far it has come.
-      if (before !== undefined) part.unconfirmed.set(keyOf(settlement), { ...settlement, record: before.record })
     }
-    this.#queue.push(part, { settle: shardSettle(settlement, record, isNew), ticket })
+    if (before !== undefined) {
+      // What is handed over, should its row not count, is how far it has come.
+      const next = isNew ? { ...before, records: [...before.records, record] } : { ...before, settlement }
+      part.unconfirmed.set(keyOf(settlement), next)
+    } else if (isNew) part.unconfirmed.set(keyOf(settlement), { settlement, records: [record] })
+    if (isNew && before !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
+    else this.#queue.push(part, { settle: shardSettle(settlement, record, isNew), ticket })
   }
 
   /** What the thread has made of a batch: what is to be written, and what is to be said when it is. */
@@ -405,8 +407,9 @@ export class WorkTopic {
   }
 
   #confirm(part: Part, key: string): void {
-    const settlement = part.unconfirmed.get(key)
-    if (settlement !== undefined && part.unconfirmed.delete(key)) this.#release(settlement.record)
+    const unconfirmed = part.unconfirmed.get(key)
+    part.unconfirmed.delete(key)
+    for (const record of unconfirmed?.records ?? []) this.#release(record)
   }
 
   #finishIfDone(record: KafkaRecord): void {
@@ -494,10 +497,14 @@ export class WorkTopic {
   #handOverUnconfirmed(part: Part): void {
     const unconfirmed = [...part.unconfirmed.values()]
     part.unconfirmed.clear()
-    for (const settlement of unconfirmed) {
-      const { record } = settlement
-      if (record instanceof KafkaRecord && !record.owned.isLost)
-        this.#handOver(settlement, record, newTicket(settlement))
+    for (const { settlement, records } of unconfirmed) {
+      const [record, ...others] = records.filter(({ owned }) => !owned.isLost)
+      if (record === undefined) continue
+      const ofRecord = { ...settlement, record }
+      const ticket = newTicket(ofRecord, () => {
+        for (const other of others) this.#release(other)
+      })
+      this.#handOver(ofRecord, record, ticket)
     }
   }
 
