@@ -7,7 +7,7 @@ import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
 import type { Journal } from '../../src/store/kafka/journal.ts'
 import { KafkaRecord, type Owned } from '../../src/store/kafka/kafka-record.ts'
 import type { Membership, Position } from '../../src/store/kafka/membership.ts'
-import { formatMetadata } from '../../src/store/kafka/position.ts'
+import { formatMetadata, parseMetadata } from '../../src/store/kafka/position.ts'
 import type { Reader, Received } from '../../src/store/kafka/reader.ts'
 import type { ShardThread } from '../../src/store/kafka/shard-protocol.ts'
 import { Streams } from '../../src/store/kafka/streams.ts'
@@ -431,4 +431,17 @@ test('what was handed over twice is given out once', async () => {
   const { pages, position } = await takeHanded(new Map(), [7, 7, 3, 7])
   expect(pages.map(({ given }) => given)).toEqual([[7], [3]])
   expect(position?.offset).toBe(3)
+})
+
+test.each([
+  ['was handed over yet, the journal is not read from its beginning', 0, false],
+  ['is known of how far what was handed over had come, it is', 3, true],
+])('where nothing %s', async (_what, end, isAll) => {
+  const brokers = new Brokers()
+  brokers.topics.set(topics.handed, 4)
+  brokers.end = end
+  const { look } = start(brokers, [1])
+  await look()
+  const { metadata = '' } = brokers.positions.get(`${topics.handed}/1`) ?? {}
+  expect(parseMetadata(metadata)?.at === 0).toBe(isAll)
 })

@@ -58,7 +58,7 @@ export const ownerHeader = 'owner'
 /** Header of a tombstone: the delivery has ended. Others only say that its row is not here. */
 export const endHeader = 'end'
 
-/** Header of a tombstone: its owner knew of no such delivery. What was handed over before it may not have been heard yet. */
+/** Header of a tombstone: its owner knew of no such delivery. That says nothing of a row that was made since. */
 export const unknownHeader = 'unknown'
 
 /** No row is that long. */

@@ -381,7 +381,8 @@ export class Streams {
         if (positions.has(name)) continue
         const offset = isOld ? (ends.get(name) ?? 0) : 0
         // Where Kafka has forgotten how far what was handed over had come, the journal knows what has ended of it.
-        const at = topic === this.#parts.topics.handed ? 0 : Date.now()
+        const isForgotten = topic === this.#parts.topics.handed && (await reader.end(topic, partition)) > 0
+        const at = isForgotten ? 0 : Date.now()
         const metadata = formatMetadata({ at, runs: '', lives: 0, latest: 0 })
         fresh.push({ topic, partition, offset, metadata })
       }
