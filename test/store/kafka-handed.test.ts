@@ -233,6 +233,7 @@ test('who comes under a key is not called beside one that was covered while it w
 
   await owner.settle(first.record, called(world, first))
   expect(idsOf(await owner.take())).toEqual([last])
+  expect(owner.waiting).toEqual({})
 })
 
 test('what fails is called again, by whoever has it then', async () => {

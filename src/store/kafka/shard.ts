@@ -199,9 +199,25 @@ export class Shard {
     const pos = this.#place(accepted)
     this.#rows.keepStarter(pos, starter)
     const call = { pos, rule, at, firstAttemptAt: began, hash }
-    const moved = this.#ready.standings.ended(call, { text: key, turn: 'newest', windowMs })
+    const out = this.#reasonsOut(rule, key, pos)
+    const moved = this.#movedInWords(this.#ready.standings.ended(call, { text: key, turn: 'newest', windowMs }))
     this.#noteCovered(name, key)
-    return { pos, moved: this.#movedInWords(moved) }
+    if (out.length === 0) return { pos, moved }
+    const left = moved.map((one) => {
+      const counted = one.to === 'duplicate' ? out.filter((reason) => reason === one.from).length : 0
+      return { ...one, count: one.count - counted }
+    })
+    return { pos, moved: left.filter(({ count }) => count > 0) }
+  }
+
+  /** What those of the key before that place waited for that somebody has in hand: they are not counted as waiting any more. */
+  #reasonsOut(rule: number, key: string, before: number): string[] {
+    return this.#ready.due.outOf(rule, key).flatMap((pos) => {
+      const row = this.#rows
+        .prepare('SELECT reason FROM deliveries WHERE pos = ? AND rule = ? AND state = 0 AND pos < ?')
+        .get(pos, rule, before)
+      return row === undefined ? [] : [this.#words.of('reason', int(row.reason))]
+    })
   }
 
   /** Somebody may still have what was covered there: whoever took its place would be settled, or let go, with it. */
