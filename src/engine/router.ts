@@ -71,7 +71,7 @@ export class Router {
   }
 
   /** Routes one record; comes back with a rule that is worth waiting for. */
-  #route({ record, known, rule: only }: Routable): RuleWork | undefined {
+  #route({ record, known, handedOver }: Routable): RuleWork | undefined {
     const { store, works, dispatcher, settler, clock } = this.#parts
     const { message } = record
     let inMemory = 0
@@ -79,6 +79,7 @@ export class Router {
     // Between two records of a page the router may have waited long enough for one to be lost.
     const isOurs = store.isOurs(record)
     const rules = isOurs ? (works.rules?.forTopic(record.stream) ?? []) : []
+    const only = handedOver?.rule
     let isGone = isOurs && only !== undefined && known?.has(only) !== true
     for (const rule of rules) {
       if (known?.has(rule.name) || (only !== undefined && rule.name !== only)) continue
@@ -108,7 +109,7 @@ export class Router {
     }
     // Who handed it over may have rules that are not here yet.
     if (only !== undefined && isGone) {
-      const settled = { lane: { rule: only, key: '' }, record }
+      const settled = { lane: { rule: only, key: '' }, record, standing: handedOver?.standing }
       settler.settle(works.of(only), settled, { state: 'waiting', reason: 'rule_gone', until: clock.now() })
     }
     store.routed(record, inMemory)

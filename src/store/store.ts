@@ -203,8 +203,11 @@ export interface Routable {
   readonly record: StreamRecord
   /** Rules whose delivery of this record has a row already; undefined (the usual case) for none. */
   readonly known: ReadonlySet<string> | undefined
-  /** Another process has handed it over for this rule, and no other; undefined (the usual case) where it comes from its stream. */
-  readonly rule?: string | undefined
+  /**
+   * Another process has handed it over for this rule, and no other, and so it stood to others there; undefined (the usual case)
+   * where it comes from its stream.
+   */
+  readonly handedOver?: { readonly rule: string; readonly standing: Standing | undefined } | undefined
 }
 
 /** A delivery that waited and is handed out again. It is the engine's until its next settlement is durable. */

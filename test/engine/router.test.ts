@@ -155,14 +155,18 @@ const call = "exec: { uri: 'http://a.example/' }"
 
 test.each<[string, string, string | undefined, object]>([
   ['that is there is taken in hand for it alone', 'one', undefined, { admitted: ['one'], settled: [] }],
-  ['that does not match it any more is done', 'never', undefined, { admitted: [], settled: ['never done no_match'] }],
-  ['that is not there waits for it', 'gone', undefined, { admitted: [], settled: ['gone waiting rule_gone'] }],
+  ['that does not match it any more is done', 'never', undefined, { admitted: [], settled: ['never done no_match '] }],
+  ['that is not there waits for it', 'gone', undefined, { admitted: [], settled: ['gone waiting rule_gone k'] }],
   ['that is done already is nothing', 'one', 'one', { admitted: [], settled: [] }],
   ['that is done, and gone, is nothing', 'gone', 'gone', { admitted: [], settled: [] }],
 ])('what was handed over for a rule %s', async (_what, rule, done, expected) => {
   const clock = new WoundClock()
   const record = { ...recordOf({}), stream: 'topic' }
-  const pages = [[{ record, rule, known: done === undefined ? undefined : new Set([done]) }], []]
+  const standing = { key: { text: 'k', turn: 'oldest', windowMs: 0 } } as const
+  const pages = [
+    [{ record, handedOver: { rule, standing }, known: done === undefined ? undefined : new Set([done]) }],
+    [],
+  ]
   const settled: string[] = []
   const admitted: string[] = []
   const store = {
@@ -172,7 +176,8 @@ test.each<[string, string, string | undefined, object]>([
     routed() {},
     rowCost: 1,
     settleMs: 0,
-    settle: ({ lane, state, reason }) => settled.push(`${lane.rule} ${state} ${reason}`),
+    settle: ({ lane, state, reason, standing }) =>
+      settled.push([lane.rule, state, reason, standing?.key?.text].join(' ')),
   } as Pick<Store, 'health' | 'isOurs' | 'next' | 'routed' | 'rowCost' | 'settleMs' | 'settle'> as Store
   const works = new Works(store, clock, () => {})
   const rules = `one: { topic: topic, ${call} }\ntwo: { topic: topic, ${call} }\nnever: { topic: topic, match: { a: 1 }, ${call} }`

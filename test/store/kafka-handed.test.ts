@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
 import { formatKey, isMark } from '../../src/store/kafka/row.ts'
-import type { Key, Settlement, Standing } from '../../src/store/store.ts'
+import type { Key, Settlement } from '../../src/store/store.ts'
 import {
   deduplicated,
   handedOver,
@@ -62,10 +62,11 @@ const idsOf = (taken: readonly Taken[]) => taken.map(({ record }) => record.id)
 function callsFromMemory(owner: Member): Map<string, () => Promise<unknown>> {
   const calls = new Map<string, () => Promise<unknown>>()
   const { whenHanded } = owner
-  owner.whenHanded = (record: KafkaRecord, standing: Standing | undefined) => {
+  owner.whenHanded = (record) => {
+    const { standing } = record
     const key = standing?.key
     if (key === undefined || !owner.work.isKeyFree(record, lane.rule, key)) {
-      whenHanded(record, standing)
+      whenHanded(record)
       return
     }
     owner.work.routed(record, 1)
@@ -175,6 +176,16 @@ test('what is at home elsewhere, by the rules of who takes it up, goes there as 
     formatKey({ kind: 'delivery', id, rule: lane.rule }),
   )
   expect(idsOf(await sender.take())).toEqual([id])
+})
+
+test('what is set aside goes as a row, so that it stays aside', async () => {
+  const world = await aWorld()
+  const { log, owner, sender } = world
+  const parked = { state: 'waiting', reason: 'parked', until: Number.POSITIVE_INFINITY } as const
+  await sender.settle(sender.route(1), { ...parked, standing: { key: ordered(keyIn(1)) } })
+  await owner.quiet()
+  expect(handedOver(log, 1).key).not.toBeNull()
+  expect(owner.waiting).toEqual({ parked: 1 })
 })
 
 test('what is no record of ours among what was handed over is passed over', async () => {
@@ -415,8 +426,7 @@ test('who reads an event again in the part of the work to which it was handed ov
   const accepted = log.clock.now()
   const key = ordered(keyIn(1))
   const record = owner.route(1, { source: owner.source(1), accepted })
-  log.standings.set(`${record.id}/${lane.rule}`, { key })
-  log.append(formatHandedEvent(topics.handed, 1, lane.rule, record))
+  log.append(formatHandedEvent(topics.handed, 1, { lane, standing: { key } }, record))
   await owner.quiet()
   await calls.get(record.id)?.()
   expect(await isKeyFree(owner, owner.route(1, { source: owner.source(1), accepted }), key)).toBe(false)
@@ -449,7 +459,7 @@ test('what runs from memory, read here, when another hands it over is not called
     owner.work.routed(copy, 1)
     void owner.settle(copy, { ...slot, standing })
   }
-  log.append(formatHandedEvent(topics.handed, 1, lane.rule, record))
+  log.append(formatHandedEvent(topics.handed, 1, { lane, standing }, record))
   await owner.quiet()
   expect(await owner.take()).toEqual([])
   await owner.settle(record, { attempts: [anAttempt()], standing, releasesCursor: false })
@@ -465,8 +475,7 @@ test('what is read here and handed over at once waits once, and is counted once'
   log.clock.wind(1)
   const second = owner.route(2)
   owner.stalled.add(1)
-  log.append(formatHandedEvent(topics.handed, 1, lane.rule, second))
-  log.standings.set(`${second.id}/${lane.rule}`, standing)
+  log.append(formatHandedEvent(topics.handed, 1, { lane, standing }, second))
   void owner.settle(second, { ...slot, standing })
   owner.deliverUpTo(1, 10, topics.handed)
   owner.unstall()
@@ -482,8 +491,9 @@ test('an event of which a copy is handed over before its row is read back is fin
   const both = await start(log, [0, 1])
   both.stalled.add(1)
   const record = both.route(1)
-  await both.settle(record, { ...slot, standing: { key: ordered(keyIn(1)) } })
-  log.append(formatHandedEvent(topics.handed, 1, lane.rule, record))
+  const standing = { key: ordered(keyIn(1)) }
+  await both.settle(record, { ...slot, standing })
+  log.append(formatHandedEvent(topics.handed, 1, { lane, standing }, record))
   both.deliverUpTo(1, 10, topics.handed)
   await both.quiet()
   both.unstall()

@@ -192,9 +192,9 @@ class History {
   #newMember(): Member {
     const member = new Member(this.#log)
     member.commits = false
-    member.whenHanded = (record, standing) => {
+    member.whenHanded = (record) => {
       member.work.routed(record, 1)
-      this.#admit(member, record, standing?.key?.text ?? '')
+      this.#admit(member, record, record.standing?.key?.text ?? '')
     }
     return member
   }

@@ -56,8 +56,6 @@ export class Log {
   readonly clock = new WoundClock()
   /** How many records were ever written. */
   length = 0
-  /** By delivery, how it stood to others where it was handed over: whoever takes it up has the same rules. */
-  readonly standings = new Map<string, Standing | undefined>()
   /** By partition, how far those came that read what was handed over to it, as it was committed. */
   readonly positions = new Map<number, { readonly offset: number; readonly runs: string }>()
   /** By partition, who reads that. */
@@ -166,9 +164,9 @@ export class Member {
   /** Called when a partition of it is another's. */
   whenLost = () => {}
   /** Called with what was handed over, in the place of the router. */
-  whenHanded: (record: KafkaRecord, standing: Standing | undefined) => void = (record, standing) => {
+  whenHanded: (record: KafkaRecord) => void = (record) => {
     this.work.routed(record, 1)
-    void this.settle(record, { state: 'waiting', reason: 'slot', standing })
+    void this.settle(record, { state: 'waiting', reason: 'slot', standing: record.standing })
   }
   /** Whether positions among what was handed over are committed as soon as they change; else when the test says so. */
   commits = true
@@ -271,8 +269,8 @@ export class Member {
     const handed = message.key === null ? parseHandedEvent(message) : undefined
     if (handed === undefined) this.#handed.push({ source, offset, message })
     else {
-      const { event, rule, bytes } = handed
-      this.#handed.push(new KafkaRecord(event, bytes, source.owned, source, { offset, rule }))
+      const { event, bytes } = handed
+      this.#handed.push(new KafkaRecord(event, bytes, source.owned, source, { ...handed, offset }))
     }
   }
 
@@ -283,7 +281,7 @@ export class Member {
       if (!this.#isAlive) return
       if (one.source?.owned.isLost === false) {
         if (!(one instanceof KafkaRecord)) await this.work.takeUp([one], (row) => this.#finish(row))
-        else if (this.work.isNews(one)) this.whenHanded(one, this.log.standings.get(`${one.id}/${one.rule}`))
+        else if (this.work.isNews(one)) this.whenHanded(one)
         else this.#finish(one)
       }
       this.#handed.shift()
@@ -462,7 +460,6 @@ export class Member {
       ...{ at: this.log.clock.now(), until: this.log.clock.now() },
       ...{ releasesCursor: record.source !== undefined, ...part },
     })
-    this.log.standings.set(`${record.id}/${settlement.lane.rule}`, settlement.standing)
     const isWaiting = settlement.state === 'waiting'
     if (isWaiting) this.#count(settlement.reason, 1)
     return new Promise((resolve) => {

@@ -14,7 +14,7 @@ import { Streams } from '../../src/store/kafka/streams.ts'
 import { Topics } from '../../src/store/kafka/topics.ts'
 import type { Writer } from '../../src/store/kafka/writer.ts'
 import { until } from '../support/until.ts'
-import { anEvent } from './world.ts'
+import { anEvent, lane } from './world.ts'
 
 /*
  * What is read of streams, and from where, without brokers: which topics there are, what they give, and what is committed of
@@ -387,6 +387,8 @@ test('a stream whose topic is not ready in time bars its own events, and no othe
   expect(written.map(({ topic }) => topic)).toEqual([stream])
 }, 30_000)
 
+const standing = { key: { text: 'key', turn: 'oldest', windowMs: 0 } } as const
+
 /** Of an event that was read at that offset of its stream, or of a row. */
 function handedOver(offset: number, what: number | 'row'): FetchedMessage {
   const about = { offset: String(offset), timestamp: '1700000000000', headers: {}, isControlRecord: false }
@@ -394,7 +396,7 @@ function handedOver(offset: number, what: number | 'row'): FetchedMessage {
   const { bytes } = anEvent()
   const event = { id: `event ${what}`, stream, accepted: 1_700_000_000_000, origin: [stream, 0, what] as const }
   const record = new KafkaRecord(event, bytes, { partition: 0, isLost: false })
-  return { ...about, key: null, value: formatHandedEvent(topics.handed, 1, 'rule', record).value }
+  return { ...about, key: null, value: formatHandedEvent(topics.handed, 1, { lane, standing }, record).value }
 }
 
 /** Takes page after page; events by their offsets in their stream. */
@@ -409,7 +411,7 @@ async function takeHanded(known: Known, what: readonly (number | 'row')[]) {
   const isAll = () => pages.flatMap(({ given }) => given).length === new Set(what.filter(Number.isInteger)).size
   while (!isAll()) {
     const page = await streams.next(10)
-    for (const { record, rule } of page) expect([(record as KafkaRecord).rule, rule]).toEqual(['rule', 'rule'])
+    for (const { handedOver } of page) expect(handedOver).toEqual({ rule: lane.rule, standing })
     pages.push({ given: page.map(({ record }) => (record as KafkaRecord).origin[2]), takenUp: [...takenUp] })
     for (const { record } of page) streams.finish(record as KafkaRecord)
   }

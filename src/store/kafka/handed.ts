@@ -1,4 +1,4 @@
-import type { Settlement } from '../store.ts'
+import type { Settlement, Standing } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import type { FetchedMessage } from './client.ts'
 import type { KafkaRecord, Source } from './kafka-record.ts'
@@ -16,6 +16,8 @@ import type { RowEvent } from './shard-protocol.ts'
 export interface HandedEvent {
   readonly event: RowEvent
   readonly rule: string
+  /** By the rules of who handed it over. */
+  readonly standing: Standing | undefined
   readonly bytes: Uint8Array
 }
 
@@ -27,15 +29,19 @@ export interface HandedRow {
 }
 
 /** Whether nothing has come of it yet: whoever takes it up begins at the beginning. */
-export function isUntouched({ state, attempts, progress }: Settlement): boolean {
-  const isBefore = state === 'waiting' || state === 'running'
+export function isUntouched({ state, reason, attempts, progress }: Settlement): boolean {
+  const isBefore = (state === 'waiting' && reason !== 'parked') || state === 'running'
   return isBefore && attempts.length === 0 && progress.firstAttemptAt === 0 && progress.more === undefined
 }
 
-export function formatHandedEvent(topic: string, partition: number, rule: string, record: KafkaRecord): Outgoing {
-  const { id, stream, accepted, origin, bytes } = record
-  const value = withEvent(JSON.stringify([rule, id, stream, accepted, ...origin]), bytes)
-  return { topic, partition, key: null, value }
+export function formatHandedEvent(
+  topic: string,
+  partition: number,
+  { lane, standing }: Pick<Settlement, 'lane' | 'standing'>,
+  { id, stream, accepted, origin, bytes }: KafkaRecord,
+): Outgoing {
+  const told = [lane.rule, id, stream, accepted, ...origin, standing]
+  return { topic, partition, key: null, value: withEvent(JSON.stringify(told), bytes) }
 }
 
 /** Undefined for what is not ours: anybody who may can write to a topic. */
@@ -43,13 +49,15 @@ export function parseHandedEvent({ value }: FetchedMessage): HandedEvent | undef
   const parsed = value === null ? undefined : parseWithEvent(value)
   const { told } = parsed ?? {}
   if (parsed === undefined || !Array.isArray(told)) return undefined
-  const [rule, id, stream, accepted, topic, partition, offset]: unknown[] = told
+  const [rule, id, stream, accepted, topic, partition, offset, standing]: unknown[] = told
   if (typeof rule !== 'string' || typeof id !== 'string' || typeof stream !== 'string') return undefined
   if (typeof accepted !== 'number' || typeof topic !== 'string') return undefined
-  if (typeof partition !== 'number' || typeof offset !== 'number') return undefined
+  if (typeof partition !== 'number' || typeof offset !== 'number' || typeof standing !== 'object') return undefined
   // A view would keep the whole answer of the broker in memory.
   return {
     rule,
+    // Written by formatHandedEvent: the topic is ours.
+    standing: (standing as Standing | null) ?? undefined,
     event: { id, stream, accepted, origin: [topic, partition, offset] },
     bytes: Uint8Array.from(parsed.event),
   }

@@ -1,4 +1,5 @@
 import { type JsonObject, metaOf, parseMessage, type StreamRecord, withEnvelope } from '../../event/event.ts'
+import type { Standing } from '../store.ts'
 import { murmur2 } from './partition.ts'
 import type { Progress } from './position.ts'
 import type { Origin } from './row.ts'
@@ -36,6 +37,8 @@ export class KafkaRecord implements StreamRecord {
   readonly offset: number
   /** For which rule it was handed over; undefined where it comes from its stream. */
   readonly rule: string | undefined
+  /** And how it stood to others there. */
+  readonly standing: Standing | undefined
   readonly owned: Owned
   /** Settlements that have to be kept before it is finished, and the router; where it came from its stream. */
   holds = 1
@@ -54,7 +57,7 @@ export class KafkaRecord implements StreamRecord {
     bytes: Uint8Array,
     owned: Owned,
     source?: Source,
-    handed?: { readonly offset: number; readonly rule: string },
+    handed?: { readonly offset: number; readonly rule: string; readonly standing: Standing | undefined },
   ) {
     this.id = event.id
     this.stream = event.stream
@@ -65,6 +68,7 @@ export class KafkaRecord implements StreamRecord {
     this.source = source
     this.offset = handed?.offset ?? event.origin[2]
     this.rule = handed?.rule
+    this.standing = handed?.standing
   }
 
   get message(): JsonObject | undefined {

@@ -255,7 +255,7 @@ export class Streams {
       this.#shift()
       if (one.source === undefined || one.source.owned.isLost || this.#left.has(one.source)) continue
       if (!isEvent) await this.#takeUp(one)
-      else if (isForRouter) page.push({ record: one, known: one.known, rule: one.rule })
+      else if (isForRouter) page.push(routableOf(one))
       else this.finish(one)
     }
     if (this.#arePaused && this.#routable.length < recordsAhead / 2 && this.#routableBytes < bytesAhead / 2)
@@ -525,8 +525,8 @@ export class Streams {
       this.#push({ source, offset, message })
       return
     }
-    const { event, rule, bytes } = handed
-    const record = new KafkaRecord(event, bytes, owned, source, { offset, rule })
+    const { event, bytes, rule, standing } = handed
+    const record = new KafkaRecord(event, bytes, owned, source, { offset, rule, standing })
     record.known = known.get(record.id)
     this.#push(record)
   }
@@ -597,6 +597,11 @@ export class Streams {
       this.#parts.reader.stop(source.topic, source.partition)
     }
   }
+}
+
+function routableOf(record: KafkaRecord): Routable {
+  const { known, rule, standing } = record
+  return { record, known, handedOver: rule === undefined ? undefined : { rule, standing } }
 }
 
 function bytesOf(one: KafkaRecord | HandedRow): number {

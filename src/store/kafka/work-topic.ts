@@ -307,7 +307,7 @@ export class WorkTopic {
       return
     }
     this.#sending.push({
-      record: formatHandedEvent(handed, partition, lane.rule, record),
+      record: formatHandedEvent(handed, partition, settlement, record),
       told: toldHandedOver(settlement, record),
       written,
     })
