@@ -81,9 +81,13 @@ export class Dispatcher {
    * its first settlement is still to come.
    */
   admit(work: RuleWork, delivery: Delivery): boolean {
-    const { works, clock, settler } = this.#parts
+    const { store, works, clock, settler } = this.#parts
     const until = this.#judge(work, delivery, { isNew: true })
     if (until === undefined) return false
+    if (delivery.standing !== undefined && store.isElsewhere(delivery.record, delivery.standing)) {
+      this.#handOver(work, delivery, until)
+      return false
+    }
     const queue = this.#laneOf(work, delivery)
     if (queue === undefined) return false
     if (until > clock.now()) {
@@ -106,6 +110,15 @@ export class Dispatcher {
     if (reason === 'slot') work.owe(2)
     settler.settle(work, delivery, { state: 'waiting', reason, until: clock.now() })
     return false
+  }
+
+  /** What it waits for is found out there; here it costs neither a row nor a call. */
+  #handOver(work: RuleWork, delivery: Delivery, until: number): void {
+    const { clock, settler } = this.#parts
+    const now = clock.now()
+    this.meetHolder(work, delivery)
+    const waits = until > now ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now } as const)
+    settler.settle(work, delivery, { state: 'waiting', ...waits })
   }
 
   /** Starts what may start. */

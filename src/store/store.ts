@@ -389,6 +389,11 @@ export interface Store {
    * told at once.
    */
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean
+  /**
+   * Whether what stands so to others is another process's to decide about: its first settlement hands it over, as `waiting`, and
+   * comes back as `elsewhere`.
+   */
+  isElsewhere(record: StreamRecord, standing: Standing): boolean
   /** Whether what becomes of a record that was given out is still this process's to decide. */
   isOurs(record: StreamRecord): boolean
   /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */

@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import type { Reply } from '../../src/http/send.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
-import type { Store, StoredDelivery } from '../../src/store/store.ts'
+import type { Settlement, Store, StoredDelivery } from '../../src/store/store.ts'
 import { ruleWith } from '../rule/world.ts'
 import { openEmbedded, temporaryFolder } from '../store/embedded.ts'
 import { WoundClock } from '../support/clock.ts'
@@ -14,7 +14,8 @@ const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Arr
 async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: StoredDelivery) => delivery) {
   const clock = new WoundClock()
   const opened = await openEmbedded(await temporaryFolder(), clock)
-  const state = { isLost: false, isKeyLost: false, areClaimsLost: false }
+  const state = { isLost: false, isKeyLost: false, isElsewhere: false, areClaimsLost: false }
+  const handedOver: Settlement[] = []
   const take: Store['take'] = async (...asked) => {
     const { deliveries, ...rest } = await opened.store.take(...asked)
     return { deliveries: deliveries.map(taken), ...rest }
@@ -22,11 +23,17 @@ async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: St
   const isKeyFree: Store['isKeyFree'] = (...asked) => !state.isKeyLost && opened.store.isKeyFree(...asked)
   const settle: Store['settle'] = (settlement, durable) => {
     const consequences = { amended: { state: 'elsewhere' }, moved: [], due: [] } as const
+    if (state.isElsewhere) {
+      handedOver.push(settlement)
+      setImmediate(() => durable?.(settlement, consequences))
+      return
+    }
     opened.store.settle(settlement, (_, told) => {
       durable?.(settlement, settlement.claimed && state.areClaimsLost ? consequences : told)
     })
   }
-  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, take, settle }
+  const isElsewhere = () => state.isElsewhere
+  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, isElsewhere, take, settle }
   const store = new Proxy(opened.store, {
     get(of, name) {
       const value: unknown = Reflect.get(changed, name) ?? Reflect.get(of, name, of)
@@ -43,7 +50,7 @@ async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: St
     await world.store.append([newEvent('page', id, { key })])
     await world.still()
   }
-  return { clock, world, state, answers, post }
+  return { clock, world, state, answers, handedOver, post }
 }
 
 test('a call of a lost event that ends does not free its key for who comes while another has it', async () => {
@@ -133,3 +140,22 @@ test('what is another process’s, when it is to be discarded with a rule that i
   expect(await world.engine.discardGone('rule')).toBe(0)
   expect(world.engine.counts('rule').waiting).toEqual({})
 })
+
+test.each([
+  ['now', {}, 'slot'],
+  ['later', { delay: '1s' }, 'due'],
+])(
+  'what is another process’s to decide about, and due %s, is handed over, and is in nobody’s way here',
+  async (_when, keys, reason) => {
+    // One at a time: what owes a start would have the router wait for it.
+    const { world, state, answers, handedOver, post } = await setup({
+      ...{ order: { key: '{{message.key}}' }, throttle: { concurrency: 1 } },
+      ...keys,
+    })
+    state.isElsewhere = true
+    const ids = Array.from({ length: 300 }, (_, number) => `event-${number}`)
+    for (const id of ids) await post(id, id)
+    expect(handedOver.map(({ state, reason }) => `${state} ${reason}`)).toEqual(ids.map(() => `waiting ${reason}`))
+    expect({ calls: answers.length, waiting: world.engine.counts('rule').waiting }).toEqual({ calls: 0, waiting: {} })
+  },
+)

@@ -217,6 +217,10 @@ class EmbeddedStore implements Store {
   /** All streams are in one log, and read. */
   subscribe(): void {}
 
+  isElsewhere(): boolean {
+    return false
+  }
+
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
     const { mark, numbers, openReader } = this.#opened
     if (this.#isOver) return false

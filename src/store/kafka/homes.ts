@@ -81,6 +81,11 @@ export class Homes {
     return false
   }
 
+  /** As the store's: where its key is at home is not ours, or not yet. */
+  isElsewhere(record: KafkaRecord, standing: Standing): boolean {
+    return this.#parts.owned.get(this.placeOf(standing, record))?.isReady !== true
+  }
+
   /** As the store's. */
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
     if (!(record instanceof KafkaRecord) || record.source === undefined || record.owned.isLost) return false

@@ -20,6 +20,7 @@ import {
   type RefusedEvent,
   type Routable,
   type Settlement,
+  type Standing,
   type Store,
   type StoredDelivery,
   type StoreHealth,
@@ -275,6 +276,10 @@ class KafkaStore implements Store {
 
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
     return !this.#isClosed && this.#ready.work.isKeyFree(record, rule, key)
+  }
+
+  isElsewhere(record: StreamRecord, standing: Standing): boolean {
+    return this.#ready.work.isElsewhere(record, standing)
   }
 
   isOurs(record: StreamRecord): boolean {

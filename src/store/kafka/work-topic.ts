@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { StreamRecord } from '../../event/event.ts'
-import type { Consequences, Durable, Key, Settlement } from '../store.ts'
+import type { Consequences, Durable, Key, Settlement, Standing } from '../store.ts'
 import type { Outgoing } from './batch-sender.ts'
 import { type ChangelogOptions, changelogOf } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
@@ -159,6 +159,11 @@ export class WorkTopic {
   /** As the store's. */
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {
     return this.#homes.isKeyFree(record, rule, key)
+  }
+
+  /** As the store's. */
+  isElsewhere(record: StreamRecord, standing: Standing): boolean {
+    return record instanceof KafkaRecord && this.#homes.isElsewhere(record, standing)
   }
 
   /** A reload gave it another key, whose others lie in another partition. */
