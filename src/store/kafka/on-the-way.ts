@@ -33,11 +33,11 @@ export class OnTheWay {
   }
 }
 
-const rememberedAtLeast = 40_000
+const rememberedAtLeast = 15_000
 
 /**
  * Deliveries that were handed over to this process, by where they were read, and such that have ended, in a row or in another
- * part of the work than where they were read: the last forty to eighty thousand. Who takes over their source hands over once more
+ * part of the work than where they were read: the last 15 to 30 thousand. Who takes over their source hands over once more
  * what the owner before had not committed.
  */
 export class Heard {
