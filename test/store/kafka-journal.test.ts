@@ -50,6 +50,22 @@ describe('on a broker', () => {
     }
   }
 
+  test('whoever takes up what is handed over may tell of it sooner than who hands it over', async () => {
+    const { topic, send, journal } = await setup()
+    const toldAs = (part: object) => ({
+      ...{ event: { id: 'event-1', stream: 'page', accepted: 1, origin: ['page', 0, 1] as const }, metaId: undefined },
+      ...({ rule: 'call', revision: '', state: 'done', reason: 'ok', at: 1, until: null, attempts: [] } as const),
+      ...{ coveredBy: undefined, ...part },
+    })
+    const handedOver = toldAs({ state: 'waiting', reason: 'slot', isHandedOver: true })
+    const states = async () =>
+      (await journal.find('event-1')).flatMap(({ deliveries }) => deliveries.map((one) => one.state))
+    await send(formatJournal(topic, 1, [handedOver]).map(({ value }) => value))
+    expect(await states()).toEqual(['waiting'])
+    await send(formatJournal(topic, 1, [toldAs({}), handedOver]).map(({ value }) => value))
+    expect(await states()).toEqual(['done'])
+  })
+
   test.each([
     ['no JSON', '{"event-1'],
     ['nothing', ''],
