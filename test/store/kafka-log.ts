@@ -280,8 +280,8 @@ export class Member {
     for (let one = this.#handed.peek(); one !== undefined; one = this.#handed.peek()) {
       if (!this.#isAlive) return
       if (one.source?.owned.isLost === false) {
-        if (!(one instanceof KafkaRecord)) await this.work.takeUp([one], (row) => this.#finish(row))
-        else if (this.work.isNews(one)) this.whenHanded(one)
+        if (!(one instanceof KafkaRecord)) await this.work.handOver.takeUp([one], (row) => this.#finish(row))
+        else if (this.work.handOver.isNews(one)) this.whenHanded(one)
         else this.#finish(one)
       }
       this.#handed.shift()

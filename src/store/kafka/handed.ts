@@ -53,12 +53,12 @@ export function parseHandedEvent({ value }: FetchedMessage): HandedEvent | undef
   if (typeof rule !== 'string' || typeof id !== 'string' || typeof stream !== 'string') return undefined
   if (typeof accepted !== 'number' || typeof topic !== 'string') return undefined
   if (typeof partition !== 'number' || typeof offset !== 'number' || typeof standing !== 'object') return undefined
-  // A view would keep the whole answer of the broker in memory.
   return {
     rule,
     // Written by formatHandedEvent: the topic is ours.
     standing: (standing as Standing | null) ?? undefined,
     event: { id, stream, accepted, origin: [topic, partition, offset] },
+    // A view would keep the whole answer of the broker in memory.
     bytes: Uint8Array.from(parsed.event),
   }
 }

@@ -200,8 +200,8 @@ class KafkaStore implements Store {
       },
       ready: (partition) => work.ready(partition),
       beginning: (owned) => work.begin(owned),
-      isNews: (record) => work.isNews(record),
-      takeUp: (rows) => work.takeUp(rows, (row) => streams.finish(row)),
+      isNews: (record) => work.handOver.isNews(record),
+      takeUp: (rows) => work.handOver.takeUp(rows, (row) => streams.finish(row)),
       told: () => writer.written(),
       trouble: (why) => {
         if (!this.#isClosed) this.#trouble('streams', why)

@@ -1,32 +1,16 @@
-import { randomUUID } from 'node:crypto'
 import type { StreamRecord } from '../../event/event.ts'
 import type { Consequences, Durable, Key, Settlement, Standing } from '../store.ts'
-import type { Outgoing } from './batch-sender.ts'
 import { type ChangelogOptions, changelogOf } from './changelog.ts'
 import type { FetchedMessage } from './client.ts'
-import { formatHandedEvent, formatHandedRow, type HandedRow, isUntouched } from './handed.ts'
+import { HandOver } from './hand-over.ts'
 import { Homes } from './homes.ts'
 import { formatJournal } from './journal.ts'
 import { KafkaRecord, type Owned } from './kafka-record.ts'
-import { Heard } from './on-the-way.ts'
-import { pack } from './packed.ts'
-import {
-  type Claim,
-  keyEndOf,
-  keyOf,
-  newPart,
-  newTicket,
-  type Part,
-  ruleKeyOf,
-  shardSettle,
-  type Ticket,
-  toldHandedOver,
-  toldOf,
-} from './part.ts'
-import { PartLog, type PartLogParts, readMark } from './part-log.ts'
-import { formatKey, isMark, lossKey, markKey, ownerHeader } from './row.ts'
+import { type Claim, keyEndOf, keyOf, newPart, newTicket, type Part, shardSettle, type Ticket, toldOf } from './part.ts'
+import { PartLog, type PartLogParts } from './part-log.ts'
+import { lossKey } from './row.ts'
 import { type PartBatch, type Settled, SettleQueue } from './settle-queue.ts'
-import type { Change, ShardSettle, Told, Written } from './shard-protocol.ts'
+import type { Change, ShardSettle, Written } from './shard-protocol.ts'
 
 export interface WorkTopicParts extends Omit<PartLogParts, 'write' | 'readBack' | 'usurped'> {
   readonly partitions: number
@@ -52,22 +36,21 @@ const elsewhere: Consequences = { amended: { state: 'elsewhere' }, moved: [], du
 export class WorkTopic {
   /** How many dead letters there are in our partitions, and their bytes, by rule. */
   dead: ReadonlyMap<string, { readonly count: number; readonly bytes: number }> = new Map()
+  readonly handOver: HandOver
   readonly #parts: WorkTopicParts
   readonly #owned = new Map<number, Part>()
   /** As the group says. */
   #assigned: ReadonlySet<number> = new Set()
   readonly #homes: Homes
   readonly #log: PartLog
-  readonly #heard = new Heard()
   readonly #queue: SettleQueue
-  /** What is to be handed over, and with it what the journal is told, until somebody takes it up. */
-  readonly #sending: { readonly record: Outgoing; readonly told: Told | undefined; readonly written: () => void }[] = []
 
   constructor(parts: WorkTopicParts) {
     this.#parts = parts
     const { topics, partitions, clock, thread, writer, broken } = parts
     const shared = { topics, partitions, clock, thread, writer, owned: this.#owned, broken }
-    this.#homes = new Homes({ ...shared, heard: this.#heard })
+    this.handOver = new HandOver({ ...parts, owned: this.#owned, write: (part, change) => this.#write(part, change) })
+    this.#homes = new Homes({ ...shared, heard: this.handOver.heard })
     this.#log = new PartLog({
       ...parts,
       write: (part, change, options) => this.#write(part, change, options),
@@ -99,7 +82,7 @@ export class WorkTopic {
   /** As the store's. */
   routed(record: StreamRecord, inMemory: number): void {
     if (!(record instanceof KafkaRecord)) throw new Error('what was routed is not a record that this store gave out')
-    this.#hasCome(record)
+    this.handOver.hasCome(record)
     record.isRouted = true
     record.holds += inMemory - 1
     this.#finishIfDone(record)
@@ -113,7 +96,10 @@ export class WorkTopic {
     if (!releasesCursor) record.holds += 1
     const given = record.rows?.get(settlement.lane.rule)
     const part = this.#partOf(settlement, record)
-    if ((given ?? record.owned).isLost || (given === undefined && this.#isHandedOver(part, settlement, record))) {
+    if (
+      (given ?? record.owned).isLost ||
+      (given === undefined && this.handOver.isHandedOver(part, settlement, record))
+    ) {
       setImmediate(() => this.#keep(ticket, elsewhere))
       return
     }
@@ -131,7 +117,7 @@ export class WorkTopic {
     else if (part !== undefined) setImmediate(() => this.#keep(ticket, elsewhere))
     else if (record.source !== undefined && settlement.state === 'done' && settlement.standing === undefined)
       this.#tell(settlement, record, ticket)
-    else this.#handOver(settlement, record, ticket)
+    else this.#handTo(settlement, record, ticket)
   }
 
   /**
@@ -175,7 +161,7 @@ export class WorkTopic {
   /** It is handed over to where it belongs, and then removed from where it was. */
   #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
     const partition = this.#homes.placeOf(settlement.standing, record)
-    this.#send(partition, settlement, record, () => {
+    this.handOver.send(partition, settlement, record, () => {
       const { standing: _, ...settle } = shardSettle(settlement, record, false)
       const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
       const remove = async () => {
@@ -234,13 +220,13 @@ export class WorkTopic {
     const headers = hasClaims ? { [writeHeader]: Buffer.from(String(part.writes)) } : {}
     const keyEnds = ends.flatMap(({ end = [] }) => end)
     this.#countDead(part, change.dead)
-    this.#rememberEnds(change.told)
+    this.handOver.rememberEnds(change.told)
     // Who has just taken over its source may not have heard of it yet.
     const ofOthers = ends.filter(({ isKeyed, ticket: { settlement } }) => {
       const { record } = settlement
       return isKeyed && record instanceof KafkaRecord && (record.rule !== undefined || record.owned !== part)
     })
-    this.#rememberEnds(ofOthers.map(({ told }) => told))
+    this.handOver.rememberEnds(ofOthers.map(({ told }) => told))
     return {
       records: [
         ...changelogOf(topics, part, change, { headers }),
@@ -258,7 +244,7 @@ export class WorkTopic {
           const consequences = byIndex.get(rows.length + index)
           // Who has the partition now may have read what is remembered of its keys before this was there.
           if (part.isLost && end !== undefined && record instanceof KafkaRecord)
-            this.#handOver(ticket.settlement, record, ticket, consequences)
+            this.#handTo(ticket.settlement, record, ticket, consequences)
           else this.#keep(ticket, consequences)
         }
       },
@@ -273,7 +259,7 @@ export class WorkTopic {
   /** Resolves when all that was settled is on its way. */
   async flushed(): Promise<void> {
     await this.#queue.flushed()
-    this.#sendAll()
+    this.handOver.sendAll()
   }
 
   /** Nobody may have taken the partition over before a claim was written: then that one may have made the call. */
@@ -287,116 +273,16 @@ export class WorkTopic {
   #write(part: Part, change: Written, options?: ChangelogOptions): void {
     const { topics, partitions, writer } = this.#parts
     this.#countDead(part, change.dead)
-    this.#rememberEnds(change.told)
+    this.handOver.rememberEnds(change.told)
     const journal = formatJournal(topics.journal, partitions, change.told)
     const records = [...changelogOf(topics, part, change, options), ...journal]
     if (records.length > 0) writer.write(records, () => undefined)
   }
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
-  #handOver(settlement: Settlement, record: KafkaRecord, ticket: Ticket, consequences?: Consequences): void {
+  #handTo(settlement: Settlement, record: KafkaRecord, ticket: Ticket, consequences?: Consequences): void {
     const home = record.source === undefined ? record.owned.partition : this.#homes.placeOf(settlement.standing, record)
-    this.#send(home, settlement, record, () => this.#keep(ticket, ofAnother(consequences)))
-  }
-
-  /** What is handed over in one turn goes together. */
-  #send(partition: number, settlement: Settlement, record: KafkaRecord, written: () => void): void {
-    const { lane, standing } = settlement
-    const { handed } = this.#parts.topics
-    if (standing !== undefined)
-      this.#owned.get(partition)?.onTheWay.add(keyOf(settlement), ruleKeyOf(lane.rule, standing))
-    if (this.#sending.length === 0) setImmediate(() => this.#sendAll())
-    // Handed on once more as an event it would not be told from one that is handed over twice.
-    if (record.source === undefined || record.rule !== undefined || !isUntouched(settlement)) {
-      this.#sending.push({ record: formatHandedRow(handed, partition, settlement, record), told: undefined, written })
-      return
-    }
-    this.#sending.push({
-      record: formatHandedEvent(handed, partition, settlement, record),
-      told: toldHandedOver(settlement, record),
-      written,
-    })
-  }
-
-  #sendAll(): void {
-    const sending = this.#sending.splice(0)
-    if (sending.length === 0) return
-    const { topics, partitions, writer } = this.#parts
-    const told = sending.flatMap((one) => one.told ?? [])
-    const records = [...sending.map(({ record }) => record), ...formatJournal(topics.journal, partitions, told)]
-    writer.write(records, () => {
-      for (const { written } of sending) written()
-    })
-  }
-
-  /** Whether it was not handed over before; from then on it was. Read again from a place of its own it is given out again. */
-  isNews(record: KafkaRecord): boolean {
-    const name = `${record.id}/${record.rule}`
-    const { source } = record
-    const isNews = source === undefined || !this.#heard.isRepeated(name, source)
-    if (isNews) this.#heard.add(name, source)
-    else this.#hasCome(record)
-    return isNews
-  }
-
-  /** It was handed over here before its source came to be ours. */
-  #isHandedOver(part: Part | undefined, settlement: Settlement, record: KafkaRecord): boolean {
-    const isFromElsewhere = record.source !== undefined && record.rule === undefined && part !== record.owned
-    // What was begun here goes on here: what was handed over meets its row.
-    const isBegun = settlement.state !== 'waiting' || !isUntouched(settlement)
-    if (!isFromElsewhere || part === undefined || isBegun) return false
-    return this.#heard.has(`${record.id}/${settlement.lane.rule}`)
-  }
-
-  /** Whoever hands it over, or reads it, again is not to begin it once more. */
-  #rememberEnds(told: readonly Told[]): void {
-    for (const one of told)
-      if ('state' in one && one.state === 'done') this.#heard.add(`${one.event.id}/${one.rule}`, undefined)
-  }
-
-  /** What this process has handed over to itself. */
-  #hasCome({ id, rule, owned }: KafkaRecord): void {
-    const onTheWay = this.#owned.get(owned.partition)?.onTheWay
-    if (rule !== undefined && onTheWay?.isEmpty === false)
-      onTheWay.delete(formatKey({ kind: 'delivery', id, rule }).toString())
-  }
-
-  /** Rows that were handed over to one partition, and marks; `finish`: they count here, or need not be read again. */
-  async takeUp(rows: readonly HandedRow[], finish: (row: HandedRow) => void): Promise<void> {
-    const part = this.#owned.get(rows[0]?.source.owned.partition ?? -1)
-    if (part === undefined) return
-    const deliveries = rows.filter(({ message }) => !isMark(message))
-    if (deliveries.length > 0) {
-      await this.#takeUp(part, deliveries)
-      if (!part.isLost) this.#mark(part, () => deliveries.forEach(finish))
-    }
-    if (part.isLost) return
-    for (const row of rows) {
-      if (!isMark(row.message)) continue
-      readMark(part, row.message)
-      finish(row)
-    }
-  }
-
-  /** Also of what is lost: with it goes what was counted. */
-  async #takeUp(part: Part, rows: readonly HandedRow[]): Promise<void> {
-    const records = rows.flatMap(({ message: { key, value } }) => (key === null ? [] : [{ key, value }]))
-    const asked = { partition: part.partition, records: pack(records) }
-    const arrived = await this.#parts.thread.ask('arrive', asked).catch(this.#parts.broken)
-    if (arrived === undefined) return
-    for (const { key } of records) part.onTheWay.delete(key.toString())
-    if (!part.isLost) this.#write(part, arrived)
-    for (const change of arrived.rows) this.#parts.listener.rows(change)
-  }
-
-  /** Calls back when all is read back that was written before, if nobody else had taken the partition over by then. */
-  #mark(part: Part, readBack: () => void): void {
-    const mark = randomUUID()
-    part.marks.set(mark, readBack)
-    const headers = { [ownerHeader]: Buffer.from(part.owner) }
-    const { topics, writer } = this.#parts
-    const record = { topic: topics.work, partition: part.partition, key: markKey, value: Buffer.from(mark), headers }
-    writer.write([record], () => undefined)
+    this.handOver.send(home, settlement, record, () => this.#keep(ticket, ofAnother(consequences)))
   }
 
   /** It is durable. What one partition keeps waiting holds up no other. */
@@ -493,7 +379,7 @@ export class WorkTopic {
       const { record } = settlement
       if (!('told' in pending) || !(record instanceof KafkaRecord) || record.owned.isLost)
         return [{ ticket, consequences: undefined }]
-      this.#handOver(settlement, record, ticket)
+      this.#handTo(settlement, record, ticket)
       return []
     })
   }
@@ -509,7 +395,7 @@ export class WorkTopic {
       const ticket = newTicket(ofRecord, () => {
         for (const other of others) this.#release(other)
       })
-      this.#handOver(ofRecord, record, ticket)
+      this.#handTo(ofRecord, record, ticket)
     }
   }
 
