@@ -36,7 +36,8 @@ export function eventTime(record: StreamRecord): number {
 /** Undefined where they are not a JSON object: other producers of a log may write anything. */
 export function parseMessage(bytes: Uint8Array): JsonObject | undefined {
   try {
-    const value: Json = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'))
+    const buffer = bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const value: Json = JSON.parse(buffer.toString('utf8'))
     return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined
   } catch {
     return undefined

@@ -118,15 +118,11 @@ type Messages = NonNullable<ProducerBatch['topicMessages']>[number]['messages']
 
 function batchOf(records: readonly Outgoing[]): Pick<ProducerBatch, 'topicMessages'> {
   const topics = new Map<string, Messages>()
-  for (const { topic, partition, key, value, timestamp, headers } of records) {
+  for (const { topic, partition, key, value, timestamp, headers = {} } of records) {
     const messages = topics.get(topic) ?? []
-    messages.push({
-      partition,
-      key,
-      value,
-      ...(timestamp === undefined ? {} : { timestamp: String(timestamp) }),
-      ...(headers === undefined ? {} : { headers }),
-    })
+    const message: Messages[number] = { partition, key, value, headers }
+    if (timestamp !== undefined) message.timestamp = String(timestamp)
+    messages.push(message)
     topics.set(topic, messages)
   }
   return { topicMessages: [...topics].map(([topic, messages]) => ({ topic, messages })) }

@@ -59,7 +59,7 @@ export function parseHandedEvent({ value }: FetchedMessage): HandedEvent | undef
     standing: (standing as Standing | null) ?? undefined,
     event: { id, stream, accepted, origin: [topic, partition, offset] },
     // A view would keep the whole answer of the broker in memory.
-    bytes: Uint8Array.from(parsed.event),
+    bytes: Buffer.from(parsed.event),
   }
 }
 

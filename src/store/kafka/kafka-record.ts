@@ -91,11 +91,26 @@ export function eventIdOf(time: number, [topic, partition, offset]: Origin): str
   const stamp = Math.max(0, Math.min(time, 2 ** 48 - 1))
     .toString(16)
     .padStart(12, '0')
+  const low = (offset % 2 ** 48).toString(16).padStart(12, '0')
+  if (topic !== lastPlace.topic || partition !== lastPlace.partition) lastPlace = placeOf(topic, partition)
+  return `${stamp.slice(0, 8)}-${stamp.slice(8)}-${lastPlace.bits}-${low}`
+}
+
+interface Place {
+  readonly topic: string
+  readonly partition: number
+  /** As an id has them. */
+  readonly bits: string
+}
+
+/** Records come many of one partition together. */
+let lastPlace = placeOf('', 0)
+
+function placeOf(topic: string, partition: number): Place {
   const place = `${topic}/${partition}`
   const high = (murmur2(place) & 0xfff).toString(16).padStart(3, '0')
   const middle = (0x8000 + (murmur2(`${place}/`) & 0x3fff)).toString(16)
-  const low = (offset % 2 ** 48).toString(16).padStart(12, '0')
-  return `${stamp.slice(0, 8)}-${stamp.slice(8)}-7${high}-${middle}-${low}`
+  return { topic, partition, bits: `7${high}-${middle}` }
 }
 
 /** Of an event with such an id. */

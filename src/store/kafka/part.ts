@@ -117,9 +117,24 @@ export function keyOf({ record, lane }: Settlement): string {
 
 /** As the thread takes it; with the event's bytes where it makes a row. */
 export function shardSettle(settlement: Settlement, record: KafkaRecord, isNew: boolean): ShardSettle {
-  const { record: _, releasesCursor: __, ...rest } = settlement
+  const { lane, state, reason, revision, at, until, progress, claimed, attempts, answer, standing } = settlement
   const { id, stream, accepted, origin } = record
-  return { ...rest, event: { id, stream, accepted, origin }, bytes: isNew ? record.bytes : undefined }
+  return {
+    lane,
+    event: { id, stream, accepted, origin },
+    // A view would take with it what it is a view of.
+    bytes: isNew ? Uint8Array.from(record.bytes) : undefined,
+    state,
+    reason,
+    revision,
+    at,
+    until,
+    progress,
+    claimed,
+    attempts,
+    answer,
+    standing,
+  }
 }
 
 /** Undefined where nothing is remembered of its key. */
@@ -133,8 +148,14 @@ export function keyEndOf(
   const metaId = givenIdOf(record)
   const starter: Starter = { event: { id, stream, accepted, origin }, metaId }
   return {
-    ...{ accepted, starter: JSON.stringify(starter), hash: metaId === undefined ? 0 : hashId(metaId) },
-    ...{ rule: lane.rule, key: key.text, windowMs: key.windowMs, began: progress.firstAttemptAt, at },
+    accepted,
+    starter: JSON.stringify(starter),
+    hash: metaId === undefined ? 0 : hashId(metaId),
+    rule: lane.rule,
+    key: key.text,
+    windowMs: key.windowMs,
+    began: progress.firstAttemptAt,
+    at,
   }
 }
 
@@ -157,7 +178,20 @@ export function toldOf({ lane, revision, state, reason, at, attempts }: Settleme
 
 /** Of one that is handed over before anything has come of it. */
 export function toldHandedOver(settlement: Settlement, record: KafkaRecord): Told {
-  const { state, reason, until } = settlement
-  const waits = state === 'waiting' ? { reason, until: Number.isFinite(until) ? until : null } : { reason: 'slot' }
-  return { ...toldOf(settlement, record), state: 'waiting', ...waits, isHandedOver: true }
+  const { lane, revision, state, reason, at, until, attempts } = settlement
+  const { id, stream, accepted, origin } = record
+  const isWaiting = state === 'waiting'
+  return {
+    event: { id, stream, accepted, origin },
+    metaId: givenIdOf(record),
+    rule: lane.rule,
+    revision,
+    state: 'waiting',
+    reason: isWaiting ? reason : 'slot',
+    at,
+    until: isWaiting && Number.isFinite(until) ? until : null,
+    attempts,
+    coveredBy: undefined,
+    isHandedOver: true,
+  }
 }

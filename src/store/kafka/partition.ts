@@ -1,20 +1,27 @@
 import { type JsonObject, metaOf } from '../../event/event.ts'
 
+/** Most keys are so short that their bytes need no memory of their own. */
+const scratch = Buffer.alloc(1_024)
+const utf8AtMost = 3
+
 /** Kafka's own hash of a key (murmur2, as in its Java client), so that other producers can choose the same partitions. */
 export function murmur2(text: string): number {
-  const bytes = Buffer.from(text, 'utf8')
+  const bytes = text.length * utf8AtMost > scratch.length ? Buffer.from(text, 'utf8') : scratch
+  const length = bytes === scratch ? scratch.write(text) : bytes.length
+  const byte = (at: number) => bytes[at] ?? 0
   const multiply = 0x5bd1e995
-  const blocks = bytes.length & ~3
-  let hash = 0x9747b28c ^ bytes.length
+  const blocks = length & ~3
+  let hash = 0x9747b28c ^ length
   for (let at = 0; at < blocks; at += 4) {
-    let block = Math.imul(bytes.readInt32LE(at), multiply)
+    let block = byte(at) | (byte(at + 1) << 8) | (byte(at + 2) << 16) | (byte(at + 3) << 24)
+    block = Math.imul(block, multiply)
     block = Math.imul(block ^ (block >>> 24), multiply)
     hash = Math.imul(hash, multiply) ^ block
   }
-  const left = bytes.length - blocks
-  if (left >= 3) hash ^= (bytes[blocks + 2] ?? 0) << 16
-  if (left >= 2) hash ^= (bytes[blocks + 1] ?? 0) << 8
-  if (left >= 1) hash = Math.imul(hash ^ (bytes[blocks] ?? 0), multiply)
+  const left = length - blocks
+  if (left >= 3) hash ^= byte(blocks + 2) << 16
+  if (left >= 2) hash ^= byte(blocks + 1) << 8
+  if (left >= 1) hash = Math.imul(hash ^ byte(blocks), multiply)
   hash = Math.imul(hash ^ (hash >>> 13), multiply)
   return (hash ^ (hash >>> 15)) >>> 0
 }

@@ -506,7 +506,7 @@ export class Streams {
     const origin = [topic, partition, at] as const
     // A view would keep the whole answer of the broker in memory. Of what others wrote too large, the rest would find no
     // room in a row: so cut it is no JSON, and ends as unreadable.
-    const bytes = Uint8Array.from(value?.subarray(0, this.#parts.largestEvent) ?? [])
+    const bytes = Buffer.from(value?.subarray(0, this.#parts.largestEvent) ?? [])
     progress.begin(at, accepted)
     const record = new KafkaRecord({ id: eventIdOf(time, origin), stream, accepted, origin }, bytes, owned, source)
     record.known = known.get(record.id)

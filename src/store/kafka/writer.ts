@@ -134,8 +134,14 @@ export class Writer {
 
   #enqueue(records: readonly Outgoing[], deadline: number, done: Item['done']): void {
     const item: Item = {
-      ...{ records, begun: 0, left: records.length, written: new Set(), unwritten: [] },
-      ...{ deadline, isAnswered: false, done },
+      records,
+      begun: 0,
+      left: records.length,
+      written: new Set(),
+      unwritten: [],
+      deadline,
+      isAnswered: false,
+      done,
     }
     if (this.#isStopped) {
       this.#answer(item, closed())

@@ -252,11 +252,16 @@ export class Standings {
     if (windowMs > 0) postpone(this.#reasons.key, firstAttemptAt + windowMs)
     if (state === waiting && reason === this.#reasons.retry && until !== null) postpone(this.#reasons.retry, until)
 
-    const { ok } = readStart(this.#start.get(rule, text)) ?? {}
     const isOk = state === done && (reason === this.#reasons.ok || reason === this.#reasons.ignored)
-    const success = isOk ? [pos, hash || null, at] : [ok?.pos ?? null, ok?.hash ?? null, ok?.at ?? null]
+    const success = isOk ? [pos, hash || null, at] : this.#lastSuccess(rule, text)
     this.#putStart.run(rule, text, pos, firstAttemptAt, ...success, at + Math.max(windowMs, successKeptMs))
     return moved
+  }
+
+  /** As `starts` has it. */
+  #lastSuccess(rule: number, key: string): readonly (number | null)[] {
+    const { ok } = readStart(this.#start.get(rule, key)) ?? {}
+    return [ok?.pos ?? null, ok?.hash ?? null, ok?.at ?? null]
   }
 
   /** Within a transaction: a call of a key has ended well whose delivery never had a row. */
