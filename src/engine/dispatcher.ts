@@ -185,7 +185,12 @@ export class Dispatcher {
   recordRunning(work: RuleWork, delivery: Delivery): void {
     if (delivery.hasRow) return
     delivery.hasRow = true
-    this.#parts.settler.settle(work, delivery, { ...sofar(delivery), state: 'running', reason: '', claimed: false })
+    this.#parts.settler.settle(work, delivery, {
+      progress: delivery.progress,
+      state: 'running',
+      reason: '',
+      claimed: false,
+    })
   }
 
   /** Gives a row to a delivery in memory. */
@@ -194,7 +199,7 @@ export class Dispatcher {
     const reason: WaitReason =
       work.rule === undefined ? 'rule_gone' : (works.lane(work, delivery.lane.key).closedBy ?? work.closedBy)
     settler.settle(work, delivery, {
-      ...sofar(delivery),
+      progress: delivery.progress,
       state: 'waiting',
       reason,
       until: clock.now(),
@@ -268,14 +273,14 @@ export class Dispatcher {
     const { clock, settler } = this.#parts
     const isElsewhere = !isDeepStrictEqual(delivery.standing, standing)
     if (stored.isSuperseded && !isElsewhere) {
-      settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason: 'superseded' })
+      settler.settle(work, delivery, { progress: delivery.progress, state: 'done', reason: 'superseded' })
       return undefined
     }
     if (!this.meetHolder(work, delivery) && until <= clock.now() && !isElsewhere) return delivery
     // Its key is another than it was, by the rule or the configuration, or another has it: it finds its place anew.
     const waits =
       until > clock.now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: clock.now() } as const)
-    settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
+    settler.settle(work, delivery, { progress: delivery.progress, state: 'waiting', ...waits })
     return undefined
   }
 
@@ -287,7 +292,7 @@ export class Dispatcher {
     const { rule, record, match, progress } = delivery
     const { clock, settler } = this.#parts
     const finish = (reason: 'expired' | 'sampled') => {
-      settler.settle(work, delivery, { ...sofar(delivery), state: 'done', reason })
+      settler.settle(work, delivery, { progress: delivery.progress, state: 'done', reason })
       return undefined
     }
     if (progress.more?.isReplay !== true && expiry(rule, record, clock.now()) !== undefined) return finish('expired')
@@ -330,7 +335,7 @@ export class Dispatcher {
     if (this.#laneOf(work, delivery) === undefined) return undefined
     this.meetHolder(work, delivery)
     const waits = until > now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now() } as const)
-    this.#parts.settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', ...waits })
+    this.#parts.settler.settle(work, delivery, { progress: delivery.progress, state: 'waiting', ...waits })
     return undefined
   }
 
@@ -345,7 +350,12 @@ export class Dispatcher {
     // Other limits of its target, found just now, may have let others start that have the rule's last slot.
     const closedBy = queue.closedBy ?? (work.hasSlot ? undefined : work.closedBy)
     if (closedBy !== undefined) {
-      settler.settle(work, delivery, { ...sofar(delivery), state: 'waiting', reason: closedBy, until: clock.now() })
+      settler.settle(work, delivery, {
+        progress: delivery.progress,
+        state: 'waiting',
+        reason: closedBy,
+        until: clock.now(),
+      })
       return
     }
     const { uncleanStops } = delivery
@@ -377,7 +387,7 @@ export class Dispatcher {
       return
     }
     delivery.hasRow = true
-    settler.settle(work, delivery, { ...sofar(delivery), state: 'running', reason: '', claimed }, (isOurs) => {
+    settler.settle(work, delivery, { progress: delivery.progress, state: 'running', reason: '', claimed }, (isOurs) => {
       // Meanwhile the target may have asked for time.
       if (isOurs && !this.#isStopping && !queue.health.isPaused) {
         void this.#run(work, queue, delivery)
@@ -506,7 +516,7 @@ export class Dispatcher {
   #bury(work: RuleWork, delivery: Delivery, reason: DeadReason, error: string): void {
     const answer = { ...noAnswer(), error }
     this.#parts.settler.settle(work, delivery, {
-      ...sofar(delivery),
+      progress: delivery.progress,
       state: 'dead',
       reason,
       answer,
@@ -550,10 +560,6 @@ function tooManyWait({ followers }: Delivery, verdict: Verdict): Verdict {
   const why = `more than ${followersAtMost.toLocaleString('en')} deliveries of its key wait for it`
   const told = attempts.slice(-1).map((last) => ({ ...last, note: joined(last.note, why) }))
   return { progress, attempts: [...attempts.slice(0, -1), ...told], answer, state: 'dead', reason: 'exhausted' }
-}
-
-function sofar({ progress }: Delivery): Pick<Verdict, 'progress'> {
-  return { progress }
 }
 
 /**
