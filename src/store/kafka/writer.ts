@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Kafka } from 'kafkajs'
 import { ServiceError } from '../../base/errors.ts'
-import { answers, BatchSender, type Outgoing, placeOf } from './batch-sender.ts'
+import { answers, BatchSender, type Outgoing, placeOf, type Sent } from './batch-sender.ts'
 import { atMost } from './client.ts'
 import { explain, isHopeless, isStarved, isTooLarge, RefusedError } from './errors.ts'
 
@@ -267,6 +267,53 @@ export class Writer {
     return slices
   }
 
+  async #insist(slices: readonly Slice[]): Promise<void> {
+    let left = slices
+    for (let pauseMs = shortestPauseMs; !this.#isStopped; pauseMs = Math.min(longestPauseMs, pauseMs * 2)) {
+      left = left.filter(({ item }) => !item.isAnswered)
+      if (left.length === 0) return
+      const began = performance.now()
+      const sent = await this.#sender.send(left.flatMap(({ records }) => records))
+      const { rest, isForMoment } = this.#restOf(left, sent)
+      if (rest.length === 0) {
+        this.#parts.committed(performance.now() - began)
+        this.#tell(undefined)
+        return
+      }
+      for (const { item, records } of partsOf(left, (record) => sent.written.has(placeOf(record))))
+        for (const record of records) item.written.add(record)
+      left = rest
+      if (await this.#hasIsolated(left, sent.error)) return
+      if (!isForMoment) this.#tell(`Kafka does not take what is written: ${explain(sent.error, topicOf(left))}`)
+      await pause(pauseMs)
+      if (!this.#isStopped) await this.#sender.replaceIfSpoiled()
+    }
+    giveUp(left, unavailable(this.#trouble ?? silence(farewellMs)))
+  }
+
+  /** What was not written, and is to be sent again. `isForMoment`: that may be over soon, and is nobody's trouble yet. */
+  #restOf(
+    slices: readonly Slice[],
+    { written, refused, error }: Sent,
+  ): { rest: readonly Slice[]; isForMoment: boolean } {
+    if (this.#starvedSince.size > 0) for (const place of written) this.#starvedSince.delete(place)
+    const rest = partsOf(slices, (record) => !written.has(placeOf(record)))
+    // What comes behind it is not to wait for its partition.
+    const barred = new Set<Outgoing>()
+    let isForMoment = isStarved(error)
+    for (const { item, records } of rest) {
+      for (const record of records) {
+        const why = refused.get(placeOf(record))
+        if (!isStarved(why) || !this.#isStarvedForLong(placeOf(record))) continue
+        isForMoment = false
+        if (!mayFail(item)) continue
+        item.unwritten.push({ record, error: new RefusedError(why, record.topic) })
+        barred.add(record)
+      }
+    }
+    return { rest: partsOf(rest, (record) => !barred.has(record)), isForMoment }
+  }
+
   /** Too few replicas may be in sync for a moment where a broker starts anew. */
   #isStarvedForLong(place: string): boolean {
     const since = this.#starvedSince.get(place) ?? Date.now()
@@ -274,57 +321,23 @@ export class Writer {
     return Date.now() - since >= starvedForMs
   }
 
-  async #insist(slices: readonly Slice[]): Promise<void> {
-    let left = slices
-    for (let pauseMs = shortestPauseMs; !this.#isStopped; pauseMs = Math.min(longestPauseMs, pauseMs * 2)) {
-      left = left.filter(({ item }) => !item.isAnswered)
-      if (left.length === 0) return
-      const began = performance.now()
-      const { written, refused, error } = await this.#sender.send(left.flatMap(({ records }) => records))
-      const sent = left
-      left = partsOf(sent, (record) => !written.has(placeOf(record)))
-      if (this.#starvedSince.size > 0) for (const place of written) this.#starvedSince.delete(place)
-      // What comes behind it is not to wait for its partition.
-      const barred = new Set<Outgoing>()
-      let isForMoment = isStarved(error)
-      for (const { item, records } of left) {
-        for (const record of records) {
-          const why = refused.get(placeOf(record))
-          if (!isStarved(why) || !this.#isStarvedForLong(placeOf(record))) continue
-          isForMoment = false
-          if (!mayFail(item)) continue
-          item.unwritten.push({ record, error: new RefusedError(why, record.topic) })
-          barred.add(record)
-        }
-      }
-      left = partsOf(left, (record) => !barred.has(record))
-      const [only, ...others] = left
-      if (only === undefined) {
-        this.#parts.committed(performance.now() - began)
-        this.#tell(undefined)
-        return
-      }
-      for (const { item, records } of partsOf(sent, (record) => written.has(placeOf(record))))
-        for (const record of records) item.written.add(record)
-      const topic = only.records[0]?.topic ?? ''
-      if (isTooLarge(error)) this.#parts.tooLarge(topic)
-      if (isHopeless(error)) {
-        // One of them is at fault: the others must not suffer for it.
-        const parts = others.length > 0 ? left : halvesOf(only)
-        if (parts.length > 1) {
-          for (const part of parts) await this.#insist([part])
-          return
-        }
-        if (mayFail(only.item)) {
-          giveUp(left, new RefusedError(error, topic))
-          return
-        }
-      }
-      if (!isForMoment) this.#tell(`Kafka does not take what is written: ${explain(error, topic)}`)
-      await pause(pauseMs)
-      if (!this.#isStopped) await this.#sender.replaceIfSpoiled()
+  /**
+   * Where one of them is at fault for good, the others must not suffer for it: each is sent by itself, and what may fail is given
+   * up. Whether that has seen to all of them.
+   */
+  async #hasIsolated(slices: readonly Slice[], error: unknown): Promise<boolean> {
+    const topic = topicOf(slices)
+    if (isTooLarge(error)) this.#parts.tooLarge(topic)
+    if (!isHopeless(error)) return false
+    const [only] = slices
+    const parts = only !== undefined && slices.length === 1 ? halvesOf(only) : slices
+    if (parts.length > 1) {
+      for (const part of parts) await this.#insist([part])
+      return true
     }
-    giveUp(left, unavailable(this.#trouble ?? silence(farewellMs)))
+    if (only === undefined || !mayFail(only.item)) return false
+    giveUp(slices, new RefusedError(error, topic))
+    return true
   }
 
   /** What could show that Kafka answers again was given up, and nothing more comes as long as it seems not to. */
@@ -358,6 +371,10 @@ function partsOf(slices: readonly Slice[], passes: (record: Outgoing) => boolean
   return slices
     .map(({ item, records }) => ({ item, records: records.filter(passes) }))
     .filter(({ records }) => records.length > 0)
+}
+
+function topicOf([first]: readonly Slice[]): string {
+  return first?.records[0]?.topic ?? ''
 }
 
 function halvesOf({ item, records }: Slice): readonly Slice[] {
