@@ -7,7 +7,7 @@ import { MetaIds } from '../tables/ids.ts'
 import { parseLane } from '../tables/lane-name.ts'
 import { Letters } from '../tables/letters.ts'
 import type { Numbers } from '../tables/numbers.ts'
-import { type Moved, Standings } from '../tables/standings.ts'
+import { type Beyond, type Moved, Standings } from '../tables/standings.ts'
 import { Suspects } from '../tables/suspects.ts'
 import type { Words } from '../tables/words.ts'
 import { type Packed, pack, unpack } from './packed.ts'
@@ -111,13 +111,15 @@ export class Shard {
     const ids = new MetaIds(database)
     const letters = new Letters(database)
     const suspects = new Suspects(database)
-    const standings = this.#rows.transaction(
-      () => new Standings(database, this.#words, (...root) => this.#roots.hasLater(this.#partition, ...root)),
-    )
+    const beyond: Beyond = {
+      hasLater: (...root) => this.#roots.hasLater(this.#partition, ...root),
+      inHand: (...key) => due.outOf(...key),
+    }
+    const standings = this.#rows.transaction(() => new Standings(database, this.#words, beyond))
+    const due = new DueRows(database, this.#words, suspects, standings)
     this.#rows.transaction(() => {
       for (const { pos, rule, claimed } of cutOff) if (claimed !== 0) standings.callLost(int(pos), int(rule), now)
     })
-    const due = new DueRows(database, this.#words, suspects, standings)
     const commits = new Commits(database, 0, { words: this.#words, ids, letters, suspects, due, standings })
     this.#work = { commits, due, letters, standings, suspects }
     const settles = cutOff.map(({ pos, rule, claimed }) => {
@@ -199,25 +201,9 @@ export class Shard {
     const pos = this.#place(accepted)
     this.#rows.keepStarter(pos, starter)
     const call = { pos, rule, at, firstAttemptAt: began, hash }
-    const out = this.#reasonsOut(rule, key, pos)
     const moved = this.#movedInWords(this.#ready.standings.ended(call, { text: key, turn: 'newest', windowMs }))
     this.#noteCovered(name, key)
-    if (out.length === 0) return { pos, moved }
-    const left = moved.map((one) => {
-      const counted = one.to === 'duplicate' ? out.filter((reason) => reason === one.from).length : 0
-      return { ...one, count: one.count - counted }
-    })
-    return { pos, moved: left.filter(({ count }) => count > 0) }
-  }
-
-  /** What those of the key before that place waited for that somebody has in hand: they are not counted as waiting any more. */
-  #reasonsOut(rule: number, key: string, before: number): string[] {
-    return this.#ready.due.outOf(rule, key).flatMap((pos) => {
-      const row = this.#rows
-        .prepare('SELECT reason FROM deliveries WHERE pos = ? AND rule = ? AND state = 0 AND pos < ?')
-        .get(pos, rule, before)
-      return row === undefined ? [] : [this.#words.of('reason', int(row.reason))]
-    })
+    return { pos, moved }
   }
 
   /** Somebody may still have what was covered there: whoever took its place would be settled, or let go, with it. */
@@ -249,14 +235,18 @@ export class Shard {
   /** `areTakenAway`: those that are done have not ended. */
   #settle(settles: readonly ShardSettle[], areTakenAway = false): Omit<Change, 'places'> {
     const { commits, letters } = this.#ready
-    // What comes without its event is of a row that is here, or made just before it; somebody else may have ended that meanwhile.
+    // What comes without its event is of a row that is here, or made just before it; somebody else may have ended that meanwhile,
+    // be it with this.
     const made = new Set<string>()
     const repeated = settles.flatMap(({ bytes, event, lane }, index) => {
       const name = `${event.id}/${lane.rule}`
       const isNew = bytes !== undefined && !made.has(name) && !this.#isKnown(event.id, lane.rule)
       if (isNew) made.add(name)
       const isOfRow = bytes === undefined && (made.has(name) || this.#hasRow(event.id, lane.rule))
-      return isNew || isOfRow ? [] : [{ index, ...elsewhere, due: bytes === undefined ? this.#letGo(name) : [] }]
+      const isCovered = bytes === undefined && this.#coveredOut.has(name)
+      return isNew || (isOfRow && !isCovered)
+        ? []
+        : [{ index, ...elsewhere, due: bytes === undefined ? this.#letGo(name) : [] }]
     })
     const isRepeated = new Set(repeated.map(({ index }) => index))
     const indexes = [...settles.keys()].filter((index) => !isRepeated.has(index))

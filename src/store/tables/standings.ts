@@ -45,6 +45,17 @@ export type Called = Pick<Decided, 'pos' | 'rule' | 'at' | 'firstAttemptAt'> & {
 
 type LaterRoot = (rule: number, signature: string, time: number) => boolean
 
+/** What stands to deliveries beyond their tables. */
+export interface Beyond {
+  /** Whether a later root event than that counts which is not in these tables. */
+  readonly hasLater: LaterRoot
+  /** Those of a key that somebody has in hand: they are not counted as waiting any more. */
+  readonly inHand: (rule: number, key: string) => readonly number[]
+}
+
+/** Nobody has one in hand whose key another is called under. */
+const noneBeyond: Beyond = { hasLater: () => false, inHand: () => [] }
+
 /** Others that wait for something else now, or are done: from one reason to another, and how many. */
 export type Moved = readonly { readonly from: number; readonly to: number; readonly count: number }[]
 
@@ -65,8 +76,10 @@ export class Standings {
   readonly #unheld: Statement
   readonly #ahead: Statement
   readonly #stand: Statement
+  readonly #hasOlder: Statement
   readonly #coverable: Statement
   readonly #cover: Statement
+  readonly #hasSooner: Statement
   readonly #sooner: Statement
   readonly #postpone: Statement
   readonly #held: Statement
@@ -74,15 +87,12 @@ export class Standings {
   readonly #heldKeys: Statement
   readonly #countRoot: Statement
   readonly #laterRoot: Statement
-  readonly #hasLater: LaterRoot
+  readonly #beyond: Beyond
   readonly #expired: readonly Statement[]
 
-  /**
-   * Within a transaction: reasons that we give are named. `hasLater`: whether a later root event than that counts which is
-   * not in these tables.
-   */
-  constructor(database: Database, words: Words, hasLater: LaterRoot = () => false) {
-    this.#hasLater = hasLater
+  /** Within a transaction: reasons that we give are named. */
+  constructor(database: Database, words: Words, beyond = noneBeyond) {
+    this.#beyond = beyond
     const reason = (text: string) => words.intern('reason', text)
     this.#reasons = {
       key: reason('key'),
@@ -121,18 +131,20 @@ export class Standings {
     this.#stand = database.prepare(`
       UPDATE deliveries SET key = ?, turn = ?, window = ?, signature = ?, time = ?, covered_by = ? WHERE pos = ? AND rule = ?
     `)
+    const older = `${live} AND pos < ?`
+    const sooner = `${live} AND pos > ? AND state = 0 AND until < ? AND reason <> ?`
+    const byReason = 'AND pos NOT IN (SELECT value FROM json_each(?)) GROUP BY reason'
+    // Of most there are none.
+    this.#hasOlder = database.prepare(`SELECT 1 FROM deliveries WHERE ${older} LIMIT 1`)
     this.#coverable = database.prepare(
-      `SELECT reason, count(*) AS count FROM deliveries WHERE ${live} AND pos < ? GROUP BY reason`,
+      `SELECT reason, count(*) AS count FROM deliveries WHERE ${older} AND state = 0 ${byReason}`,
     )
-    this.#sooner = database.prepare(
-      `SELECT reason, count(*) AS count FROM deliveries WHERE ${live} AND pos > ? AND state = 0 AND until < ? AND reason <> ? GROUP BY reason`,
-    )
+    this.#hasSooner = database.prepare(`SELECT 1 FROM deliveries WHERE ${sooner} LIMIT 1`)
+    this.#sooner = database.prepare(`SELECT reason, count(*) AS count FROM deliveries WHERE ${sooner} ${byReason}`)
     this.#cover = database.prepare(
-      `UPDATE deliveries SET state = 2, reason = ?, until = NULL, at = ?, covered_by = ? WHERE ${live} AND pos < ?`,
+      `UPDATE deliveries SET state = 2, reason = ?, until = NULL, at = ?, covered_by = ? WHERE ${older}`,
     )
-    this.#postpone = database.prepare(
-      `UPDATE deliveries SET until = ?, reason = ? WHERE ${live} AND pos > ? AND state = 0 AND until < ? AND reason <> ?`,
-    )
+    this.#postpone = database.prepare(`UPDATE deliveries SET until = ?, reason = ? WHERE ${sooner}`)
     this.#held = database.prepare(`SELECT pos FROM deliveries WHERE ${live} AND until = ${never} ORDER BY pos LIMIT 1`)
     this.#release = database.prepare('UPDATE deliveries SET until = ?, reason = ? WHERE pos = ? AND rule = ?')
     this.#heldKeys = database.prepare(
@@ -239,15 +251,20 @@ export class Standings {
   ): Moved {
     const { text, windowMs } = key
     const moved: { from: number; to: number; count: number }[] = []
-    for (const row of this.#coverable.all(rule, text, pos)) {
-      moved.push({ from: int(row.reason), to: this.#reasons.duplicate, count: int(row.count) })
+    const inHand = () => JSON.stringify(this.#beyond.inHand(rule, text))
+    const tell = (rows: readonly Row[], to: number) => {
+      for (const { reason, count } of rows) moved.push({ from: int(reason), to, count: int(count) })
     }
-    if (moved.length > 0) this.#cover.run(this.#reasons.duplicate, at, pos, rule, text, pos)
+    if (this.#hasOlder.get(rule, text, pos) !== undefined) {
+      tell(this.#coverable.all(rule, text, pos, inHand()), this.#reasons.duplicate)
+      this.#cover.run(this.#reasons.duplicate, at, pos, rule, text, pos)
+    }
 
     const postpone = (to: number, end: number) => {
-      const sooner = this.#sooner.all(rule, text, pos, end, this.#reasons.retry)
-      for (const row of sooner) moved.push({ from: int(row.reason), to, count: int(row.count) })
-      if (sooner.length > 0) this.#postpone.run(end, to, rule, text, pos, end, this.#reasons.retry)
+      const sooner = [rule, text, pos, end, this.#reasons.retry]
+      if (this.#hasSooner.get(...sooner) === undefined) return
+      tell(this.#sooner.all(...sooner, inHand()), to)
+      this.#postpone.run(end, to, ...sooner)
     }
     if (windowMs > 0) postpone(this.#reasons.key, firstAttemptAt + windowMs)
     if (state === waiting && reason === this.#reasons.retry && until !== null) postpone(this.#reasons.retry, until)
@@ -306,7 +323,7 @@ export class Standings {
 
   /** Whether an event with a later time was accepted, and is neither dead nor discarded. */
   isSuperseded(rule: number, signature: string, time: number): boolean {
-    return this.#laterRoot.get(rule, signature, time) !== undefined || this.#hasLater(rule, signature, time)
+    return this.#laterRoot.get(rule, signature, time) !== undefined || this.#beyond.hasLater(rule, signature, time)
   }
 
   /** Within a transaction; so many at once. Says how many there were. */
