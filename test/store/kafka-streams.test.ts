@@ -252,6 +252,59 @@ test.each([
   expect(await given()).toEqual([from, from + 1])
 })
 
+test.each([
+  ['a stream', stream, 0],
+  ['what is handed over', topics.handed, 1],
+])(
+  'while nobody told of the topic of %s for a moment, what was read of it is neither given out twice nor lost',
+  async (_what, topic, partition) => {
+    const brokers = new Brokers()
+    brokers.topics.set(topic, topic === stream ? 1 : 4)
+    const name = `${topic}/${partition}`
+    const { streams, readings, look, take } = start(brokers, [0, 1, 2, 3])
+    const give = (offsets: readonly number[]) => {
+      const messages = offsets.map((offset) => handedOver(offset, offset))
+      readings.get(name)?.received(messages, offsets.length, (offsets.at(-1) ?? 0) + 1)
+    }
+    await look()
+    await streams.commit()
+    give([0, 1, 2])
+    const given = [...(await take(2))]
+    brokers.topics.delete(topic)
+    await look()
+    expect(readings.has(name)).toBe(false)
+
+    brokers.topics.set(topic, topic === stream ? 1 : 4)
+    brokers.newest = 3
+    await look()
+    expect(readings.get(name)?.from).toBe(3)
+    give([3])
+    given.push(...(await take(2)))
+    expect(given.map(({ origin }) => origin[2])).toEqual([0, 1, 2, 3])
+    for (const record of given) streams.finish(record)
+    await streams.commit()
+    expect(brokers.positions.get(name)?.offset).toBe(4)
+  },
+)
+
+test('a topic that another process has begun anew while it was missed is read from there', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const { readings, look, give, take } = start(brokers, [0, 1, 2, 3])
+  await look()
+  give(name, [0, 1, 2])
+  await take(3)
+  brokers.topics.delete(stream)
+  await look()
+  brokers.topics.set(stream, 1)
+  brokers.newest = 3
+  const metadata = formatMetadata({ at: Date.now() + 1, runs: '', lives: 0, latest: 0 })
+  brokers.positions.set(name, { topic: stream, partition: 0, offset: 0, metadata })
+  await look()
+  expect(readings.get(name)?.from).toBe(0)
+})
+
 test('whoever has a partition next is given what was not finished, and nothing else, in whatever order that was', async () => {
   const brokers = new Brokers()
   brokers.topics.set(stream, 1)

@@ -93,6 +93,8 @@ export class Streams {
   readonly #positioned = new Map<string, number>()
   /** Topics that were read and then were gone, and when they were missed, in ms. */
   readonly #missed = new Map<string, number>()
+  /** Of those: what was read of them is in hand, and goes on where it turns out that nobody told of the topic for a moment. */
+  readonly #interrupted = new Map<string, Source>()
   /** Read no further, though their topics are there: what was not given out of them comes again, here or elsewhere. */
   readonly #left = new WeakSet<Source>()
   /** Topics that are being seen to. */
@@ -344,7 +346,10 @@ export class Streams {
       // Where a topic has got more partitions, this one may fall to another part of the work.
       if (count !== undefined && this.#readyPart(topic, partition, count) !== undefined) continue
       if (this.#known.has(topic)) this.#left.add(source)
-      else this.#missed.set(topic, Date.now())
+      else {
+        this.#missed.set(topic, Date.now())
+        this.#interrupted.set(name, source)
+      }
       this.#sources.delete(name)
       // With a topic that is deleted Kafka forgets what was committed of it.
       this.#committed.delete(name)
@@ -368,8 +373,12 @@ export class Streams {
       for (let partition = 0; partition < countOf(topic); partition += 1)
         ends.set(`${topic}/${partition}`, await reader.end(topic, partition))
     const positions = await this.#positions(kafka, topics)
-    for (const { topic, partition } of begin)
-      if (await this.#isOfGone(positions.get(`${topic}/${partition}`))) positions.delete(`${topic}/${partition}`)
+    for (const { topic, partition, part } of begin) {
+      const name = `${topic}/${partition}`
+      const isAnother = await this.#isAnother(positions.get(name))
+      if (isAnother === true) positions.delete(name)
+      if (isAnother !== false || this.#interrupted.get(name)?.owned !== part) this.#interrupted.delete(name)
+    }
     // Those of all partitions: whoever has the others may be away, and come back when the topic is no longer new.
     const fresh: Position[] = []
     for (const topic of topics) {
@@ -408,14 +417,15 @@ export class Streams {
 
   /**
    * What was committed in the moment of a topic's deletion may outlive it, and says nothing of another of its name. One that has
-   * older records was not told of for a moment, and is the same.
+   * older records was not told of for a moment, and is the same. Undefined where it was not missed, or somebody has committed
+   * since.
    */
-  async #isOfGone(position: Position | undefined): Promise<boolean> {
-    if (position === undefined) return false
+  async #isAnother(position: Position | undefined): Promise<boolean | undefined> {
+    if (position === undefined) return undefined
     const { topic, partition, metadata } = position
     const missed = this.#missed.get(topic)
     const committed = parseMetadata(metadata)?.at
-    if (missed === undefined || committed === undefined || committed > missed) return false
+    if (missed === undefined || committed === undefined || committed > missed) return undefined
     return (await this.#parts.reader.offsetAt(topic, partition, missed)) === 0
   }
 
@@ -456,13 +466,16 @@ export class Streams {
     const { runs = '', lives: before = 0, latest = 0 } = parseMetadata(metadata) ?? {}
     const lives = before + 1
     const progress = new Progress(offset, runs, latest)
-    let source: Source = { topic, stream, partition, owned: part, progress, lives, end: undefined }
-    this.#sources.set(`${topic}/${partition}`, source)
-    if (lives > shortLivesInRow) this.#waryUntil = this.#parts.clock.now() + shortLifeMs
+    const name = `${topic}/${partition}`
+    const interrupted = this.#interrupted.get(name)
+    this.#interrupted.delete(name)
+    let source: Source = interrupted ?? { topic, stream, partition, owned: part, progress, lives, end: undefined }
+    this.#sources.set(name, source)
+    if (source.lives > shortLivesInRow) this.#waryUntil = this.#parts.clock.now() + shortLifeMs
     this.#parts.later(shortLifeMs, () => {
       source.lives = 0
     })
-    this.#parts.reader.read(topic, partition, offset, (messages, end, next) => {
+    this.#parts.reader.read(topic, partition, source.progress.next, (messages, end, next) => {
       if (part.isLost) return
       if (Number(messages[0]?.offset ?? source.progress.next) < source.progress.next)
         source = this.#beginAnew(source, messages)
