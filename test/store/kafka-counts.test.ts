@@ -119,14 +119,23 @@ test('what runs here with a row is covered by what is called elsewhere under its
   expect(await isKeyFree(owner, next, key)).toBe(true)
 })
 
-test('what is covered, and settled at once, is as what is settled later', async () => {
-  const key = deduplicated(keyIn(1))
-  const { log, owner, inMemory, inHand } = await aPair(key, 'older')
-  const [, kept] = await Promise.all([owner.settle(inMemory, called(log, key)), owner.settle(inHand, called(log, key))])
-  expect(kept?.amended).toEqual({ state: 'elsewhere' })
-  expect(owner.waiting).toEqual({})
+test.each(ways)(
+  'what is covered by a call %s, and settled at once, is as what is settled later',
+  async (_how, hasRow) => {
+    const key = deduplicated(keyIn(1))
+    const { log, owner, inMemory, inHand } = await aPair(key, 'older')
+    if (hasRow) await owner.settle(inMemory, { ...running, standing: { key } })
+    const [, kept] = await Promise.all([
+      owner.settle(inMemory, called(log, key, { releasesCursor: !hasRow })),
+      owner.settle(inHand, called(log, key)),
+    ])
+    expect(kept?.amended).toEqual(hasRow ? { state: 'done', reason: 'duplicate' } : { state: 'elsewhere' })
+    expect(owner.waiting).toEqual({})
 
-  log.clock.wind(1)
-  const again = owner.route(2, { source: owner.source(1), bytes: inMemory.bytes })
-  expect(await isKeyFree(owner, again, key)).toBe(false)
-})
+    log.clock.wind(1)
+    const again = owner.route(2, { source: owner.source(1), bytes: inMemory.bytes })
+    expect(await isKeyFree(owner, again, key)).toBe(false)
+    const next = owner.route(3, { source: owner.source(1) })
+    expect(await isKeyFree(owner, next, key)).toBe(true)
+  },
+)

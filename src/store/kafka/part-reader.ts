@@ -39,8 +39,8 @@ export class PartReader {
 
   #read(): void {
     if (this.#isReading) return
-    this.#isReading = true
     this.#begin.run()
+    this.#isReading = true
     queueMicrotask(() => this.#endTurn())
   }
 

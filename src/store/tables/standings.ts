@@ -109,7 +109,7 @@ export class Standings {
     for (const rule of words.ids('rule')) if (some.get(rule) !== undefined) this.#concerned.add(rule)
     const live = 'rule = ? AND key = ? AND state < 2'
     this.#before = database.prepare(
-      'SELECT state, reason, key, turn, window, signature, time FROM deliveries WHERE pos = ? AND rule = ?',
+      'SELECT state, reason, key, turn, window, signature, time, covered_by FROM deliveries WHERE pos = ? AND rule = ?',
     )
     this.#columns = database.prepare(
       'SELECT at, key, turn, window, signature, time FROM deliveries WHERE pos = ? AND rule = ?',
@@ -185,6 +185,8 @@ export class Standings {
   #amend(decided: Decided, standing: Standing | undefined, before: Row | undefined): Amended {
     const { pos, rule, state, reason, until, at } = decided
     const asDecided = { state, reason, until, coveredBy: null }
+    // It ended before this was decided of it, or with this: a newer one was called.
+    if (typeof before?.covered_by === 'number' && state !== running) return this.#duplicateOf(before.covered_by)
     const key = standing?.key
     if (key === undefined || state !== waiting || until === null) return asDecided
     if (key.turn === 'oldest') {
@@ -223,7 +225,7 @@ export class Standings {
       if (!isLive || before.key !== key?.text || key.turn !== 'oldest')
         return this.#releaseNext(rule, before.key, pos, at)
     }
-    if (key?.turn !== 'newest' || !decided.ran) return nothing
+    if (key?.turn !== 'newest' || !decided.ran || amended.coveredBy !== null) return nothing
     return this.#called({ ...decided, hash: this.#hashOf(pos) }, amended, key)
   }
 
