@@ -72,18 +72,28 @@ export function formatHandedRow(
 ): Outgoing {
   const { id, stream, accepted, origin, bytes, source, owned } = record
   const { lane, state, reason, until, at, revision, progress, claimed, attempts, standing, answer } = settlement
-  const row = { at, revision, progress, attempts, standing, answer }
   // A call that runs elsewhere is not known where it goes.
-  const standsAs = state === 'running' ? { state: 'waiting' as const, reason: 'slot' } : { state, reason }
-  const value = formatRow(
-    {
-      ...{ ...row, ...standsAs, claimed: claimed && state !== 'running' },
-      ...{ id, rule: lane.rule, lane: lane.key, stream, accepted, origin },
-      until: state === 'running' ? at : until === Number.POSITIVE_INFINITY ? null : until,
-      // What only moves may have come to its end there already.
-      ...(source === undefined && partition === owned.partition ? { reopens: true } : {}),
-    },
-    bytes,
-  )
+  const isRunning = state === 'running'
+  const row = {
+    id,
+    rule: lane.rule,
+    lane: lane.key,
+    stream,
+    accepted,
+    origin,
+    state: isRunning ? ('waiting' as const) : state,
+    reason: isRunning ? 'slot' : reason,
+    until: isRunning ? at : until === Number.POSITIVE_INFINITY ? null : until,
+    at,
+    revision,
+    progress,
+    claimed: claimed && !isRunning,
+    attempts,
+    standing,
+    answer,
+  }
+  // What only moves may have come to its end there already.
+  const reopens = source === undefined && partition === owned.partition
+  const value = formatRow(reopens ? { ...row, reopens } : row, bytes)
   return { topic, partition, key: Buffer.from(keyOf(settlement)), value }
 }
