@@ -2,6 +2,7 @@ import { Kafka } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { BatchSender } from '../../src/store/kafka/batch-sender.ts'
 import { createClient } from '../../src/store/kafka/client.ts'
+import { Membership } from '../../src/store/kafka/membership.ts'
 import { Reader } from '../../src/store/kafka/reader.ts'
 import { Topics, withAdmin } from '../../src/store/kafka/topics.ts'
 import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
@@ -99,18 +100,63 @@ describe('where a broker is away that has the only copy of somebody else’s top
 })
 
 describe('brokers that make whatever topic somebody asks about', () => {
-  needsKafka()
+  const kafka = sharedKafka({ brokers: 1, properties: { 'auto.create.topics.enable': 'true' } })
+  const nothing = () => undefined
+
+  /** All topics, once those would be there that somebody has asked about: they are made in that order. */
+  async function made(): Promise<readonly string[]> {
+    const client = new Kafka(kafka.client)
+    const topic = `${kafka.prefix()}later`
+    const producer = client.producer()
+    await producer.connect()
+    await producer.send({ topic, messages: [{ value: 'one' }] })
+    await producer.disconnect()
+    const topics = await withAdmin(client, (admin) => admin.listTopics())
+    expect(topics).toContain(topic)
+    return topics
+  }
 
   test('make none that is written to while it is not there', async () => {
-    const kafka = await startKafka({ brokers: 1, properties: { 'auto.create.topics.enable': 'true' } })
-    onTestFinished(() => kafka.close())
-    const client = createClient(kafka.client, () => undefined)
-    const sender = new BatchSender(client, () => undefined)
+    const sender = new BatchSender(createClient(kafka.client, nothing), nothing)
     await sender.connect()
     onTestFinished(() => sender.disconnect())
     await sender.send([{ topic: 'written', partition: 0, key: null, value: null }])
 
-    const topics = await withAdmin(client, (admin) => admin.listTopics())
-    expect(topics).not.toContain('written')
+    expect(await made()).not.toContain('written')
+  })
+
+  test('make none that is read while it is not there', async () => {
+    const reader = new Reader({ kafka: createClient(kafka.client, nothing), trouble: nothing, skipped: nothing })
+    onTestFinished(() => reader.close())
+    await expect(reader.end('read', 0)).rejects.toThrow()
+
+    expect(await made()).not.toContain('read')
+  })
+
+  test('make none whose partitions are to be shared while it is not there', async () => {
+    const troubles: (string | undefined)[] = []
+    const membership = new Membership({
+      ...{ kafka: createClient(kafka.client, nothing), group: 'group', topic: 'shared', assigned: nothing },
+      trouble: (why) => void troubles.push(why),
+    })
+    onTestFinished(() => membership.leave())
+    membership.join()
+    await until('it is a member, or cannot be', () => troubles.length > 0, 30_000)
+
+    expect(await made()).not.toContain('shared')
   }, 60_000)
+})
+
+test('what is asked of one topic is answered though another, which was asked about before, is gone', async () => {
+  const client = createClient(kafka.client, () => undefined)
+  const prefix = kafka.prefix()
+  const ends = (topic: string) =>
+    withAdmin(client, (admin) => admin.fetchTopicOffsetsByTimestamp(topic, Date.now())).then((found) => found.length)
+  await make(`${prefix}gone`, {}, 1)
+  expect(await ends(`${prefix}gone`)).toBe(1)
+  // By somebody else.
+  await withAdmin(new Kafka(kafka.client), (admin) => admin.deleteTopics({ topics: [`${prefix}gone`] }))
+  await make(`${prefix}new`, {}, 2)
+
+  expect(await ends(`${prefix}new`)).toBe(2)
 })
