@@ -2,7 +2,7 @@ import type { Kafka } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
-import type { FetchedMessage } from '../../src/store/kafka/client.ts'
+import { errorOf, type FetchedMessage } from '../../src/store/kafka/client.ts'
 import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
 import type { Journal } from '../../src/store/kafka/journal.ts'
 import { KafkaRecord, type Owned } from '../../src/store/kafka/kafka-record.ts'
@@ -34,6 +34,8 @@ class Brokers {
   readonly positions = new Map<string, Position>()
   /** When it is the turn of a commit. */
   turn: Promise<void> = Promise.resolve()
+  /** Why no commit is taken; undefined where they are. */
+  refusal: Error | undefined
   /** Of the first record that came since a topic was missed. */
   newest = 0
   /** Of all partitions. */
@@ -89,7 +91,9 @@ function start(brokers: Brokers, owned: readonly number[], known: Known = new Ma
   }
   const commit = async (positions: () => readonly Position[]) => {
     await brokers.turn
-    for (const one of positions()) brokers.positions.set(`${one.topic}/${one.partition}`, one)
+    const said = positions()
+    if (brokers.refusal !== undefined) throw brokers.refusal
+    for (const one of said) brokers.positions.set(`${one.topic}/${one.partition}`, one)
   }
   const written: Outgoing[] = []
   const tryWrite = async (records: readonly Outgoing[]) => {
@@ -303,6 +307,47 @@ test('a topic that another process has begun anew while it was missed is read fr
   brokers.positions.set(name, { topic: stream, partition: 0, offset: 0, metadata })
   await look()
   expect(readings.get(name)?.from).toBe(0)
+})
+
+test.each([
+  ['its group is moving on', 27],
+  ['its group has moved on', 22],
+  ['its group does not know us any more', 25],
+  ['another broker coordinates its group', 16],
+  ['nobody coordinates its group', 15],
+  ['its group is being loaded', 14],
+  ['its topic is gone', 3],
+])('what is not committed since %s is no failure, and is committed once it may be', async (_what, code) => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const { streams, look, give, take } = start(brokers, [0, 1, 2, 3])
+  await look()
+  give(name, [0, 1, 2])
+  for (const record of await take(3)) streams.finish(record)
+  brokers.refusal = new Error('kafkajs has tried it for long enough', { cause: errorOf(code) })
+  await streams.commit()
+  expect(brokers.positions.get(name)?.offset).toBe(0)
+
+  brokers.refusal = undefined
+  await streams.commit()
+  expect(brokers.positions.get(name)?.offset).toBe(3)
+})
+
+test('what Kafka does not allow to be committed is told, and is committed once it may be', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 1)
+  const name = `${stream}/0`
+  const { streams, look, give, take } = start(brokers, [0, 1, 2, 3])
+  await look()
+  give(name, [0])
+  for (const record of await take(1)) streams.finish(record)
+  brokers.refusal = errorOf(30)
+  await expect(streams.commit()).rejects.toThrow('Not authorized to access group')
+
+  brokers.refusal = undefined
+  await streams.commit()
+  expect(brokers.positions.get(name)?.offset).toBe(1)
 })
 
 test('whoever has a partition next is given what was not finished, and nothing else, in whatever order that was', async () => {
