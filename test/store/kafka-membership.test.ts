@@ -3,23 +3,25 @@ import {
   AssignerProtocol,
   type Consumer,
   type Kafka,
+  type KafkaConfig,
   KafkaJSConnectionError,
   KafkaJSNumberOfRetriesExceeded,
   type PartitionAssigner,
 } from 'kafkajs'
-import { expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { type Cluster, createClient } from '../../src/store/kafka/client.ts'
 import { typeOf } from '../../src/store/kafka/errors.ts'
 import { Membership } from '../../src/store/kafka/membership.ts'
-import { sharedKafka } from '../support/kafka.ts'
+import { withAdmin } from '../../src/store/kafka/topics.ts'
+import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 
 const shared = sharedKafka()
 
 /** A topic of two partitions, whose group has its name. */
-async function aGroup(): Promise<{ readonly kafka: Kafka; readonly topic: string }> {
+async function aGroup(client: KafkaConfig = shared.client): Promise<{ readonly kafka: Kafka; readonly topic: string }> {
   const topic = `members-${randomUUID()}`
-  const kafka = createClient(shared.client, () => undefined)
+  const kafka = createClient(client, () => undefined)
   const admin = kafka.admin()
   await admin.connect()
   await admin.createTopics({ topics: [{ topic, numPartitions: 2 }] })
@@ -342,3 +344,54 @@ test('a position of a topic that is deleted is not committed of another that has
   const [found] = await admin.fetchOffsets({ groupId: topic, topics: [stream] })
   expect(found?.partitions.map(({ offset }) => offset)).toEqual(['-1'])
 }, 60_000)
+
+describe('brokers of their own', () => {
+  needsKafka()
+
+  /** Resolves when it has said that it lives: before that it may have to ask for more than that. */
+  async function settled({ assigned, consumers }: Joined): Promise<void> {
+    await until('it is a member', () => assigned.length === 1, 30_000)
+    const member = consumers.at(-1)
+    await new Promise((resolve) => member?.on(member.events.HEARTBEAT, resolve))
+  }
+
+  test('who is a member stays one while the only broker starts anew', async () => {
+    const brokers = await startKafka({ brokers: 1 })
+    onTestFinished(() => brokers.close())
+    const { kafka, topic } = await aGroup(brokers.client)
+    const joined = join(kafka, topic)
+    const { membership, troubles, consumers } = joined
+    await settled(joined)
+    const before = consumers.length
+    await brokers.kill(1)
+    await brokers.start(1)
+
+    await membership.commit(() => [{ topic, partition: 0, offset: 7, metadata: '' }])
+    expect({ made: consumers.length - before, trouble: troubles.at(-1) }).toEqual({ made: 0, trouble: undefined })
+  }, 90_000)
+
+  test('who is a member stays one, with what it has, where another broker takes the place of the group’s coordinator', async () => {
+    // Whoever leads this partition coordinates all groups.
+    const brokers = await startKafka({ brokers: 3, properties: { 'offsets.topic.num.partitions': '1' } })
+    onTestFinished(() => brokers.close())
+    const { kafka, topic } = await aGroup(brokers.client)
+    const joined = join(kafka, topic)
+    const { membership, assigned, troubles, consumers } = joined
+    await settled(joined)
+    const before = { consumers: consumers.length, troubles: troubles.length }
+    const [offsets] = await withAdmin(kafka, (admin) =>
+      admin.fetchTopicMetadata({ topics: ['__consumer_offsets'] }).then(({ topics }) => topics),
+    )
+    await brokers.kill(offsets?.partitions[0]?.leader ?? 0)
+
+    await until('it has joined there', () => assigned.length === 2, 60_000)
+    await membership.commit(() => [{ topic, partition: 0, offset: 7, metadata: '' }])
+    expect(assigned).toEqual([
+      [0, 1],
+      [0, 1],
+    ])
+    expect({ made: consumers.length - before.consumers, troubles: troubles.slice(before.troubles) }).toEqual({
+      ...{ made: 0, troubles: [undefined] },
+    })
+  }, 120_000)
+})

@@ -165,6 +165,7 @@ function patch(): void {
   registerCodecs()
   patchTimers()
   patchCommits()
+  patchHeartbeats()
   patchTopics()
   patchProducers()
   patchAnswers()
@@ -198,6 +199,44 @@ function patchCommits(): void {
     } catch (error) {
       if (typeOf(error) !== 'UNKNOWN_TOPIC_OR_PARTITION' || !(error instanceof Error)) throw error
       throw Object.assign(error, { retriable: false })
+    }
+  }
+}
+
+interface Group {
+  readonly groupId: string
+  readonly coordinator: { readonly nodeId: number }
+  readonly cluster: {
+    findGroupCoordinatorMetadata(of: {
+      readonly groupId: string
+      readonly coordinatorType: number
+    }): Promise<{ readonly coordinator: { readonly nodeId: number } }>
+  }
+  heartbeat(of: { readonly interval: number }): Promise<void>
+}
+
+const ofGroups = 0
+const notCoordinator = 16
+
+/**
+ * Where the broker that coordinates a group is away kafkajs asks that one again until it gives up, whoever has taken its place:
+ * our session ends there meanwhile. Here it asks who has, and joins anew as the member that it is.
+ */
+function patchHeartbeats(): void {
+  const { prototype }: { prototype: Group } = require('kafkajs/src/consumer/consumerGroup')
+  const { heartbeat } = prototype
+  prototype.heartbeat = async function heartbeatOrRejoin(of) {
+    try {
+      await heartbeat.call(this, of)
+    } catch (error) {
+      const { groupId, cluster, coordinator: asked } = this
+      // It has answered.
+      if (typeOf(error) !== '') throw error
+      const found = await cluster
+        .findGroupCoordinatorMetadata({ groupId, coordinatorType: ofGroups })
+        // Nobody knows yet.
+        .catch(() => undefined)
+      throw found === undefined || found.coordinator.nodeId === asked.nodeId ? error : errorOf(notCoordinator)
     }
   }
 }

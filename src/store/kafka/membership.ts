@@ -64,7 +64,8 @@ export class Membership {
       rebalanceTimeout: rebalanceMs,
       maxWaitTimeInMs: 250,
       allowAutoTopicCreation: false,
-      // One that failed is replaced: begun anew by kafkajs it would seem to be a member meanwhile.
+      // So many that a broker may start anew meanwhile: whoever is replaced has to wait for the session of the one before. And one
+      // that failed is replaced by us: kafkajs would begin it anew beside that, and go on where we have left.
       retry: { retries: 20, initialRetryTime: 100, maxRetryTime: 2_000, restartOnFailure: async () => false },
     })
     this.#consumer = consumer
