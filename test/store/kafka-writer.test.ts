@@ -9,12 +9,12 @@ import { sharedKafka } from '../support/kafka.ts'
 import { until } from '../support/until.ts'
 
 /** A writer, and what it has told. */
-function openWriter(kafka: Kafka) {
+function openWriter(kafka: Kafka, largestBatch = 786_432) {
   const troubles: (string | undefined)[] = []
   const writer = new Writer({
     kafka,
     trouble: (why) => troubles.push(why),
-    largestBatch: () => 786_432,
+    largestBatch: () => largestBatch,
     tooLarge: () => undefined,
     committed: () => undefined,
   })
@@ -336,34 +336,53 @@ describe('kafkajs', () => {
   })
 })
 
-describe('many small records', () => {
+describe('many records', () => {
   const kafka = sharedKafka()
 
-  test('are in batches of 5,000 at most: kafkajs reads none of more than some 100,000', async () => {
+  async function setup(partitions: number, largestBatch?: number) {
     const topic = `${kafka.prefix()}many`
+    const settings = largestBatch === undefined ? {} : { 'max.message.bytes': String(largestBatch) }
+    const configEntries = Object.entries(settings).map(([name, value]) => ({ name, value }))
     const admin = new Kafka(kafka.client).admin()
     await admin.connect()
-    await admin.createTopics({ topics: [{ topic, numPartitions: 3 }] })
+    await admin.createTopics({ topics: [{ topic, numPartitions: partitions, configEntries }] })
     await admin.disconnect()
     const client = createClient(kafka.client, () => undefined)
     const sizes: number[] = []
+    const refusals: number[] = []
     const make = client.producer.bind(client)
     client.producer = (options) => {
       const producer = make(options)
       const { sendBatch } = producer
-      producer.sendBatch = (batch) => {
+      producer.sendBatch = async (batch) => {
         sizes.push((batch.topicMessages ?? []).reduce((sum, { messages }) => sum + messages.length, 0))
-        return sendBatch(batch)
+        const answer = await sendBatch(batch)
+        refusals.push(...answer.flatMap(({ errorCode }) => (errorCode === 0 ? [] : [errorCode])))
+        return answer
       }
       return producer
     }
-    const { writer } = openWriter(client)
+    const { writer } = openWriter(client, largestBatch)
     await writer.connect()
+    return { topic, writer, sizes, refusals }
+  }
 
+  test('are in batches of 5,000 at most: kafkajs reads none of more than some 100,000', async () => {
+    const { topic, writer, sizes } = await setup(3)
     const many = Array.from({ length: 12_000 }, (_, n) => recordOf(topic, '', n % 3))
     expect(await writer.tryWrite(many)).toEqual([])
 
     expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(12_000)
     expect(Math.max(...sizes)).toBe(5_000)
+  })
+
+  test('are in batches of which the broker refuses none for its size, and not in more than that takes', async () => {
+    const { topic, writer, sizes, refusals } = await setup(2, 20_000)
+    const many = Array.from({ length: 100 }, (_, n) => recordOf(topic, 'x'.repeat(1_000), n % 2))
+    expect(await writer.tryWrite(many)).toEqual([])
+
+    expect(refusals).toEqual([])
+    // 17 of 1,128 bytes for each of two partitions.
+    expect(sizes).toEqual([34, 34, 32])
   })
 })
