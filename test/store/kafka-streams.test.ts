@@ -1,4 +1,4 @@
-import type { Kafka } from 'kafkajs'
+import { type Kafka, Partitioners } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
@@ -470,6 +470,28 @@ test('what holds no event, at the end of a partition, is not behind, nor read ag
   expect(streams.lag().get(stream)).toBe(0)
   await streams.commit()
   expect(brokers.positions.get(name)?.offset).toBe(100)
+})
+
+test('events of one page lie where other producers put what has its key, and are owned by the number of that partition', async () => {
+  const brokers = new Brokers()
+  brokers.topics.set(stream, 4)
+  const { streams, written, look } = start(brokers, [0, 1, 2, 3])
+  await look()
+  const pages = Array.from({ length: 20 }, (_, page) => page)
+  await streams.append([...pages, ...pages].map((page_id) => anEvent({ database: 'aawiki', page_id }, stream)))
+  // As the Java client has it.
+  const place = Partitioners.DefaultPartitioner()
+  const partitionMetadata = [0, 1, 2, 3].map((partitionId) => ({
+    ...{ partitionId, leader: 1, partitionErrorCode: 0, replicas: [1], isr: [1], offlineReplicas: [] },
+  }))
+  const expected = [...pages, ...pages].map((page) => {
+    const key = `aawiki\u001f${page}`
+    return { key, partition: place({ topic: stream, partitionMetadata, message: { key, value: '' } }) }
+  })
+
+  expect(written.map(({ key, partition }) => ({ key: String(key), partition }))).toEqual(expected)
+  expect(new Set(written.map(({ partition }) => partition)).size).toBe(4)
+  expect([0, 1, 2, 3].map((partition) => topics.ownerOf(stream, partition, 4))).toEqual([0, 1, 2, 3])
 })
 
 test('a stream whose topic is not ready in time bars its own events, and no others of the same post', async () => {
