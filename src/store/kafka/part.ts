@@ -178,20 +178,13 @@ export function toldOf({ lane, revision, state, reason, at, attempts }: Settleme
 
 /** Of one that is handed over before anything has come of it. */
 export function toldHandedOver(settlement: Settlement, record: KafkaRecord): Told {
-  const { lane, revision, state, reason, at, until, attempts } = settlement
-  const { id, stream, accepted, origin } = record
+  const { state, reason, until } = settlement
   const isWaiting = state === 'waiting'
   return {
-    event: { id, stream, accepted, origin },
-    metaId: givenIdOf(record),
-    rule: lane.rule,
-    revision,
+    ...toldOf(settlement, record),
     state: 'waiting',
     reason: isWaiting ? reason : 'slot',
-    at,
     until: isWaiting && Number.isFinite(until) ? until : null,
-    attempts,
-    coveredBy: undefined,
     isHandedOver: true,
   }
 }
