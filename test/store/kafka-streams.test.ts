@@ -1,6 +1,7 @@
 import { type Kafka, Partitioners } from 'kafkajs'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
+import { Appender } from '../../src/store/kafka/appender.ts'
 import type { Outgoing } from '../../src/store/kafka/batch-sender.ts'
 import { errorOf, type FetchedMessage } from '../../src/store/kafka/client.ts'
 import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
@@ -100,11 +101,11 @@ function start(brokers: Brokers, owned: readonly number[], known: Known = new Ma
     written.push(...records)
     return []
   }
+  const kafka = { admin: () => admin } as unknown as Kafka
   const streams = new Streams({
-    ...{ topics, clock: systemClock, largestEvent: 1_048_576, partitionKeys: new Map() },
-    kafka: { admin: () => admin } as unknown as Kafka,
+    ...{ topics, clock: systemClock, largestEvent: 1_048_576 },
+    kafka,
     thread: { ask: async () => [] } as unknown as ShardThread,
-    writer: { isBusy: false, tryWrite } as unknown as Writer,
     reader: reader as Reader,
     membership: { commit } as unknown as Membership,
     journal: { ended: async () => known } as unknown as Journal,
@@ -114,11 +115,16 @@ function start(brokers: Brokers, owned: readonly number[], known: Known = new Ma
     takeUp: async (rows) => void takenUp.push(...rows.map(({ offset }) => offset)),
     ...{ told: async () => undefined, trouble: nothing, later: nothing, commitNow: nothing },
   })
+  const appender = new Appender({
+    ...{ kafka, topics, clock: systemClock, streams, partitionKeys: new Map() },
+    writer: { isBusy: false, tryWrite } as unknown as Writer,
+  })
   onTestFinished(() => streams.close())
   streams.subscribe(() => true)
   streams.start()
   return {
     streams,
+    appender,
     written,
     readings,
     paused,
@@ -475,10 +481,10 @@ test('what holds no event, at the end of a partition, is not behind, nor read ag
 test('events of one page lie where other producers put what has its key, and are owned by the number of that partition', async () => {
   const brokers = new Brokers()
   brokers.topics.set(stream, 4)
-  const { streams, written, look } = start(brokers, [0, 1, 2, 3])
+  const { appender, written, look } = start(brokers, [0, 1, 2, 3])
   await look()
   const pages = Array.from({ length: 20 }, (_, page) => page)
-  await streams.append([...pages, ...pages].map((page_id) => anEvent({ database: 'aawiki', page_id }, stream)))
+  await appender.append([...pages, ...pages].map((page_id) => anEvent({ database: 'aawiki', page_id }, stream)))
   // As the Java client has it.
   const place = Partitioners.DefaultPartitioner()
   const partitionMetadata = [0, 1, 2, 3].map((partitionId) => ({
@@ -497,10 +503,10 @@ test('events of one page lie where other producers put what has its key, and are
 test('a stream whose topic is not ready in time bars its own events, and no others of the same post', async () => {
   const brokers = new Brokers()
   brokers.topics.set(stream, 4)
-  const { streams, written, look } = start(brokers, [0, 1, 2, 3])
+  const { appender, written, look } = start(brokers, [0, 1, 2, 3])
   await look()
   const bars = 'page.new'
-  const refused = await streams.append([stream, bars].map((stream) => ({ ...anEvent(), stream })))
+  const refused = await appender.append([stream, bars].map((stream) => ({ ...anEvent(), stream })))
   expect(refused.map(({ event, ours, why }) => [event.stream, ours, why])).toEqual([
     [bars, true, expect.stringContaining(`the topic ${bars} is not ready`)],
   ])

@@ -29,6 +29,7 @@ import {
   type Within,
 } from '../store.ts'
 import { StoreThread } from '../thread.ts'
+import { Appender } from './appender.ts'
 import { atMost, createClient, type Tell } from './client.ts'
 import { Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord } from './kafka-record.ts'
@@ -86,6 +87,7 @@ interface Parts {
   readonly journal: Journal
   readonly membership: Membership
   readonly streams: Streams
+  readonly appender: Appender
   readonly work: WorkTopic
   readonly roots: RootsTopic
   readonly folder: string
@@ -190,13 +192,11 @@ class KafkaStore implements Store {
         topics,
         clock,
         thread,
-        writer,
         reader: streamReader,
         membership,
         // What somebody looks up may take long, and no source is to wait for that.
         journal: new Journal(kafka, journalReader, topics.journal, partitions),
         largestEvent,
-        partitionKeys,
       },
       ready: (partition) => work.ready(partition),
       beginning: (owned) => work.begin(owned),
@@ -211,6 +211,7 @@ class KafkaStore implements Store {
         streams.commit().catch((error: unknown) => this.#tellFailure(error))
       },
     })
+    const appender = new Appender({ kafka, topics, clock, writer, streams, partitionKeys })
     this.#parts = {
       ...{
         kafka,
@@ -224,6 +225,7 @@ class KafkaStore implements Store {
         journal,
         membership,
         streams,
+        appender,
         work,
         roots,
         folder,
@@ -271,7 +273,7 @@ class KafkaStore implements Store {
     if (this.#isClosed) throw closed()
     const { accepting, trouble } = this.#health
     if (!accepting) throw new ServiceError('STORE_UNAVAILABLE', trouble ?? 'Kafka does not answer')
-    return events.length === 0 ? [] : this.#ready.streams.append(events)
+    return events.length === 0 ? [] : this.#ready.appender.append(events)
   }
 
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean {

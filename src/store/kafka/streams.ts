@@ -1,37 +1,30 @@
 import type { Kafka } from 'kafkajs'
 import type { Clock } from '../../base/clock.ts'
-import { messageOf, ServiceError } from '../../base/errors.ts'
+import { messageOf } from '../../base/errors.ts'
 import { Fifo } from '../../base/fifo.ts'
-import type { NewEvent } from '../../event/event.ts'
-import { type RefusedEvent, type Routable, shortLifeMs, shortLivesInRow } from '../store.ts'
-import type { Outgoing } from './batch-sender.ts'
+import { type Routable, shortLifeMs, shortLivesInRow } from '../store.ts'
 import type { FetchedMessage } from './client.ts'
-import { isHopeless, leaderlessFor, RefusedError, reservedFor, tooLargeFor, typeOf } from './errors.ts'
+import { typeOf } from './errors.ts'
 import { type HandedRow, parseHandedEvent } from './handed.ts'
 import { addTo, type Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord, type Owned, type Source } from './kafka-record.ts'
 import type { Membership, Position } from './membership.ts'
-import { defaultPartitionKey, partitionOf } from './partition.ts'
 import { formatMetadata, Progress, parseMetadata } from './position.ts'
 import type { Partitions, Reader } from './reader.ts'
 import type { Origin } from './row.ts'
 import type { ShardThread } from './shard-protocol.ts'
 import { type Topics, withAdmin } from './topics.ts'
-import { sizeOf, type Writer } from './writer.ts'
 
 export interface StreamsParts {
   readonly kafka: Kafka
   readonly topics: Topics
   readonly clock: Clock
   readonly thread: ShardThread
-  readonly writer: Writer
   readonly reader: Reader
   readonly membership: Membership
   readonly journal: Journal
   /** Of an event, in bytes. */
   readonly largestEvent: number
-  /** By stream: what of an event keeps its order; undefined for nothing. The default is its wiki and page. */
-  readonly partitionKeys: ReadonlyMap<string, (event: NewEvent) => string | undefined>
   /** That partition of the work, if it is ours and restored. */
   ready(partition: number): Owned | undefined
   /** What falls to that partition of the work is about to be read. */
@@ -54,10 +47,8 @@ const takenUpAtOnce = 1_000
 const bytesAhead = 16_777_216
 /** Of one partition of a stream, read and not finished. */
 const openAtMost = 10_000
-const positionWaitMs = 10_000
 /** Kafka forgets what was committed once and not again, for `offsets.retention.minutes`, since the group reads elsewhere. */
 const recommitAfterMs = 600_000
-const positionPollMs = 100
 /** A delivery is told of at most so long before its event's position is committed: in memory it is not kept for longer. */
 const toldBeforeCommitMs = 60_000
 /** Kafka has moved on; the next commit will do. */
@@ -75,10 +66,7 @@ const passing: readonly string[] = [
 /** Rules that are through with an event, or have a row of it, by its id: a topic made anew has the same offsets. */
 type Known = ReadonlyMap<string, ReadonlySet<string>>
 
-/**
- * The topics of streams: what is posted is written to them, and what some rule wants is read from those partitions that fall
- * to our part of the work.
- */
+/** The topics of streams: what some rule wants is read from those partitions that fall to our part of the work. */
 export class Streams {
   readonly #parts: StreamsParts
   readonly #sources = new Map<string, Source>()
@@ -97,8 +85,6 @@ export class Streams {
   readonly #interrupted = new Map<string, Source>()
   /** Read no further, though their topics are there: what was not given out of them comes again, here or elsewhere. */
   readonly #left = new WeakSet<Source>()
-  /** Topics that are being seen to. */
-  readonly #placing = new Map<string, Promise<void>>()
   /** What was said of each, and when, in ms. */
   readonly #committed = new Map<string, { readonly said: string; readonly at: number }>()
   readonly #routable = new Fifo<KafkaRecord | HandedRow>()
@@ -106,8 +92,6 @@ export class Streams {
   #arePaused = false
   #whenRoutable: (() => void) | undefined
   #refreshing: Promise<void> = Promise.resolve()
-  /** Of events without a key: each post goes to the next partition. */
-  #round = 0
   /** In ms. */
   #waryUntil = 0
   #isStarted = false
@@ -129,107 +113,31 @@ export class Streams {
     this.#whenRoutable?.()
   }
 
-  async append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
-    const { writer } = this.#parts
-    const streams = new Set(events.map(({ stream }) => stream))
-    const barred = new Map((await Promise.all([...streams].map((stream) => this.#barred(stream)))).flat())
-    const timestamp = this.#parts.clock.now()
-    this.#round += 1
-    const refused: RefusedEvent[] = []
-    const sent = new Map<Outgoing, NewEvent>()
-    for (const event of events) {
-      const record = this.#recordOf(event, timestamp)
-      const { topic, partition } = record
-      const size = sizeOf(record)
-      let error = barred.get(event.stream)
-      if (this.#known.get(topic)?.leaderless.includes(partition)) error ??= leaderlessFor(topic)
-      if (size > this.#parts.topics.largestBatch(topic) && (await this.#isTooLarge(size, topic)))
-        error ??= tooLargeFor(topic)
-      if (error === undefined) sent.set(record, event)
-      else refused.push(refusal(event, error))
-    }
-    if (writer.isBusy) {
-      throw new ServiceError('STORE_BUSY', 'more is being posted than Kafka keeps up with; nothing was stored')
-    }
-    for (const { record, error } of await writer.tryWrite([...sent.keys()])) {
-      const event = sent.get(record)
-      if (event === undefined || !(error instanceof RefusedError)) throw error
-      refused.push(refusal(event, error))
-    }
-    return refused
+  get isClosed(): boolean {
+    return this.#isClosed
   }
 
-  #recordOf(event: NewEvent, timestamp: number): Outgoing {
-    const { stream, message, bytes } = event
-    const topic = this.#parts.topics.ofStream(stream)
-    const { count } = this.#known.get(topic) ?? { count: 1 }
-    const keyOf = this.#parts.partitionKeys.get(stream)
-    const key = keyOf === undefined ? defaultPartitionKey(message) : keyOf(event)
-    return {
-      topic,
-      partition: key === undefined ? this.#round % count : partitionOf(key, count),
-      key: key === undefined ? null : Buffer.from(key),
-      value: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
-      timestamp,
-    }
+  /** Its partitions, as they were last looked at. */
+  partitionsOf(topic: string): Partitions | undefined {
+    return this.#known.get(topic)
   }
 
-  /** Why nothing can be written to a stream, if that is so. */
-  async #barred(stream: string): Promise<readonly (readonly [string, RefusedError])[]> {
-    const topic = this.#parts.topics.ofStream(stream)
-    if (this.#parts.topics.isReserved(topic)) return [[stream, reservedFor(topic)]]
-    try {
-      await this.#placed(stream)
-      return []
-    } catch (error) {
-      if (error instanceof RefusedError) return [[stream, error]]
-      throw error
-    }
-  }
-
-  /** As the topic was last seen; before an event is refused it is looked at again. */
-  async #isTooLarge(size: number, topic: string): Promise<boolean> {
-    try {
-      return size > (await this.#parts.topics.lookUpLargestBatch(this.#parts.kafka, topic))
-    } catch (error) {
-      throw new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${messageOf(error)}`, { cause: error })
-    }
-  }
-
-  /** There is a topic for it, and if somebody wants it, it is settled from where it is read: nothing is before that. */
-  #placed(stream: string): Promise<void> | undefined {
+  /** Whether what is written to it will be read by whoever wants it. As far as is known: `look` may find out more. */
+  isPlaced(stream: string): boolean {
     const topic = this.#parts.topics.ofStream(stream)
     const count = this.#known.get(topic)?.count
-    if (count !== undefined && (this.#positioned.get(topic) === count || !this.#isWanted(stream))) return undefined
-    const found = this.#placing.get(topic)
-    if (found !== undefined) return found
-    const placing = this.#place(topic, stream).finally(() => this.#placing.delete(topic))
-    this.#placing.set(topic, placing)
-    return placing
+    return count !== undefined && (this.#positioned.get(topic) === count || !this.#isWanted(stream))
   }
 
-  async #place(topic: string, stream: string): Promise<void> {
-    const { kafka } = this.#parts
-    const deadline = Date.now() + positionWaitMs
-    let why: unknown = new Error('no process has taken over its partitions yet')
-    while (Date.now() < deadline && !this.#isClosed) {
-      try {
-        if (!this.#known.has(topic)) await this.#parts.topics.createStream(kafka, topic)
-        this.refresh()
-        await this.#refreshing
-        const count = this.#known.get(topic)?.count
-        if (count !== undefined && !this.#isWanted(stream)) return
-        if (count !== undefined && (await this.#positions(kafka, [topic])).size >= count) {
-          this.#positioned.set(topic, count)
-          return
-        }
-      } catch (error) {
-        why = error
-        if (isHopeless(error)) throw new RefusedError(error, topic)
-      }
-      await new Promise((resolve) => setTimeout(resolve, positionPollMs))
-    }
-    throw new RefusedError(new Error(`the topic ${topic} is not ready: ${messageOf(why)}`, { cause: why }), topic)
+  /** Looks at topics, and from where that of the stream is read. */
+  async look(stream: string): Promise<void> {
+    this.refresh()
+    await this.#refreshing
+    const topic = this.#parts.topics.ofStream(stream)
+    const count = this.#known.get(topic)?.count
+    if (count === undefined || !this.#isWanted(stream)) return
+    const positions = await this.#positions(this.#parts.kafka, [topic])
+    if (positions.size >= count) this.#positioned.set(topic, count)
   }
 
   subscribe(wants: (stream: string) => boolean): void {
@@ -619,8 +527,4 @@ function routableOf(record: KafkaRecord): Routable {
 
 function bytesOf(one: KafkaRecord | HandedRow): number {
   return one instanceof KafkaRecord ? one.bytes.length : (one.message.value?.length ?? 0)
-}
-
-function refusal(event: NewEvent, { message, isOurs }: RefusedError): RefusedEvent {
-  return { event, why: message, ours: isOurs }
 }
