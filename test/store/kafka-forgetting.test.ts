@@ -1,10 +1,20 @@
 import { expect, test } from 'vitest'
 import { parseKey } from '../../src/store/kafka/row.ts'
+import { fileOf } from '../../src/store/kafka/shard-protocol.ts'
 import type { Standing } from '../../src/store/store.ts'
-import { keysIn, Log, start } from './kafka-log.ts'
+import { int, openDatabase, single } from '../../src/store/tables/database.ts'
+import { keysIn, Log, type Member, start } from './kafka-log.ts'
 import { anAttempt } from './world.ts'
 
 const hourMs = 3_600_000
+
+/** Events that are kept for the sake of the keys that were called by them. */
+async function keptEvents(member: Member): Promise<number> {
+  const tables = await openDatabase(fileOf(member.folder, 0))
+  const count = int(single(tables, 'SELECT count(*) FROM starters'))
+  tables.close()
+  return count
+}
 
 /** Keys of which the work topic says when they were called last. */
 function rememberedKeys(log: Log): number {
@@ -31,3 +41,26 @@ test('all that need not be remembered of keys is forgotten together, however man
 
   expect(rememberedKeys(log)).toBe(0)
 })
+
+test('by whose event a key was called is forgotten with it, however many there are, but never of so many at once that others wait for it', async () => {
+  const log = new Log()
+  const member = await start(log, [0])
+  const keys = keysIn(0, 6_000)
+  const call = (text: string, offset: number) =>
+    member.settle(member.route(offset), {
+      attempts: [anAttempt()],
+      standing: { key: { text, turn: 'newest', windowMs: 0 } },
+    })
+  await Promise.all(keys.map(call))
+  await Promise.all(keys.slice(0, 1_000).map((text, index) => call(text, keys.length + index)))
+  expect(await keptEvents(member)).toBe(7_000)
+
+  for (const _ of [1, 2]) await member.work.forget()
+  expect(await keptEvents(member)).toBe(6_000)
+
+  log.clock.wind(10 * hourMs)
+  for (const _ of [1, 2]) await member.work.forget()
+  expect(await keptEvents(member)).toBe(1_000)
+  await member.work.forget()
+  expect(await keptEvents(member)).toBe(0)
+}, 60_000)

@@ -181,7 +181,8 @@ export class Member {
   /** Partitions of the work of which it gets nothing to read. */
   readonly stalled = new Set<number>()
   readonly log: Log
-  readonly #folder: string
+  /** Where its tables lie. */
+  readonly folder: string
   #isAlive = true
   #unanswered: Unanswered[] = []
   readonly #readings = new Map<string, Reading>()
@@ -202,7 +203,7 @@ export class Member {
       (error) => this.broken.push(error),
     )
     this.thread = thread
-    this.#folder = folder
+    this.folder = folder
     onTestFinished(() => this.end())
     const nothing = () => undefined
     const { clock } = log
@@ -419,7 +420,7 @@ export class Member {
   async end(): Promise<void> {
     this.kill()
     await this.thread.end(new ServiceError('STORE_CLOSED', 'the test is over'))
-    await rm(this.#folder, { recursive: true, force: true })
+    await rm(this.folder, { recursive: true, force: true })
   }
 
   /** A partition of the work, when it has all that counts. */

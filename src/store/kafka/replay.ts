@@ -34,8 +34,9 @@ export class Replay {
   remember(starts: readonly KeyStart[]): void {
     this.#rows.transaction(() => {
       for (const { rule, key, pos, began, at, hash, starter } of starts) {
-        this.#rows.keepStarter(pos, starter)
-        this.#rows.remember(this.#numbers.of('rule', rule), key, { pos, began, at, hash })
+        const number = this.#numbers.of('rule', rule)
+        this.#rows.keepStarter(pos, number, key, starter)
+        this.#rows.remember(number, key, { pos, began, at, hash })
       }
       this.#rows.learn()
     })

@@ -178,7 +178,7 @@ export class ShardChanges {
     const starters: [pos: number, starter: string][] = []
     for (const pos of row.pos === row.ok_pos ? [row.pos] : [row.pos, row.ok_pos]) {
       if (typeof pos !== 'number') continue
-      const starter = this.#rows.keptStarter(pos)
+      const starter = this.#rows.keptStarter(pos, rule, key.key)
       if (starter !== undefined) starters.push([pos, starter])
     }
     const numbers = [row.pos, row.at, row.ok_pos, row.ok_h, row.ok_at, row.expires]
@@ -205,6 +205,8 @@ export class ShardChanges {
         : 'roots(rule, signature, time, alive, expires)'
     const values = [...name, ...fact.numbers]
     this.#rows.prepare(`INSERT OR REPLACE INTO ${columns} VALUES (${values.map(() => '?').join(', ')})`).run(...values)
-    for (const [pos, starter] of fact.starters ?? []) this.#rows.keepStarter(pos, JSON.stringify(starter))
+    if (kind === 'root') return
+    for (const [pos, starter] of fact.starters ?? [])
+      this.#rows.keepStarter(pos, rule, key.key, JSON.stringify(starter))
   }
 }

@@ -17,6 +17,8 @@ import type { KeyStart, RowEvent, ShardSettle } from './shard-protocol.ts'
 const placesPerMs = 4_096
 /** Places count from here, so that they stay whole numbers until 2089. */
 const placesSince = Date.UTC(2020, 0, 1)
+/** Starters that are looked at together: more than are kept meanwhile, and few enough that nobody waits for it. */
+const startersAtOnce = 5_000
 /**
  * What this partition has beside the tables of the embedded store: whose event a place is, and what has changed since the
  * changelog was last told.
@@ -31,8 +33,8 @@ const tables = `
   -- Keys of which the changelog has what is remembered.
   CREATE TABLE facts(rule INTEGER, key TEXT, PRIMARY KEY(rule, key)) WITHOUT ROWID;
 
-  -- The events of newest starts and last successes, which outlive their rows. event: JSON of a Starter.
-  CREATE TABLE starters(pos INTEGER PRIMARY KEY, event TEXT NOT NULL);
+  -- The events of newest starts and last successes, which outlive their rows; and of which key. event: JSON of a Starter.
+  CREATE TABLE starters(pos INTEGER PRIMARY KEY, rule INTEGER NOT NULL, key TEXT NOT NULL, event TEXT NOT NULL);
 
   -- A conflict within a trigger is dealt with as the statement says that fired it: so there must be none.
   CREATE TEMP TABLE changed(pos INTEGER, rule INTEGER, PRIMARY KEY(pos, rule)) WITHOUT ROWID;
@@ -87,6 +89,8 @@ export class ShardRows {
   readonly #numbers: Numbers
   /** By their text; each is prepared once. */
   readonly #statements = new Map<string, Statement>()
+  /** The last starter that was looked at. */
+  #lookedAt = -1
 
   constructor(database: Database, words: Words, numbers: Numbers) {
     this.database = database
@@ -110,8 +114,32 @@ export class ShardRows {
     return typeof pos === 'number' ? pos : undefined
   }
 
-  keepStarter(pos: number, event: string): void {
-    this.prepare('INSERT OR IGNORE INTO starters(pos, event) VALUES (?, ?)').run(pos, event)
+  /** `event`: JSON of a Starter. A reload may have given it another key than it was called under before. */
+  keepStarter(pos: number, rule: number, key: string, event: string): void {
+    this.prepare(`
+      INSERT INTO starters(pos, rule, key, event) VALUES (?, ?, ?, ?)
+      ON CONFLICT DO UPDATE SET key = excluded.key WHERE key <> excluded.key
+    `).run(pos, rule, key, event)
+  }
+
+  /**
+   * Of the next few starters those by which nothing is remembered any more; after the last the first are next. All at once they
+   * would take a second of each million.
+   */
+  forgetStarters(): void {
+    const last = this.prepare(
+      'SELECT max(pos) AS pos FROM (SELECT pos FROM starters WHERE pos > ? ORDER BY pos LIMIT ?)',
+    ).get(this.#lookedAt, startersAtOnce)?.pos
+    if (typeof last !== 'number') {
+      this.#lookedAt = -1
+      return
+    }
+    this.prepare(`
+      DELETE FROM starters WHERE pos > ? AND pos <= ? AND NOT EXISTS (
+        SELECT 1 FROM starts WHERE starts.rule = starters.rule AND starts.key = starters.key
+          AND starters.pos IN (starts.pos, starts.ok_pos))
+    `).run(this.#lookedAt, last)
+    this.#lookedAt = last
   }
 
   /** Of a call that ended well: what a later one of its key has said holds. */
@@ -127,13 +155,13 @@ export class ShardRows {
   }
 
   /** As JSON; kept from now on, though its row goes. */
-  keptStarter(pos: number): string | undefined {
-    const kept = this.prepare('SELECT event FROM starters WHERE pos = ?').get(pos)?.event
-    if (typeof kept === 'string') return kept
+  keptStarter(pos: number, rule: number, key: string): string | undefined {
+    const found = this.prepare('SELECT key, event FROM starters WHERE pos = ?').get(pos)
+    if (found?.key === key) return text(found.event)
     const starter = this.starterAt(pos)
     if (starter === undefined) return undefined
     const json = JSON.stringify(starter)
-    this.keepStarter(pos, json)
+    this.keepStarter(pos, rule, key, json)
     return json
   }
 

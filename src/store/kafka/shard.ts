@@ -199,7 +199,7 @@ export class Shard {
   #end({ accepted, starter, hash, rule: name, key, windowMs, began, at }: KeyEnd): Ended {
     const rule = this.#numbers.of('rule', name)
     const pos = this.#place(accepted)
-    this.#rows.keepStarter(pos, starter)
+    this.#rows.keepStarter(pos, rule, key, starter)
     const call = { pos, rule, at, firstAttemptAt: began, hash }
     const moved = this.#movedInWords(this.#ready.standings.ended(call, { text: key, turn: 'newest', windowMs }))
     this.#noteCovered(name, key)
@@ -318,11 +318,7 @@ export class Shard {
   forget(now: number): ShardOutputs['forget'] {
     const { standings } = this.#ready
     const more = this.#rows.transaction(() => standings.forgetExpired(now)) > 0
-    if (!more) {
-      this.#rows.database.exec(
-        'DELETE FROM starters WHERE pos NOT IN (SELECT pos FROM starts UNION SELECT ok_pos FROM starts WHERE ok_pos IS NOT NULL)',
-      )
-    }
+    if (!more) this.#rows.forgetStarters()
     const { records, roots } = this.changes.take()
     return { records, roots, more }
   }
