@@ -332,6 +332,17 @@ test('the end of a partition is found as soon as its topic has it', async () => 
   expect(values).toEqual(['one'])
 })
 
+test('a partition of which no broker tells is not taken for an empty one; what was in it is gone', async () => {
+  const { reader, topic } = await setup(1)
+  const nothing = () => {
+    throw new Error('nothing is there')
+  }
+  await expect(reader.end(topic, 1)).rejects.toThrow(`no broker knows of partition 1 of ${topic}`)
+  await expect(reader.offsetAt(topic, 1, 0)).rejects.toThrow('no broker knows')
+  await expect(reader.readToEnd(topic, 1, 0, nothing)).rejects.toThrow('no broker knows')
+  await reader.one(topic, 1, 0, nothing)
+})
+
 test('a topic that is deleted stops no other, and goes on at its offset when it is there again', async () => {
   const { client, admin, reader, troubles, prefix, topic, received, read } = await setup(2)
   /** By a new one each time: a producer that has written to a topic fails for all once that is gone. */

@@ -35,6 +35,13 @@ export function leaderlessFor(topic: string): RefusedError {
   return new RefusedError({ type: 'LEADER_NOT_AVAILABLE' }, topic)
 }
 
+/** As a broker would say it. */
+export function noPartition(topic: string, partition: number): Error {
+  return new Error(`no broker knows of partition ${partition} of ${topic}`, {
+    cause: { type: 'UNKNOWN_TOPIC_OR_PARTITION' },
+  })
+}
+
 export function isHopeless(error: unknown): boolean {
   return hopeless.includes(typeOf(error))
 }

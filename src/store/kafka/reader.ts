@@ -9,7 +9,7 @@ import {
   noLeader,
   openCluster,
 } from './client.ts'
-import { typeOf } from './errors.ts'
+import { noPartition, typeOf } from './errors.ts'
 
 /**
  * Records of one partition, in order, or none where it went on without; `end`: the offset of what is written next;
@@ -174,19 +174,19 @@ export class Reader {
     await this.#turn
   }
 
-  /** Of the next record to be written; 0 where there is no such partition. */
+  /** Of the next record to be written. Rejects where no broker tells of such a partition: that is not to look like an empty one. */
   async end(topic: string, partition: number): Promise<number> {
-    return Number((await this.#offsetOf(topic, partition, { fromBeginning: false })) ?? 0)
+    return Number(await this.#offsetOf(topic, partition, { fromBeginning: false }))
   }
 
   /** Of the first record that was written then or later, in ms; of the next one where there is none. */
   async offsetAt(topic: string, partition: number, time: number): Promise<number> {
-    const offset = Number((await this.#offsetOf(topic, partition, { fromTimestamp: time })) ?? -1)
+    const offset = Number(await this.#offsetOf(topic, partition, { fromTimestamp: time }))
     return offset < 0 ? this.end(topic, partition) : offset
   }
 
   /** What is known of a topic may be of before it had so many partitions. */
-  async #offsetOf(topic: string, partition: number, of: OffsetQuestion): Promise<string | undefined> {
+  async #offsetOf(topic: string, partition: number, of: OffsetQuestion): Promise<string> {
     const ask = () =>
       this.#withoutGone(async () => {
         await this.#connect([topic])
@@ -196,7 +196,9 @@ export class Reader {
     const offset = await ask()
     if (offset !== undefined) return offset
     await this.#withoutGone(() => this.#cluster.refreshMetadata())
-    return ask()
+    const foundNow = await ask()
+    if (foundNow === undefined) throw noPartition(topic, partition)
+    return foundNow
   }
 
   /** All topics there are. */
