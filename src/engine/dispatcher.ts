@@ -134,7 +134,8 @@ export class Dispatcher {
       if (queue === undefined) return
       const { isKeyed } = work
       const slots = isKeyed ? work.freeSlots : work.total.concurrency
-      if (queue.isOpen) queue.refill(Math.max(1, Math.ceil(slots / (work.lanesInTurn + 1))), !isKeyed)
+      const ahead = !isKeyed && !queue.health.isBroken
+      if (queue.isOpen) queue.refill(Math.max(1, Math.ceil(slots / (work.lanesInTurn + 1))), ahead)
       const item = queue.shift()
       if (queue.hasMore && (item !== undefined || !queue.hasBacklog)) work.giveTurn(queue)
       if (item === undefined) continue
@@ -376,9 +377,7 @@ export class Dispatcher {
   /** Takes the slot. A call that must not be repeated, or that the process may die of, is on record before it begins. */
   #begin(work: RuleWork, queue: LaneQueue, delivery: Delivery): void {
     work.total.started()
-    queue.keyLimit?.started()
-    queue.targetLimit.started()
-    const isProbe = queue.health.started()
+    const isProbe = queue.started()
     this.running.add(delivery)
     const { store, settler } = this.#parts
     const claimed = delivery.rule.retry === 'never'
@@ -493,17 +492,16 @@ export class Dispatcher {
   }
 
   /** Throws TemplateError where the throttle key fails. */
-  #queueOf(work: RuleWork, { rule, record, match }: Delivery, { target }: Call): LaneQueue {
+  #queueOf(work: RuleWork, { rule, record, match, progress }: Delivery, { target }: Call): LaneQueue {
     const { key } = rule.throttle
     const throttleKey = key === undefined ? undefined : bounded(key(contextOf(record, match, this.directory)))
     const { works } = this.#parts
     works.limit(target.name).use(target.limits ?? noLimits)
-    return works.lane(work, laneKey(target.name, throttleKey))
+    return works.lane(work, laneKey(target.name, progress.firstAttemptAt !== 0, throttleKey))
   }
 
-  /** With its lane, where the next call goes elsewhere. What cannot be rendered is found out again at the next start. */
+  /** With the lane of its next call. What cannot be rendered is found out again at the next start. */
   #relocated(work: RuleWork, delivery: Delivery): Delivery {
-    if (delivery.match.requests.length === 1) return delivery
     try {
       const next = nextCall(delivery, this.directory)
       if (next !== undefined) delivery.lane = this.#queueOf(work, delivery, next).lane

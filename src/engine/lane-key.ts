@@ -1,11 +1,19 @@
-/** A lane's key on disk: its target, and its throttle key where the rule has such. */
-export function laneKey(target: string, throttleKey: string | undefined): string {
-  return throttleKey === undefined ? target : `${target}${separator}${throttleKey}`
+/**
+ * A lane's key on disk: its target, whether what is in it was tried there before, in vain, and its throttle key where the
+ * rule has such.
+ */
+export function laneKey(target: string, isTried: boolean, throttleKey: string | undefined): string {
+  const way = isTried ? `${target}${triedMark}` : target
+  return throttleKey === undefined ? way : `${way}${separator}${throttleKey}`
 }
 
 export function targetOf(key: string): string {
-  const at = key.indexOf(separator)
-  return at < 0 ? key : key.slice(0, at)
+  const way = wayOf(key)
+  return way.endsWith(triedMark) ? way.slice(0, -triedMark.length) : way
+}
+
+export function isOfTried(key: string): boolean {
+  return wayOf(key).endsWith(triedMark)
 }
 
 export function throttleKeyOf(key: string): string | undefined {
@@ -13,5 +21,11 @@ export function throttleKeyOf(key: string): string | undefined {
   return at < 0 ? undefined : key.slice(at + 1)
 }
 
-/** The unit separator of ASCII; no target's name has it. */
+function wayOf(key: string): string {
+  const at = key.indexOf(separator)
+  return at < 0 ? key : key.slice(0, at)
+}
+
+/** The unit and the record separator of ASCII; no target's name has them. */
 const separator = '\u001f'
+const triedMark = '\u001e'

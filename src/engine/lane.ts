@@ -13,8 +13,9 @@ const largestPage = 500
 const behindMs = 100
 
 /**
- * Deliveries of one rule that go to one target: first what came back from rows, then what runs straight from memory. What
- * waits in rows takes no memory here; all we keep of it is when to look.
+ * Deliveries of one rule that go to one target, apart from each other what was tried there in vain and what was not: first
+ * what came back from rows, then what runs straight from memory. What waits in rows takes no memory here; all we keep of it
+ * is when to look.
  */
 export class LaneQueue {
   readonly lane: Lane
@@ -82,9 +83,13 @@ export class LaneQueue {
     return this.keyLimit?.closedBy
   }
 
-  /** Rows are in hand whose target is left alone, for nobody knows how long. */
+  /**
+   * Rows are in hand that are better put back, behind the others: their target is left alone, for nobody knows how long, and
+   * they would be outdated by then, or are what it fails at.
+   */
   get isHeldUp(): boolean {
-    return this.#stored.length > 0 && this.health.pausedUntil !== undefined && !this.health.isOpen
+    const { isBroken, isOpen, pausedUntil } = this.health
+    return this.#stored.length > 0 && (isBroken || this.#work.isKeyed) && pausedUntil !== undefined && !isOpen
   }
 
   /** It is woken when a limit that closes it opens; its target's health wakes it anyway. */
@@ -118,6 +123,13 @@ export class LaneQueue {
   get oldestEligible(): number {
     const inRows = this.#nextUntil <= this.#clock.now() ? this.#nextUntil : Number.POSITIVE_INFINITY
     return Math.min(inRows, this.#peekMemory()?.since ?? Number.POSITIVE_INFINITY)
+  }
+
+  /** To be told before each call. Says whether it is its target's probe. */
+  started(): boolean {
+    this.keyLimit?.started()
+    this.targetLimit.started()
+    return this.health.started(this.#wake)
   }
 
   push(delivery: Delivery): void {

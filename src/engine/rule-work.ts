@@ -216,13 +216,13 @@ export class RuleWork {
   }
 
   /**
-   * The lane whose turn it is, among those that may start a call, or have to put back what would be outdated when they may.
+   * The lane whose turn it is, among those that may start a call, or have to put back what they have in hand.
    * To be given its turn again if it has more.
    */
   nextInTurn(): LaneQueue | undefined {
     for (let queue = this.#turn.shift(); queue !== undefined; queue = this.#turn.shift()) {
       queue.isInTurn = false
-      if (queue.isOpen || (this.isKeyed && queue.isHeldUp)) return queue
+      if (queue.isOpen || queue.isHeldUp) return queue
       queue.awaitOpening()
       // A rate may have opened it before it was asked what to wait for.
       if (queue.isOpen) return queue

@@ -1,5 +1,6 @@
 import type { Clock } from '../base/clock.ts'
 import type { Lane } from '../store/store.ts'
+import { isOfTried } from './lane-key.ts'
 
 /** So many refused connections in a row, and only one call at a time tries further. */
 const refusedToTrip = 5
@@ -8,11 +9,16 @@ const longestPauseMs = 5_000
 /** The breaker opens when at least so many answers within so many seconds are known, and half of them are failures. */
 const judgedAnswers = 20
 const judgedSeconds = 10
-/** Who fails so often in a row, while others are answered well, fails by itself. */
+/** A lane that fails so often in a row, while others are answered well, fails by itself. */
 const ownFailures = 5
+/** The same for a lane of what was tried before, in vain. */
+const ownFailuresOfTried = 2
 /** A probe that is not answered for so long holds up the next one no more. */
 const probeMs = 30_000
-/** After a probe succeeded so many calls may be in flight, twice as many with each answer; from the last on all may. */
+/**
+ * After a probe was answered so many calls may be in flight, twice as many with each answer, half as many with each failure;
+ * from the last on all may, and with less than one it is left alone again.
+ */
 const firstRamp = 2
 const lastRamp = 64
 /** Trouble is remembered so long after the last call, where nothing waits for the target: then nobody probes it. */
@@ -21,7 +27,8 @@ const troubleKeptMs = 600_000
 /**
  * Whether a target takes calls at the moment. One that refuses connections, fails too often, or asked for time is left
  * alone for a while; then a single call probes it. If that is answered, the others follow: all at once where it had asked
- * for time, more and more where it had failed. Waiting for it costs nothing: nobody asks a paused target, it calls back.
+ * for time, more and more where it had failed, as long as more are answered than fail. Waiting for it costs nothing: nobody
+ * asks a paused target, it calls back.
  */
 export class TargetHealth {
   readonly name: string
@@ -35,7 +42,6 @@ export class TargetHealth {
   #pausedUntil = 0
   #pausedSince = 0
   #isTripped = false
-  /** It failed: after the probe it gets more and more calls. */
   #isBroken = false
   #ramp = Number.POSITIVE_INFINITY
   #probeSince: number | undefined
@@ -62,6 +68,11 @@ export class TargetHealth {
     return this.#clock.now() >= Math.max(this.#calledAt, this.#pausedUntil) + keptMs
   }
 
+  /** It failed: a probe is to be answered, and more and more calls after that. */
+  get isBroken(): boolean {
+    return this.#isBroken
+  }
+
   /** Until when it is left alone, in ms; undefined where it is not. It stays so while a probe runs. */
   get pausedUntil(): number | undefined {
     return this.#isTripped ? this.#pausedUntil : undefined
@@ -77,8 +88,13 @@ export class TargetHealth {
     return this.#isTripped && this.#clock.now() < this.#pausedUntil
   }
 
-  /** To be told before each call; the first one after a pause is the probe. Says whether it is. */
-  started(): boolean {
+  /**
+   * To be told before each call; the first one after a pause is the probe. Says whether it is. `resumed`: of who starts it,
+   * in trouble the last to be called back from now on: one that fails must not be the only one to probe.
+   */
+  started(resumed?: () => void): boolean {
+    const isTrouble = this.#isTripped || this.#isBroken
+    if (isTrouble && resumed !== undefined && this.#resumed.delete(resumed)) this.#resumed.add(resumed)
     this.#inFlight += 1
     this.#calledAt = this.#clock.now()
     if (!this.#isTripped) return false
@@ -115,8 +131,13 @@ export class TargetHealth {
     if (now < this.#pausedUntil) return
     this.#isTripped = false
     this.#probeSince = undefined
-    if (this.#isBroken) this.#ramp = firstRamp
-    else this.#nextPauseMs = firstPauseMs
+    if (this.#isBroken) {
+      this.#ramp = firstRamp
+      // Those that were under way when it failed say nothing of how it is now.
+      this.#answers.clear()
+    } else {
+      this.#nextPauseMs = firstPauseMs
+    }
     this.#callBack()
   }
 
@@ -156,12 +177,12 @@ export class TargetHealth {
 
   #failed(isTooMuch: boolean): boolean {
     const wasTripped = this.#isTripped
-    const isRamping = this.#ramp !== Number.POSITIVE_INFINITY
     const isHalf = this.#answers.add(this.#clock.now(), true)
-    if (this.#probeSince !== undefined || (!wasTripped && (isTooMuch || isRamping || isHalf))) {
+    // Of no account where all may be in flight.
+    this.#ramp /= 2
+    if (this.#probeSince !== undefined || (!wasTripped && (isTooMuch || isHalf || this.#ramp < 1))) {
       this.#isBroken = true
       this.#ramp = Number.POSITIVE_INFINITY
-      this.#answers.clear()
       this.pause(this.#nextPauseMs)
       this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
     }
@@ -183,15 +204,9 @@ export class TargetHealth {
     this.#cancelTimer = this.#clock.at(time, () => this.#callBack())
   }
 
-  /** Who started something is the last to be asked next time: one that fails must not be the only one to probe. */
   #callBack(): void {
-    const started: (() => void)[] = []
-    for (const resumed of this.#resumed) {
-      const before = this.#inFlight
-      resumed()
-      if (this.#inFlight > before) started.push(resumed)
-    }
-    for (const resumed of started) if (this.#resumed.delete(resumed)) this.#resumed.add(resumed)
+    // Those that are called back may change their order.
+    for (const resumed of [...this.#resumed]) resumed()
   }
 }
 
@@ -214,7 +229,8 @@ class Blame {
     const failures = this.#failures.get(lane) ?? { inARow: 0, goodBefore: goodOfOthers }
     failures.inARow += 1
     this.#failures.set(lane, failures)
-    return failures.inARow >= ownFailures && goodOfOthers > failures.goodBefore
+    const enough = isOfTried(lane.key) ? ownFailuresOfTried : ownFailures
+    return failures.inARow >= enough && goodOfOthers > failures.goodBefore
   }
 }
 

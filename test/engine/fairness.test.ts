@@ -1,6 +1,12 @@
 import { expect, test } from 'vitest'
+import type { Send } from '../../src/http/send.ts'
+import { ruleSet } from '../../src/rule/rule-set.ts'
+import { ruleWith } from '../rule/world.ts'
+import { openEmbeddedWorld } from '../store/embedded.ts'
+import { WoundClock } from '../support/clock.ts'
 import { becomes } from '../support/until.ts'
 import { openEngine } from './world.ts'
+import { newEvent, WoundEngine } from './wound-engine.ts'
 
 test('an event of another key starts within a few calls, although one key has filled all room in memory', async () => {
   const concurrency = 4
@@ -49,4 +55,35 @@ test('a key whose calls always fail keeps those of no other key from a target th
     },
     (count) => count === good,
   )
+})
+
+test('deliveries that always fail keep no others of their rule from a target that answers those', async () => {
+  const [bad, good] = [60, 40]
+  const clock = new WoundClock()
+  const called = { bad: 0, good: 0 }
+  const send: Send = async ({ path }) => {
+    called[path === '/bad' ? 'bad' : 'good'] += 1
+    const status = path === '/bad' ? 503 : 200
+    return { kind: 'answer', status, headers: {}, body: new Uint8Array(), truncated: false }
+  }
+  const exec = { method: 'post', uri: 'http://a.example/{{message.kind}}' }
+  const retry = { limit: 1_000, delay: '1s', factor: 1 }
+  const rules = ruleSet([ruleWith({ exec, retry, throttle: { concurrency: 20 } })])
+  const engine = new WoundEngine(await (await openEmbeddedWorld()).open(clock), clock, { rules, send })
+  let posted = 0
+  const post = (kind: string, count: number) =>
+    engine.store.append(Array.from({ length: count }, () => newEvent('page', `event-${posted++}`, { kind })))
+  const wind = async (ms: number, isEnough = () => false) => {
+    for (let wound = 0; wound < ms && !isEnough(); wound += 100) {
+      clock.wind(100)
+      await engine.still()
+    }
+  }
+  await post('bad', bad)
+  // The target counts as broken then, and is only probed.
+  await wind(30_000)
+  expect(called.bad).toBeLessThan(bad)
+  await post('good', good)
+  await wind(60_000, () => called.good === good)
+  expect(called.good).toBe(good)
 })

@@ -19,7 +19,7 @@ function setup(perKey: Readonly<Record<string, unknown>> = {}) {
   const works: Works = new Works(store, clock, ({ name }) => pumped.push(name))
   works.use(ruleSet([ruleWith({ throttle: { key: '{{message.key}}', ...perKey } })]))
   const work = works.of('rule')
-  const lane = (target: string, key?: string) => works.lane(work, laneKey(target, key))
+  const lane = (target: string, key?: string) => works.lane(work, laneKey(target, false, key))
   /** As often as it takes to look at everything. */
   const sweep = () => {
     for (let times = 0; times < 20; times += 1) works.forgetIdle()

@@ -120,15 +120,16 @@ async function setup(policies: object) {
 }
 
 test('a delivery is in memory behind rows that have just come due, and in a row behind those that nobody comes to', async () => {
-  const { calls, post, answer, wind, rows } = await setup({ throttle: { concurrency: 1 } })
+  const { calls, post, answer, wind, rows, replay } = await setup({ throttle: { concurrency: 1 } })
   await post('A')
-  await answer(0, 500)
+  await answer(0, 404)
+  await replay(2_000)
   await post('B')
   await wind(2_000)
   await post('C')
   await wind(100)
   await post('D')
-  expect(await rows()).toMatchObject({ 0: 'waiting retry', 3: 'waiting slot' })
+  expect(await rows()).toMatchObject({ 0: 'waiting due', 3: 'waiting slot' })
   expect(await rows()).not.toHaveProperty('2')
 
   for (const n of [1, 2, 0]) await answer(n)

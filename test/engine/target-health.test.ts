@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { laneKey } from '../../src/engine/lane-key.ts'
 import { TargetHealth } from '../../src/engine/target-health.ts'
 import type { Lane } from '../../src/store/store.ts'
 import { WoundClock } from '../support/clock.ts'
@@ -121,20 +122,36 @@ describe('the health of a target', () => {
     expect(health.isOpen).toBe(true)
   })
 
-  test('a failure while calls are let in again closes it for twice as long', () => {
+  test('more failures than answers while calls are let in again close it for twice as long', () => {
     const { health, clock } = setup()
     for (let i = 0; i < 5; i++) health.refused()
     clock.wind(100)
-    health.started()
-    health.answered(lane)
-    health.ended()
-    health.started()
-    health.failed(lane)
-    health.ended()
+    for (const come of ['answered', 'failed', 'answered', 'failed', 'failed'] as const) {
+      expect(health.isOpen).toBe(true)
+      health.started()
+      health[come](lane)
+      health.ended()
+    }
     clock.wind(199)
     expect(health.isOpen).toBe(false)
     clock.wind(1)
     expect(health.isOpen).toBe(true)
+  })
+
+  test('each failure while calls are let in again halves how many may be in flight', () => {
+    const { health, clock } = setup()
+    for (let i = 0; i < 5; i++) health.refused()
+    clock.wind(100)
+    const widths = (['answered', 'answered', 'answered', 'failed', 'failed', 'answered'] as const).map((come) => {
+      health.started()
+      health[come](lane)
+      health.ended()
+      let inFlight = 0
+      for (; health.isOpen; inFlight++) health.started()
+      for (let n = 0; n < inFlight; n++) health.ended()
+      return inFlight
+    })
+    expect(widths).toEqual([2, 4, 8, 4, 2, 4])
   })
 
   test('half of twenty answers within ten seconds are failures: closed; the nineteenth alone closes nothing', () => {
@@ -219,6 +236,15 @@ describe('the health of a target', () => {
     expect(health.isOpen).toBe(false)
   })
 
+  test('of what was tried before, two in a row are enough for that', () => {
+    const { health } = setup()
+    const tried: Lane = { rule: 'rule', key: laneKey('http://target.example', true, undefined) }
+    health.failed(tried)
+    health.answered(lane)
+    for (let i = 0; i < 100; i++) expect(health.failed(tried)).toBe(false)
+    expect(health.isOpen).toBe(true)
+  })
+
   test('what others were answered before a lane began to fail says nothing of it', () => {
     const { health, clock } = setup()
     health.answered(other)
@@ -231,11 +257,12 @@ describe('the health of a target', () => {
     const { health, clock } = setup()
     const probes: string[] = []
     for (const name of ['a', 'b', 'c']) {
-      health.onResumed(() => {
+      const resumed = () => {
         if (!health.isOpen) return
         probes.push(name)
-        health.started()
-      })
+        health.started(resumed)
+      }
+      health.onResumed(resumed)
     }
     for (let i = 0; i < 5; i++) health.refused()
     for (let probe = 1; probe <= 6; probe++) {
