@@ -84,7 +84,7 @@ export class Dispatcher {
     const { store, works, clock, settler } = this.#parts
     const until = this.#judge(work, delivery, { isNew: true })
     if (until === undefined) return false
-    if (delivery.standing !== undefined && store.isElsewhere(delivery.record, delivery.standing)) {
+    if (store.isElsewhere(delivery.record, work.name, delivery.standing)) {
       this.#handOver(work, delivery, until)
       return false
     }
@@ -118,7 +118,7 @@ export class Dispatcher {
     const now = clock.now()
     this.meetHolder(work, delivery)
     const waits = until > now ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now } as const)
-    settler.settle(work, delivery, { state: 'waiting', ...waits })
+    settler.settle(work, delivery, { progress: delivery.progress, state: 'waiting', ...waits })
   }
 
   /** Starts what may start. */
@@ -272,13 +272,14 @@ export class Dispatcher {
     const until = this.#judge(work, delivery, { isNew: stored.revision === '' })
     if (until === undefined) return undefined
     const { clock, settler } = this.#parts
-    const isElsewhere = !isDeepStrictEqual(delivery.standing, standing)
+    const isElsewhere = !isDeepStrictEqual(delivery.standing, standing) || this.#isConfinedElsewhere(work, delivery)
     if (stored.isSuperseded && !isElsewhere) {
       settler.settle(work, delivery, { progress: delivery.progress, state: 'done', reason: 'superseded' })
       return undefined
     }
     if (!this.meetHolder(work, delivery) && until <= clock.now() && !isElsewhere) return delivery
-    // Its key is another than it was, by the rule or the configuration, or another has it: it finds its place anew.
+    // Its key is another than it was, by the rule or the configuration, or another has it, or its rule is confined: it finds its
+    // place anew.
     const waits =
       until > clock.now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: clock.now() } as const)
     settler.settle(work, delivery, { progress: delivery.progress, state: 'waiting', ...waits })
@@ -317,6 +318,10 @@ export class Dispatcher {
   /** A delivery in memory, under the rule that is in force now. */
   #current(work: RuleWork, delivery: Delivery): Delivery | undefined {
     const { rule } = work
+    if (this.#isConfinedElsewhere(work, delivery)) {
+      this.#handOver(work, delivery, 0)
+      return undefined
+    }
     if (rule === undefined || rule === delivery.rule) return delivery
     const match = this.#isOfTopic(rule, delivery) ? rule.match(delivery.record.message ?? {}) : undefined
     if (match === undefined) {
@@ -338,6 +343,12 @@ export class Dispatcher {
     const waits = until > now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now() } as const)
     this.#parts.settler.settle(work, delivery, { progress: delivery.progress, state: 'waiting', ...waits })
     return undefined
+  }
+
+  /** Another process has all the work of its rule, and the whole of its limits. */
+  #isConfinedElsewhere({ name }: RuleWork, { record, standing }: Delivery): boolean {
+    const { store, works } = this.#parts
+    return works.isConfined(name) && store.isElsewhere(record, name, standing)
   }
 
   #isOfTopic(rule: Delivery['rule'], { record }: Pick<Delivery, 'record'>): boolean {

@@ -274,8 +274,13 @@ export class Engine {
 
   /** While there are no valid rules, what comes is for those that will be. */
   #use(rules: RuleSet | undefined): void {
-    this.#works.use(rules)
-    this.#parts.store.subscribe((stream) => rules === undefined || rules.forTopic(stream).length > 0)
+    const { store } = this.#parts
+    if (rules === undefined) this.#works.use(undefined)
+    else {
+      const limits = new Map(rules.rules.map(({ name, throttle }) => [name, throttle.total.concurrency]))
+      this.#works.use(rules, store.confine(limits))
+    }
+    store.subscribe((stream) => rules === undefined || rules.forTopic(stream).length > 0)
   }
 
   #sweepLater(): void {

@@ -64,13 +64,14 @@ export class RuleWork {
   readonly #settleMs: number
   #isAwaitingRate = false
 
-  constructor(name: string, clock: Clock, share: Share, { rowCost, settleMs }: Pick<Store, 'rowCost' | 'settleMs'>) {
+  /** `part`: so much of its work is this process's, from 0 to 1. */
+  constructor(name: string, clock: Clock, part: number, { rowCost, settleMs }: Pick<Store, 'rowCost' | 'settleMs'>) {
     this.name = name
     this.#clock = clock
-    this.#share = share
+    this.#share = { part }
     this.#rowCost = rowCost
     this.#settleMs = settleMs
-    this.total = new Limit(noLimits, clock, share)
+    this.total = new Limit(noLimits, clock, this.#share)
   }
 
   /** Another revision is in force, or none. */
@@ -81,8 +82,9 @@ export class RuleWork {
     for (const limit of this.limits.values()) limit.use(rule.throttle.perKey)
   }
 
-  /** Another part of the work is this process's. */
-  shared(): void {
+  /** Another part of its work is this process's. */
+  shared(part: number): void {
+    this.#share.part = part
     this.total.shared()
     for (const limit of this.limits.values()) limit.shared()
   }

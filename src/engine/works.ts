@@ -39,6 +39,7 @@ export class Works {
   readonly #healths = new Map<string, TargetHealth>()
   readonly #limits = new Map<string, Limit>()
   readonly #share: Share = { part: 1 }
+  #confined: ReadonlySet<string> = new Set()
   readonly #rounds = this.#goRound()
 
   constructor(store: Store, clock: Clock, pump: (work: RuleWork) => void) {
@@ -51,9 +52,14 @@ export class Works {
     return this.#works.values()
   }
 
-  use(rules: RuleSet | undefined): void {
+  /** `confined`: those of which this process has all the work, or none; left out, they are as they were. */
+  use(rules: RuleSet | undefined, confined = this.#confined): void {
     this.rules = rules
-    for (const work of this.#works.values()) work.use(rules?.get(work.name))
+    this.#confined = confined
+    for (const work of this.#works.values()) {
+      work.use(rules?.get(work.name))
+      work.shared(this.#partOf(work.name))
+    }
     for (const rule of rules?.rules ?? []) this.of(rule.name).use(rule)
     this.room = Math.max(smallestRoom, Math.floor(roomInMemory / Math.max(1, rules?.rules.length ?? 1)))
     this.roomForFirsts = this.room * (1 + firstsShare)
@@ -64,9 +70,17 @@ export class Works {
     this.#share.part = part
     for (const limit of this.#limits.values()) limit.shared()
     for (const work of this.#works.values()) {
-      work.shared()
+      work.shared(this.#partOf(work.name))
       this.#pump(work)
     }
+  }
+
+  isConfined(rule: string): boolean {
+    return this.#confined.has(rule)
+  }
+
+  #partOf(rule: string): number {
+    return this.isConfined(rule) ? 1 : this.#share.part
   }
 
   find(rule: string): RuleWork | undefined {
@@ -76,7 +90,7 @@ export class Works {
   of(rule: string): RuleWork {
     let work = this.#works.get(rule)
     if (work === undefined) {
-      work = new RuleWork(rule, this.#clock, this.#share, this.#store)
+      work = new RuleWork(rule, this.#clock, this.#partOf(rule), this.#store)
       this.#works.set(rule, work)
     }
     return work

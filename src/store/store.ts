@@ -390,10 +390,15 @@ export interface Store {
    */
   isKeyFree(record: StreamRecord, rule: string, key: Key): boolean
   /**
-   * Whether what stands so to others is another process's to decide about: its first settlement hands it over, as `waiting`, and
-   * comes back as `elsewhere`.
+   * How many calls of each rule may be in flight, all processes together; said before anything is routed, and whenever it is
+   * others. Comes back with the rules that are confined: all their work is one process's, so that it can keep so low a limit.
    */
-  isElsewhere(record: StreamRecord, standing: Standing): boolean
+  confine(limits: ReadonlyMap<string, number>): ReadonlySet<string>
+  /**
+   * Whether a delivery of the rule that stands so to others is another process's to decide about: its next settlement as `waiting`
+   * hands it over, and comes back as `elsewhere`.
+   */
+  isElsewhere(record: StreamRecord, rule: string, standing: Standing | undefined): boolean
   /** Whether what becomes of a record that was given out is still this process's to decide. */
   isOurs(record: StreamRecord): boolean
   /** Records to route, in order, at most `limit`; waits until there is one. Each is given out once per start. */

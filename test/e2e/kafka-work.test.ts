@@ -2,6 +2,7 @@ import { Kafka as KafkaClient } from 'kafkajs'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DeadAnswer, DeadLetterView, EventsAnswer } from '../../src/api/contract.ts'
 import { needsKafka, sharedKafka, startKafka } from '../support/kafka.ts'
+import { openTarget, respondLate } from '../support/target.ts'
 import { becomes, until } from '../support/until.ts'
 import { openCountingTarget } from './counting-target.ts'
 import { openDelayingTarget } from './delaying-target.ts'
@@ -88,6 +89,40 @@ call:
     const repeated = [...feed.acknowledged].filter((id) => (target.calls.get(id)?.started ?? 0) > 1)
     expect(repeated).toEqual([])
   }, 180_000)
+
+  test('of a rule whose limit is below the number of processes no more calls than that run at once', async () => {
+    const dedup = "dedup: { key: '{{message.meta.id}}' }"
+    const limits = [1, 2, 1, 2]
+    const targets = await Promise.all(limits.map(() => openTarget(respondLate(10))))
+    for (const target of targets) onTestFinished(() => target.close())
+    const rules = limits.map(
+      (concurrency, index) => `
+rule-${index}:
+  topic: test.limited
+  exec: { method: post, uri: '${targets[index]?.url}/{{message.meta.id}}' }
+  throttle: { concurrency: ${concurrency} }
+  ${index < 2 ? '' : dedup}`,
+    )
+    const random = createRandom()
+    const name = `limited-${random.seed}`
+    const open = () => openKafkaService({ brokers: kafka.brokers, name, rules: rules.join('\n') })
+    const services = await Promise.all([open(), open(), open()])
+    await Promise.all(services.map(isWell))
+    const feeds = services.map((service) => createFeed(service, 'test.limited', random))
+    await Promise.all(feeds.map((feed) => feed.post(100)))
+    await services[0]?.kill()
+    await services[0]?.restart()
+
+    const ids = feeds.flatMap(({ acknowledged }) => [...acknowledged])
+    const missing = () =>
+      targets.flatMap(({ requests }) => {
+        const called = new Set(requests.map(({ path }) => path))
+        return ids.filter((id) => !called.has(`/${id}`))
+      })
+    await until('each was called', () => missing().length === 0, limitMs)
+    expect(ids.length).toBe(300)
+    expect(targets.map(({ maxInFlight }) => maxInFlight)).toEqual(limits)
+  }, 300_000)
 
   test('what waited for the turn of its key is not counted any more once it was called', async () => {
     const target = await openCountingTarget({ latencyMs: 20, status: () => 200 })

@@ -1,4 +1,5 @@
 import { expect, onTestFinished, test } from 'vitest'
+import { metaOf } from '../../src/event/event.ts'
 import type { Reply } from '../../src/http/send.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
 import type { Settlement, Store, StoredDelivery } from '../../src/store/store.ts'
@@ -11,10 +12,14 @@ const refused: Reply = { kind: 'none', error: 'refused', message: 'nobody listen
 const ok: Reply = { kind: 'answer', status: 200, headers: {}, body: new Uint8Array(), truncated: false }
 
 /** An engine whose events are another process's while `isLost`, and where their keys lie, while `isKeyLost`. `taken`: what becomes of what is handed out. */
-async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: StoredDelivery) => delivery) {
+async function setup(
+  rule: Parameters<typeof ruleWith>[0],
+  taken = (delivery: StoredDelivery) => delivery,
+  isConfined = false,
+) {
   const clock = new WoundClock()
   const opened = await openEmbedded(await temporaryFolder(), clock)
-  const state = { isLost: false, isKeyLost: false, isElsewhere: false, areClaimsLost: false }
+  const state = { isLost: false, isKeyLost: false, isElsewhere: false, isConfined, areClaimsLost: false }
   const handedOver: Settlement[] = []
   const take: Store['take'] = async (...asked) => {
     const { deliveries, ...rest } = await opened.store.take(...asked)
@@ -33,7 +38,8 @@ async function setup(rule: Parameters<typeof ruleWith>[0], taken = (delivery: St
     })
   }
   const isElsewhere = () => state.isElsewhere
-  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, isElsewhere, take, settle }
+  const confine = () => new Set(state.isConfined ? ['rule'] : [])
+  const changed: Partial<Store> = { isOurs: () => !state.isLost, isKeyFree, isElsewhere, confine, take, settle }
   const store = new Proxy(opened.store, {
     get(of, name) {
       const value: unknown = Reflect.get(changed, name) ?? Reflect.get(of, name, of)
@@ -157,5 +163,30 @@ test.each([
     for (const id of ids) await post(id, id)
     expect(handedOver.map(({ state, reason }) => `${state} ${reason}`)).toEqual(ids.map(() => `waiting ${reason}`))
     expect({ calls: answers.length, waiting: world.engine.counts('rule').waiting }).toEqual({ calls: 0, waiting: {} })
+  },
+)
+
+test.each([
+  ['in memory', {}],
+  ['in a row', { delay: '1s' }],
+])(
+  'of a rule that another process has all work of by now what waits %s is handed over when its turn comes',
+  async (_where, keys) => {
+    const { clock, world, state, answers, handedOver, post } = await setup(
+      { throttle: { concurrency: 1 }, ...keys },
+      undefined,
+      true,
+    )
+    const ids = ['first', 'second', 'third']
+    for (const id of ids) await post(id)
+    const running = answers.length
+    state.isElsewhere = true
+    clock.wind(1_000)
+    answers[0]?.()
+    await world.still()
+    expect(answers.length).toBe(running)
+    const waiting = handedOver.filter(({ state }) => state === 'waiting')
+    expect(waiting.map(({ record }) => metaOf(record.message)?.id)).toEqual(ids.slice(running))
+    expect(world.engine.counts('rule').waiting).toEqual({})
   },
 )

@@ -6,7 +6,7 @@ import { WoundClock } from '../support/clock.ts'
 /** A rule with two slots, all of whose calls were answered, the first so long ago, and are not durable. */
 function answered(count: number, { settleMs, sinceMs }: { settleMs: number; sinceMs: number }): RuleWork {
   const clock = new WoundClock()
-  const work = new RuleWork('rule', clock, { part: 1 }, { rowCost: 1, settleMs })
+  const work = new RuleWork('rule', clock, 1, { rowCost: 1, settleMs })
   work.use(ruleWith({ exec: { uri: 'http://a.example/' }, concurrency: 2 }))
   work.answered()
   clock.wind(sinceMs)

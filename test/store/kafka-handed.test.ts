@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { formatHandedEvent } from '../../src/store/kafka/handed.ts'
 import type { KafkaRecord } from '../../src/store/kafka/kafka-record.ts'
+import { partitionOf } from '../../src/store/kafka/partition.ts'
 import { formatKey, isMark } from '../../src/store/kafka/row.ts'
 import type { Key, Settlement } from '../../src/store/store.ts'
 import {
@@ -12,6 +13,7 @@ import {
   Log,
   Member,
   only,
+  partitions,
   start,
   type Taken,
   toldIn,
@@ -335,6 +337,29 @@ test('a reload that gives it another key moves it there', async () => {
   expect(idsOf(await sender.take())).toEqual([id])
   owner.kill()
   expect(await (await start(log, [1])).take()).toEqual([])
+})
+
+test('what waits under no key, in a row or not yet, goes to where its rule is at home once that is confined', async () => {
+  const log = new Log()
+  const home = partitionOf(lane.rule, partitions)
+  const elsewhere = (home + 1) % partitions
+  const [owner, sender] = [await start(log, [home]), await start(log, [elsewhere])]
+  const source = sender.source(elsewhere)
+  const [before, after] = [sender.route(1, { source }), sender.route(2, { source })]
+  await sender.settle(before, slot)
+  const row = only(await sender.take()).record
+  for (const { work } of [owner, sender]) {
+    expect([...work.confine(new Map([[lane.rule, partitions]]))]).toEqual([])
+    expect(work.isElsewhere(before, lane.rule, undefined)).toBe(false)
+    expect([...work.confine(new Map([[lane.rule, partitions - 1]]))]).toEqual([lane.rule])
+  }
+  expect([owner, sender].map(({ work }) => work.isElsewhere(before, lane.rule, undefined))).toEqual([false, true])
+
+  for (const record of [row, after]) await sender.settle(record, slot)
+  await owner.quiet()
+  expect(idsOf(await owner.take())).toEqual([before.id, after.id])
+  sender.kill()
+  expect(await (await start(log, [elsewhere])).take()).toEqual([])
 })
 
 test('who reads its event again, under another key by now, does not call it beside that', async () => {

@@ -59,6 +59,7 @@ export function createEmbeddedStore(options: EmbeddedStoreOptions): Store {
 
 const noneRefused: readonly RefusedEvent[] = []
 const noLag: ReadonlyMap<string, number> = new Map()
+const noneConfined: ReadonlySet<string> = new Set()
 
 /** What there is once the store is open. */
 interface Parts {
@@ -216,6 +217,11 @@ class EmbeddedStore implements Store {
 
   /** All streams are in one log, and read. */
   subscribe(): void {}
+
+  /** There is but one process. */
+  confine(): ReadonlySet<string> {
+    return noneConfined
+  }
 
   isElsewhere(): boolean {
     return false

@@ -24,25 +24,37 @@ export interface HomesParts {
   broken(error: unknown): undefined
 }
 
-/** Where keys are at home, and whether they are free there. */
+/** Where keys and confined rules are at home, and whether keys are free there. */
 export class Homes {
   readonly #parts: HomesParts
   /** By which the thread knows rules; undefined until it has said it. */
   readonly #numbers = new Map<string, number | undefined>()
+  /** Rules that are at home in one partition each, with all their keys. */
+  #confined: ReadonlySet<string> = new Set()
 
   constructor(parts: HomesParts) {
     this.#parts = parts
   }
 
-  /** Events of a stream whose partitions go by the same key are at home where they are read. */
-  placeOf(standing: Settlement['standing'], record: KafkaRecord): number {
-    const text = standing?.key?.text ?? standing?.root?.signature
-    return text === undefined ? record.owned.partition : partitionOf(withinRule(text), this.#parts.partitions)
+  /**
+   * As the store's. Divided, a limit below the number of partitions could be exceeded, since each process has at least one call;
+   * so it is not divided, however many processes there are: homes are not to change as they come and go.
+   */
+  confine(limits: ReadonlyMap<string, number>): ReadonlySet<string> {
+    const { partitions } = this.#parts
+    this.#confined = new Set([...limits].flatMap(([rule, limit]) => (limit < partitions ? [rule] : [])))
+    return this.#confined
+  }
+
+  /** Events of a stream whose partitions go by the same key are at home where they are read, and so is what has no key. */
+  placeOf(rule: string, standing: Settlement['standing'], record: KafkaRecord): number {
+    const text = this.#confined.has(rule) ? rule : keyTextOf(standing)
+    return text === undefined ? record.owned.partition : partitionOf(text, this.#parts.partitions)
   }
 
   /** Where all of its key meet, if that is ours, and none of them is on its way there. */
   of(rule: string, standing: Standing, record: KafkaRecord): Part | undefined {
-    const part = this.#parts.owned.get(this.placeOf(standing, record))
+    const part = this.#parts.owned.get(this.placeOf(rule, standing, record))
     if (part?.isReady !== true) return undefined
     // What is handed over is read in order.
     if (record.rule !== undefined && part === record.owned) return part
@@ -81,9 +93,10 @@ export class Homes {
     return false
   }
 
-  /** As the store's: where its key is at home is not ours, or not yet. */
-  isElsewhere(record: KafkaRecord, standing: Standing): boolean {
-    return this.#parts.owned.get(this.placeOf(standing, record))?.isReady !== true
+  /** As the store's: where its key, or its rule, is at home is not ours, or not yet. */
+  isElsewhere(record: KafkaRecord, rule: string, standing: Standing | undefined): boolean {
+    if (standing === undefined && !this.#confined.has(rule)) return false
+    return this.#parts.owned.get(this.placeOf(rule, standing, record))?.isReady !== true
   }
 
   /** As the store's. */
@@ -109,4 +122,9 @@ export class Homes {
     }
     return this.#numbers.get(rule)
   }
+}
+
+function keyTextOf(standing: Settlement['standing']): string | undefined {
+  const text = standing?.key?.text ?? standing?.root?.signature
+  return text === undefined ? undefined : withinRule(text)
 }

@@ -280,8 +280,12 @@ class KafkaStore implements Store {
     return !this.#isClosed && this.#ready.work.isKeyFree(record, rule, key)
   }
 
-  isElsewhere(record: StreamRecord, standing: Standing): boolean {
-    return this.#ready.work.isElsewhere(record, standing)
+  confine(limits: ReadonlyMap<string, number>): ReadonlySet<string> {
+    return this.#ready.work.confine(limits)
+  }
+
+  isElsewhere(record: StreamRecord, rule: string, standing: Standing | undefined): boolean {
+    return this.#ready.work.isElsewhere(record, rule, standing)
   }
 
   isOurs(record: StreamRecord): boolean {

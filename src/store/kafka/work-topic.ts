@@ -133,7 +133,9 @@ export class WorkTopic {
     const given = record.rows?.get(lane.rule)
     if (given?.isLost === false) return this.#owned.get(given.partition)
     if (standing !== undefined) return this.#homes.of(lane.rule, standing, record)
-    return state === 'done' ? undefined : this.#owned.get(record.owned.partition)
+    if (state === 'done' || (state === 'waiting' && this.#homes.isElsewhere(record, lane.rule, undefined)))
+      return undefined
+    return this.#owned.get(record.owned.partition)
   }
 
   /** It ran from memory and is done: what is remembered of its key, and the journal, are all there is to tell. */
@@ -148,19 +150,24 @@ export class WorkTopic {
   }
 
   /** As the store's. */
-  isElsewhere(record: StreamRecord, standing: Standing): boolean {
-    return record instanceof KafkaRecord && this.#homes.isElsewhere(record, standing)
+  isElsewhere(record: StreamRecord, rule: string, standing: Standing | undefined): boolean {
+    return record instanceof KafkaRecord && this.#homes.isElsewhere(record, rule, standing)
   }
 
-  /** A reload gave it another key, whose others lie in another partition. */
-  #isAstray(part: Part, { state, standing }: Settlement, record: KafkaRecord): boolean {
+  /** As the store's. */
+  confine(limits: ReadonlyMap<string, number>): ReadonlySet<string> {
+    return this.#homes.confine(limits)
+  }
+
+  /** A reload gave it another key, whose others lie in another partition, or confined its rule to one. */
+  #isAstray(part: Part, { lane, state, standing }: Settlement, record: KafkaRecord): boolean {
     if (part.isLost || record.source !== undefined || state !== 'waiting') return false
-    return this.#homes.placeOf(standing, record) !== part.partition
+    return this.#homes.placeOf(lane.rule, standing, record) !== part.partition
   }
 
   /** It is handed over to where it belongs, and then removed from where it was. */
   #move(part: Part, settlement: Settlement, record: KafkaRecord, ticket: Ticket): void {
-    const partition = this.#homes.placeOf(settlement.standing, record)
+    const partition = this.#homes.placeOf(settlement.lane.rule, settlement.standing, record)
     this.handOver.send(partition, settlement, record, () => {
       const { standing: _, ...settle } = shardSettle(settlement, record, false)
       const gone: ShardSettle = { ...settle, state: 'done', reason: 'no_match', attempts: [] }
@@ -281,7 +288,8 @@ export class WorkTopic {
 
   /** To the process that owns its key, be it this one; or, where it is a letter, its row. */
   #handTo(settlement: Settlement, record: KafkaRecord, ticket: Ticket, consequences?: Consequences): void {
-    const home = record.source === undefined ? record.owned.partition : this.#homes.placeOf(settlement.standing, record)
+    const { lane, standing } = settlement
+    const home = record.source === undefined ? record.owned.partition : this.#homes.placeOf(lane.rule, standing, record)
     this.handOver.send(home, settlement, record, () => this.#keep(ticket, ofAnother(consequences)))
   }
 
