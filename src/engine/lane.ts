@@ -9,6 +9,8 @@ import type { TargetHealth } from './target-health.ts'
 /** Rows are fetched ahead for so many starts of each that may run: enough to keep slots busy for the time of a commit. */
 const pagePerWanted = 4
 const largestPage = 500
+/** Of so many rows the first probes a target; the others are put back behind all, so that it is not always the same that do. */
+const probedAmong = 20
 /** What is new queues in memory behind rows that are due for no longer. */
 const behindMs = 100
 
@@ -40,6 +42,8 @@ export class LaneQueue {
   #soonerUntil = Number.POSITIVE_INFINITY
   #cancelTimer: (() => void) | undefined
   #timerAt = Number.POSITIVE_INFINITY
+  /** While its target is broken, when the first of its rows came due. They are due anew each time they are put back. */
+  #dueSince = Number.POSITIVE_INFINITY
 
   /** `wake`: there may be something to start. */
   constructor(
@@ -122,7 +126,8 @@ export class LaneQueue {
   /** When the oldest that could run became eligible, in ms; Infinity where nothing is. */
   get oldestEligible(): number {
     const inRows = this.#nextUntil <= this.#clock.now() ? this.#nextUntil : Number.POSITIVE_INFINITY
-    return Math.min(inRows, this.#peekMemory()?.since ?? Number.POSITIVE_INFINITY)
+    const beforeThat = this.health.isBroken && this.hasBacklog ? this.#dueSince : Number.POSITIVE_INFINITY
+    return Math.min(inRows, beforeThat, this.#peekMemory()?.since ?? Number.POSITIVE_INFINITY)
   }
 
   /** To be told before each call. Says whether it is its target's probe. */
@@ -179,24 +184,32 @@ export class LaneQueue {
    * slots are busy meanwhile.
    */
   refill(wanted: number, ahead: boolean): void {
-    if (this.#isTaking || this.#stored.length >= wanted) return
+    const isProbe = this.health.pausedUntil !== undefined
+    if (this.#isTaking || this.#stored.length >= (isProbe ? 1 : wanted)) return
     if (this.#nextUntil > this.#clock.now()) {
+      if (this.#stored.length === 0) this.#dueSince = Number.POSITIVE_INFINITY
       // It may have been due before, and have been woken then: clocks are set back.
       this.#arm()
       return
     }
     this.#isTaking = true
-    const limit = Math.min(largestPage, ahead ? wanted * pagePerWanted : wanted)
+    const { health } = this
+    const probe = health.reserve()
+    const limit = Math.min(largestPage, probe !== undefined ? probedAmong : ahead ? wanted * pagePerWanted : wanted)
+    this.#dueSince = health.isBroken ? Math.min(this.#dueSince, this.#nextUntil) : Number.POSITIVE_INFINITY
     void this.#store.take(this.lane, this.#clock.now(), limit).then(
       (taken) => {
+        probe?.fetched()
         for (const delivery of this.#ours(taken)) this.#stored.push(delivery)
         this.#isTaking = false
         this.#nextUntil = Math.min(taken.nextUntil, this.#soonerUntil)
         this.#soonerUntil = Number.POSITIVE_INFINITY
         this.#arm()
         this.#wake()
+        probe?.passed()
       },
       () => {
+        probe?.fetched()
         // The store is closed or broken, and has told its listener so: no row can be had any more.
         this.#isTaking = false
         this.#nextUntil = Number.POSITIVE_INFINITY

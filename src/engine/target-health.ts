@@ -45,6 +45,8 @@ export class TargetHealth {
   #isBroken = false
   #ramp = Number.POSITIVE_INFINITY
   #probeSince: number | undefined
+  /** A lane fetches what is to probe it. */
+  #isReserved = false
   #calledAt = 0
   #cancelTimer: (() => void) | undefined
 
@@ -56,6 +58,7 @@ export class TargetHealth {
   /** Whether a call may start now. */
   get isOpen(): boolean {
     if (!this.#isTripped) return this.#inFlight < this.#ramp
+    if (this.#isReserved) return false
     const now = this.#clock.now()
     return now >= this.#pausedUntil && (this.#probeSince === undefined || now >= this.#probeSince + probeMs)
   }
@@ -101,6 +104,23 @@ export class TargetHealth {
     this.#probeSince = this.#calledAt
     this.#callBackAt(this.#probeSince + probeMs)
     return true
+  }
+
+  /**
+   * Before rows are fetched: where but one of them could start, others need not fetch theirs meanwhile. The answer is to be
+   * called when those are in hand and have had their chance.
+   */
+  reserve(): { readonly fetched: () => void; readonly passed: () => void } | undefined {
+    if (!this.#isTripped) return undefined
+    this.#isReserved = true
+    return {
+      fetched: () => {
+        this.#isReserved = false
+      },
+      passed: () => {
+        if (this.#isTripped && this.isOpen) this.#callBack()
+      },
+    }
   }
 
   /** To be told when a call has ended, after what it came to: others may start then. */
