@@ -16,6 +16,11 @@ export function isOfTried(key: string): boolean {
   return wayOf(key).endsWith(triedMark)
 }
 
+/** Of the same target and throttle key, the lane of what was tried for that of what was not; and back. */
+export function otherOf(key: string): string {
+  return laneKey(targetOf(key), !isOfTried(key), throttleKeyOf(key))
+}
+
 export function throttleKeyOf(key: string): string | undefined {
   const at = key.indexOf(separator)
   return at < 0 ? undefined : key.slice(at + 1)

@@ -15,6 +15,27 @@ const probedAmong = 20
 const behindMs = 100
 
 /**
+ * What has one place among those that take turns: of a rule, target and throttle key the lane of what was tried in vain, and
+ * that of what was not. A key whose calls fail is not to have more turns than others.
+ */
+export class Place {
+  readonly inTurn = new Fifo<LaneQueue>()
+  #closed: LaneQueue[] = []
+
+  /** The lane is given its turn when that limit opens, or an earlier one for which the other lane waits. */
+  awaitOpening(limit: Limit, queue: LaneQueue): void {
+    this.#closed.push(queue)
+    if (this.#closed.length > 1) return
+    limit.whenOpen(() => {
+      const reopened = this.#closed
+      this.#closed = []
+      for (const one of reopened) one.reopened()
+      queue.wake()
+    })
+  }
+}
+
+/**
  * Deliveries of one rule that go to one target, apart from each other what was tried there in vain and what was not: first
  * what came back from rows, then what runs straight from memory. What waits in rows takes no memory here; all we keep of it
  * is when to look.
@@ -26,12 +47,14 @@ export class LaneQueue {
   readonly targetLimit: Limit
   /** Of its throttle key. */
   readonly keyLimit: Limit | undefined
-  /** Whether it has its place among the lanes that take turns. */
+  readonly place: Place
+  /** Whether it is to have one of the turns of its place. */
   isInTurn = false
+  /** There may be something to start. */
+  readonly wake: () => void
   readonly #work: RuleWork
   readonly #store: Store
   readonly #clock: Clock
-  readonly #wake: () => void
   readonly #leaveHealth: () => void
   readonly #memory = new Fifo<Delivery>()
   readonly #stored = new Fifo<StoredDelivery>()
@@ -45,12 +68,12 @@ export class LaneQueue {
   /** While its target is broken, when the first of its rows came due. They are due anew each time they are put back. */
   #dueSince = Number.POSITIVE_INFINITY
 
-  /** `wake`: there may be something to start. */
   constructor(
     lane: Lane,
     health: TargetHealth,
     targetLimit: Limit,
     keyLimit: Limit | undefined,
+    place: Place,
     work: RuleWork,
     store: Store,
     clock: Clock,
@@ -60,10 +83,11 @@ export class LaneQueue {
     this.health = health
     this.targetLimit = targetLimit
     this.keyLimit = keyLimit
+    this.place = place
     this.#work = work
     this.#store = store
     this.#clock = clock
-    this.#wake = wake
+    this.wake = wake
     this.#leaveHealth = health.onResumed(wake)
     targetLimit.lanes += 1
     if (keyLimit !== undefined) keyLimit.lanes += 1
@@ -102,10 +126,13 @@ export class LaneQueue {
     const limit = this.targetLimit.isOpen ? this.keyLimit : this.targetLimit
     if (limit === undefined || limit.isOpen) return
     this.#isAwaitingLimit = true
-    limit.whenOpen(() => {
-      this.#isAwaitingLimit = false
-      this.#wake()
-    })
+    this.place.awaitOpening(limit, this)
+  }
+
+  /** To be told when that may have happened; it is to be woken then. */
+  reopened(): void {
+    this.#isAwaitingLimit = false
+    this.#work.giveTurn(this)
   }
 
   /** Rows have been due for so long that what is new has to become one, too: memory is for what starts soon. */
@@ -134,7 +161,7 @@ export class LaneQueue {
   started(): boolean {
     this.keyLimit?.started()
     this.targetLimit.started()
-    return this.health.started(this.#wake)
+    return this.health.started(this.wake)
   }
 
   push(delivery: Delivery): void {
@@ -205,7 +232,7 @@ export class LaneQueue {
         this.#nextUntil = Math.min(taken.nextUntil, this.#soonerUntil)
         this.#soonerUntil = Number.POSITIVE_INFINITY
         this.#arm()
-        this.#wake()
+        this.wake()
         probe?.passed()
       },
       () => {
@@ -228,7 +255,7 @@ export class LaneQueue {
   /** They are not to be ended after all. Nobody knows any more when they would have been due: they are now. */
   putBack(deliveries: readonly StoredDelivery[]): void {
     for (const delivery of deliveries) this.#stored.push(delivery)
-    this.#wake()
+    this.wake()
   }
 
   close(): void {
@@ -266,7 +293,7 @@ export class LaneQueue {
     if (this.#nextUntil === Number.POSITIVE_INFINITY) return
     this.#cancelTimer = this.#clock.at(this.#nextUntil, () => {
       this.#timerAt = Number.POSITIVE_INFINITY
-      this.#wake()
+      this.wake()
     })
   }
 }

@@ -3,7 +3,7 @@ import { Fifo } from '../base/fifo.ts'
 import type { Rule } from '../rule/rule.ts'
 import type { Store, WaitReason } from '../store/store.ts'
 import type { Delivery } from './delivery.ts'
-import type { LaneQueue } from './lane.ts'
+import type { LaneQueue, Place } from './lane.ts'
 import { Limit, noLimits, type Share } from './limit.ts'
 
 /**
@@ -53,7 +53,7 @@ export class RuleWork {
   whenPaid: (() => void) | undefined
   /** Starts since it came to owe. */
   paid = 0
-  readonly #turn = new Fifo<LaneQueue>()
+  readonly #turn = new Fifo<Place>()
   /** Starts that are owed for what was routed while there was hardly room. */
   #debt = 0
   /** In ms: when there was no debt last. */
@@ -209,7 +209,8 @@ export class RuleWork {
   giveTurn(queue: LaneQueue): void {
     if (queue.isInTurn) return
     queue.isInTurn = true
-    this.#turn.push(queue)
+    queue.place.inTurn.push(queue)
+    if (queue.place.inTurn.length === 1) this.#turn.push(queue.place)
   }
 
   /** Whether what is in hand for long may be outdated: of a key, the newest is to start, and nothing that is superseded. */
@@ -222,7 +223,16 @@ export class RuleWork {
    * To be given its turn again if it has more.
    */
   nextInTurn(): LaneQueue | undefined {
-    for (let queue = this.#turn.shift(); queue !== undefined; queue = this.#turn.shift()) {
+    for (let place = this.#turn.shift(); place !== undefined; place = this.#turn.shift()) {
+      const queue = this.#nextOf(place)
+      if (place.inTurn.length > 0) this.#turn.push(place)
+      if (queue !== undefined) return queue
+    }
+    return undefined
+  }
+
+  #nextOf({ inTurn }: Place): LaneQueue | undefined {
+    for (let queue = inTurn.shift(); queue !== undefined; queue = inTurn.shift()) {
       queue.isInTurn = false
       if (queue.isOpen || queue.isHeldUp) return queue
       queue.awaitOpening()

@@ -1,8 +1,8 @@
 import type { Clock } from '../base/clock.ts'
 import type { RuleSet } from '../rule/rule.ts'
 import type { Store } from '../store/store.ts'
-import { LaneQueue } from './lane.ts'
-import { targetOf, throttleKeyOf } from './lane-key.ts'
+import { LaneQueue, Place } from './lane.ts'
+import { otherOf, targetOf, throttleKeyOf } from './lane-key.ts'
 import { Limit, noLimits, type Share } from './limit.ts'
 import { RuleWork } from './rule-work.ts'
 import { TargetHealth } from './target-health.ts'
@@ -106,6 +106,7 @@ export class Works {
       this.health(target),
       this.limit(target),
       throttleKey === undefined ? undefined : work.limitOf(throttleKey),
+      work.lanes.get(otherOf(key))?.place ?? new Place(),
       work,
       this.#store,
       this.#clock,

@@ -9,19 +9,26 @@ import { WoundClock } from '../support/clock.ts'
 import { newEvent, WoundEngine } from './wound-engine.ts'
 
 /** An engine with one rule, whose calls go to `/kind` of one target. A call of what is good is answered well, any other fails. */
-async function setup(throttle: JsonObject) {
+async function setup(throttle: JsonObject, { callMs = 0, delay = '1s', concurrency = Number.POSITIVE_INFINITY } = {}) {
   const clock = new WoundClock()
   const called = { bad: 0, good: 0 }
-  const send: Send = async ({ path }) => {
+  const send: Send = async ({ path }, signal) => {
+    if (callMs > 0)
+      await new Promise<void>((resolve) => {
+        clock.at(clock.now() + callMs, resolve)
+        signal?.addEventListener('abort', () => resolve())
+      })
     called[path === '/good' ? 'good' : 'bad'] += 1
     const status = path === '/good' ? 200 : 503
     return { kind: 'answer', status, headers: {}, body: new Uint8Array(), truncated: false }
   }
+  const limits = { concurrency, perSecond: Number.POSITIVE_INFINITY, burst: Number.POSITIVE_INFINITY }
+  const sites = { wikis: [], targets: { a: { url: 'http://a.example', maxPauseMs: 5_000, limits } } }
   const exec = { method: 'post', uri: 'http://a.example/{{message.kind}}' }
-  const rules = ruleSet([ruleWith({ exec, retry: { limit: 1_000, delay: '1s', factor: 1 }, throttle })])
+  const rules = ruleSet([ruleWith({ exec, retry: { limit: 1_000, delay, factor: 1 }, throttle }, sites)])
   const opened = await (await openEmbeddedWorld()).open(clock)
   const store = counted(opened.store)
-  const engine = new WoundEngine({ ...opened, store: store.counted }, clock, { rules, send })
+  const engine = new WoundEngine({ ...opened, store: store.counted }, clock, { rules, send, sites })
   let posted = 0
   return {
     called,
@@ -31,9 +38,9 @@ async function setup(throttle: JsonObject) {
       engine.store.append(
         Array.from({ length: count }, (_, n) => newEvent('page', `event-${posted++}`, { kind, key: key(n) })),
       ),
-    async wind(ms: number, isEnough = () => false) {
-      for (let wound = 0; wound < ms && !isEnough(); wound += 100) {
-        clock.wind(100)
+    async wind(ms: number, isEnough = () => false, stepMs = 100) {
+      for (let wound = 0; wound < ms && !isEnough(); wound += stepMs) {
+        clock.wind(stepMs)
         await engine.still()
       }
     },
@@ -82,3 +89,19 @@ test('what waits for a target that fails is seen to have waited since it could h
   await wind(180_000)
   expect(counts().oldestEligibleAgeMs).toBeGreaterThan(170_000)
 })
+
+test.each([
+  ['slots of its rule', { total: { concurrency: 1 } }, Number.POSITIVE_INFINITY],
+  ['slots of its target', { total: { concurrency: 50 } }, 1],
+])(
+  'a key whose calls always fail has no more turns at the %s than one whose calls are answered',
+  async (_, policy, concurrency) => {
+    const options = { callMs: 10, delay: '10ms', concurrency }
+    const { called, post, wind } = await setup({ key: '{{message.kind}}', ...policy }, options)
+    await post('bad', 100)
+    await post('good', 100)
+    await wind(2_000, () => called.good === 90, 10)
+    expect(called.good).toBe(90)
+    expect(called.bad).toBeLessThan(1.3 * called.good)
+  },
+)
