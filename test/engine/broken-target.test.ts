@@ -25,14 +25,16 @@ async function setup(throttle: JsonObject, { callMs = 0, delay = '1s', concurren
   const limits = { concurrency, perSecond: Number.POSITIVE_INFINITY, burst: Number.POSITIVE_INFINITY }
   const sites = { wikis: [], targets: { a: { url: 'http://a.example', maxPauseMs: 5_000, limits } } }
   const exec = { method: 'post', uri: 'http://a.example/{{message.kind}}' }
-  const rules = ruleSet([ruleWith({ exec, retry: { limit: 1_000, delay, factor: 1 }, throttle }, sites)])
+  const rules = (more: JsonObject = {}) =>
+    ruleSet([ruleWith({ exec, retry: { limit: 1_000, delay, factor: 1 }, throttle, ...more }, sites)])
   const opened = await (await openEmbeddedWorld()).open(clock)
   const store = counted(opened.store)
-  const engine = new WoundEngine({ ...opened, store: store.counted }, clock, { rules, send, sites })
+  const engine = new WoundEngine({ ...opened, store: store.counted }, clock, { rules: rules(), send, sites })
   let posted = 0
   return {
     called,
     rowsWritten: store.rowsWritten,
+    reload: (more: JsonObject) => engine.reload(rules(more)),
     counts: () => engine.engine.counts('rule'),
     post: (kind: string, count: number, key = (_: number) => '') =>
       engine.store.append(
@@ -105,3 +107,14 @@ test.each([
     expect(called.bad).toBeLessThan(1.3 * called.good)
   },
 )
+
+test('where those that were to probe a target are not called after all, others do', async () => {
+  const { called, counts, post, reload, wind } = await setup({ key: '{{message.kind}}' })
+  await post('bad', 100)
+  await wind(20_000)
+  await post('good', 1)
+  reload({ match: { kind: 'good' } })
+  await wind(6_000)
+  expect(called.good).toBe(1)
+  expect(counts()).toMatchObject({ waiting: {}, done: 101 })
+})
