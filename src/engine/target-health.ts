@@ -12,7 +12,7 @@ const judgedSeconds = 10
 /** A lane that fails so often in a row, while others are answered well, fails by itself. */
 const ownFailures = 5
 /** The same for a lane of what was tried before, in vain. */
-const ownFailuresOfTried = 2
+const ownFailuresOfTried = 3
 /** A probe that is not answered for so long holds up the next one no more. */
 const probeMs = 30_000
 /**

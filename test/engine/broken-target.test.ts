@@ -3,23 +3,29 @@ import type { JsonObject } from '../../src/event/event.ts'
 import type { Send } from '../../src/http/send.ts'
 import { ruleSet } from '../../src/rule/rule-set.ts'
 import type { Store } from '../../src/store/store.ts'
+import { createRandom } from '../e2e/random.ts'
 import { ruleWith } from '../rule/world.ts'
 import { openEmbeddedWorld } from '../store/embedded.ts'
 import { WoundClock } from '../support/clock.ts'
 import { newEvent, WoundEngine } from './wound-engine.ts'
 
-/** An engine with one rule, whose calls go to `/kind` of one target. A call of what is good is answered well, any other fails. */
+/**
+ * An engine with one rule, whose calls go to `/kind` of one target. A call of what is good is answered well, of what is fair two
+ * of five, by chance; any other fails.
+ */
 async function setup(throttle: JsonObject, { callMs = 0, delay = '1s', concurrency = Number.POSITIVE_INFINITY } = {}) {
   const clock = new WoundClock()
-  const called = { bad: 0, good: 0 }
+  const called = { bad: 0, fair: 0, good: 0 }
+  const random = createRandom(1)
   const send: Send = async ({ path }, signal) => {
     if (callMs > 0)
       await new Promise<void>((resolve) => {
         clock.at(clock.now() + callMs, resolve)
         signal?.addEventListener('abort', () => resolve())
       })
-    called[path === '/good' ? 'good' : 'bad'] += 1
-    const status = path === '/good' ? 200 : 503
+    const kind = path === '/good' ? 'good' : path === '/fair' ? 'fair' : 'bad'
+    called[kind] += 1
+    const status = kind === 'good' || (kind === 'fair' && random.chance(0.4)) ? 200 : 503
     return { kind: 'answer', status, headers: {}, body: new Uint8Array(), truncated: false }
   }
   const limits = { concurrency, perSecond: Number.POSITIVE_INFINITY, burst: Number.POSITIVE_INFINITY }
@@ -117,4 +123,12 @@ test('where those that were to probe a target are not called after all, others d
   await wind(6_000)
   expect(called.good).toBe(1)
   expect(counts()).toMatchObject({ waiting: {}, done: 101 })
+})
+
+test('a target that fails three calls of five by chance is mostly left alone, though what is tried again fails as often', async () => {
+  const { called, post, wind } = await setup({ concurrency: 20 })
+  await post('fair', 3_000)
+  await wind(60_000)
+  expect(called.fair).toBeGreaterThan(20)
+  expect(called.fair).toBeLessThan(1_000)
 })

@@ -236,10 +236,10 @@ describe('the health of a target', () => {
     expect(health.isOpen).toBe(false)
   })
 
-  test('of what was tried before, two in a row are enough for that', () => {
+  test('of what was tried before, three in a row are enough for that', () => {
     const { health } = setup()
     const tried: Lane = { rule: 'rule', key: laneKey('http://target.example', true, undefined) }
-    health.failed(tried)
+    for (let i = 0; i < 2; i++) health.failed(tried)
     health.answered(lane)
     for (let i = 0; i < 100; i++) expect(health.failed(tried)).toBe(false)
     expect(health.isOpen).toBe(true)
