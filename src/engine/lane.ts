@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { Fifo } from '../base/fifo.ts'
 import type { Lane, Store, StoredDelivery, Taken } from '../store/store.ts'
 import type { Delivery } from './delivery.ts'
+import { isOfTried } from './lane-key.ts'
 import type { Limit } from './limit.ts'
 import type { RuleWork } from './rule-work.ts'
 import type { TargetHealth } from './target-health.ts'
@@ -88,7 +89,7 @@ export class LaneQueue {
     this.#store = store
     this.#clock = clock
     this.wake = wake
-    this.#leaveHealth = health.onResumed(wake)
+    this.#leaveHealth = health.onResumed(wake, isOfTried(lane.key))
     targetLimit.lanes += 1
     if (keyLimit !== undefined) keyLimit.lanes += 1
   }

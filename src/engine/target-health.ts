@@ -6,6 +6,10 @@ import { isOfTried } from './lane-key.ts'
 const refusedToTrip = 5
 const firstPauseMs = 100
 const longestPauseMs = 5_000
+/** The longest pause of one that answers some calls well: it is there, and has others to answer so. */
+const longestPauseOfSomeMs = 1_000
+/** An answer says so for that time. */
+const answersSomeMs = 60_000
 /** The breaker opens when at least so many answers within so many seconds are known, and half of them are failures. */
 const judgedAnswers = 20
 const judgedSeconds = 10
@@ -34,6 +38,8 @@ export class TargetHealth {
   readonly name: string
   readonly #clock: Clock
   readonly #resumed = new Set<() => void>()
+  /** The same of those that were tried in vain. */
+  readonly #resumedLast = new Set<() => void>()
   readonly #answers = new RecentAnswers()
   readonly #blame = new Blame()
   #inFlight = 0
@@ -48,6 +54,8 @@ export class TargetHealth {
   /** A lane fetches what is to probe it. */
   #isReserved = false
   #calledAt = 0
+  /** When a call was answered well last, in ms. */
+  #answeredAt = Number.NEGATIVE_INFINITY
   #cancelTimer: (() => void) | undefined
 
   constructor(name: string, clock: Clock) {
@@ -65,7 +73,7 @@ export class TargetHealth {
 
   /** Whether another one in its place would say the same: nothing waits or runs, and what it has seen is of no account. */
   get isIdle(): boolean {
-    if (this.#inFlight > 0 || this.#resumed.size > 0) return false
+    if (this.#inFlight > 0 || this.#resumed.size > 0 || this.#resumedLast.size > 0) return false
     const isWell = !this.#isTripped && !this.#isBroken && this.#refusedInARow === 0
     const keptMs = isWell ? judgedSeconds * 1_000 : troubleKeptMs
     return this.#clock.now() >= Math.max(this.#calledAt, this.#pausedUntil) + keptMs
@@ -96,8 +104,9 @@ export class TargetHealth {
    * in trouble the last to be called back from now on: one that fails must not be the only one to probe.
    */
   started(resumed?: () => void): boolean {
-    const isTrouble = this.#isTripped || this.#isBroken
-    if (isTrouble && resumed !== undefined && this.#resumed.delete(resumed)) this.#resumed.add(resumed)
+    if (resumed !== undefined && (this.#isTripped || this.#isBroken)) {
+      for (const order of [this.#resumed, this.#resumedLast]) if (order.delete(resumed)) order.add(resumed)
+    }
     this.#inFlight += 1
     this.#calledAt = this.#clock.now()
     if (!this.#isTripped) return false
@@ -144,6 +153,7 @@ export class TargetHealth {
     const now = this.#clock.now()
     this.#blame.answered(lane)
     this.#answers.add(now, false)
+    this.#answeredAt = now
     if (!this.#isTripped) {
       if (this.#ramp !== Number.POSITIVE_INFINITY) this.#widen()
       return
@@ -185,10 +195,14 @@ export class TargetHealth {
     this.#callBackAt(until)
   }
 
-  /** `resumed` is called each time calls may start again; the answer takes it back. */
-  onResumed(resumed: () => void): () => void {
-    this.#resumed.add(resumed)
-    return () => this.#resumed.delete(resumed)
+  /**
+   * `resumed` is called each time calls may start again; the answer takes it back. `isLast`: after those of which nothing was
+   * tried in vain, since what failed before tells less of how the target is now.
+   */
+  onResumed(resumed: () => void, isLast = false): () => void {
+    const order = isLast ? this.#resumedLast : this.#resumed
+    order.add(resumed)
+    return () => order.delete(resumed)
   }
 
   close(): void {
@@ -203,8 +217,10 @@ export class TargetHealth {
     if (this.#probeSince !== undefined || (!wasTripped && (isTooMuch || isHalf || this.#ramp < 1))) {
       this.#isBroken = true
       this.#ramp = Number.POSITIVE_INFINITY
-      this.pause(this.#nextPauseMs)
-      this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longestPauseMs)
+      const answersSome = this.#clock.now() < this.#answeredAt + answersSomeMs
+      const longest = answersSome ? longestPauseOfSomeMs : longestPauseMs
+      this.pause(Math.min(this.#nextPauseMs, longest))
+      this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, longest)
     }
     return wasTripped
   }
@@ -226,7 +242,7 @@ export class TargetHealth {
 
   #callBack(): void {
     // Those that are called back may change their order.
-    for (const resumed of [...this.#resumed]) resumed()
+    for (const resumed of [...this.#resumed, ...this.#resumedLast]) resumed()
   }
 }
 

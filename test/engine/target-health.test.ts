@@ -273,6 +273,45 @@ describe('the health of a target', () => {
     expect(probes).toEqual(['a', 'b', 'c', 'a', 'b', 'c'])
   })
 
+  test('who was tried in vain is called back after the others, and probes where they do not', () => {
+    const { health, clock } = setup()
+    const probes: string[] = []
+    const waits = new Set(['tried', 'a', 'b'])
+    for (const name of waits) {
+      const resumed = () => {
+        if (!health.isOpen || !waits.has(name)) return
+        probes.push(name)
+        health.started(resumed)
+      }
+      health.onResumed(resumed, name === 'tried')
+    }
+    for (let i = 0; i < 5; i++) health.refused()
+    for (let probe = 1; probe <= 4; probe++) {
+      while (probes.length < probe) clock.wind(100)
+      if (probe === 3) for (const name of ['a', 'b']) waits.delete(name)
+      health.failed(lane)
+      health.ended()
+    }
+    expect(probes).toEqual(['a', 'b', 'a', 'tried'])
+  })
+
+  test('the pause of a target that has answered some call well in the last minute grows to a second', () => {
+    const { health, clock } = setup()
+    health.answered(lane)
+    for (let i = 0; i < 5; i++) health.refused()
+    const pauses: number[] = []
+    for (let probe = 0; probe < 70; probe++) {
+      let waited = 0
+      for (; !health.isOpen; waited += 100) clock.wind(100)
+      pauses.push(waited)
+      health.started()
+      health.refused()
+      health.ended()
+    }
+    expect(pauses.slice(0, 6)).toEqual([100, 200, 400, 800, 1000, 1000])
+    expect(pauses.slice(-3)).toEqual([5000, 5000, 5000])
+  })
+
   test('says since when it is left alone, whatever its probes come to, until one is answered', () => {
     const { health, clock } = setup()
     clock.wind(1_000)
