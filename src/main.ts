@@ -75,11 +75,12 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
     log.info('admin.token is not set: the operator routes answer on loopback only')
   }
 
+  let isStopping = false
   const backlog = await store.open({
     committed: (ms) => metrics.committed(ms),
     changed: ({ trouble, writable }) => {
-      if (trouble === undefined) log.info('the store takes events again')
-      else log.error({ trouble }, 'the store takes no events')
+      if (trouble === undefined) log.info('the store takes events')
+      else if (!isStopping) log.error({ trouble }, 'the store takes no events')
       if (writable) engine.resume()
     },
     broken: tellBroken,
@@ -187,6 +188,7 @@ export async function startService({ config, log, readConfig }: ServiceOptions):
 
   async function stop(): Promise<void> {
     stopLogging()
+    isStopping = true
     const { cutOff } = await engine.stop(config.stopTimeoutMs)
     if (cutOff > 0)
       log.warn(

@@ -186,7 +186,8 @@ function tellLetter(letter: DeadLetterView, now: number): string {
     ...tellDelivery(letter, now).map((line) => `  ${line}`),
   ]
   if (answer !== null) {
-    lines.push('', `  last call: ${answer.request === '' ? 'none was made' : answer.request}`)
+    const untold = letter.reason === 'interrupted' ? 'one had begun; what came of it was not kept' : 'none was made'
+    lines.push('', `  last call: ${answer.request === '' ? untold : answer.request}`)
     if (answer.error !== undefined) lines.push(`  ${answer.error}`)
     if (answer.status !== 0)
       lines.push(

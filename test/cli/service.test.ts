@@ -356,6 +356,16 @@ describe('dead', () => {
     }
   })
 
+  test.each([
+    ['interrupted', 'last call: one had begun; what came of it was not kept'],
+    ['host_not_allowed', 'last call: none was made'],
+  ] as const)('show says of a letter without an answer whether a call was made: %s', async (reason, told) => {
+    const answer = { status: 0, headers: {}, body: '', truncated: false, request: '', error: 'no answer' }
+    const dead = [{ ...letter('a/purge'), reason, answer }]
+    const { url } = await serviceThatSays({ '/v1/dead': { dead, cursor: null } })
+    expect((await (await terminalWith()).run(['dead', 'show', 'a/purge', '--url', url])).stdout).toContain(told)
+  })
+
   test('replay says how many and how fast, and goes on in a pipe', async () => {
     const { url, asked } = await serviceThatSays({
       '/v1/rules': { rules: [{ name: 'purge', gone: false, dead: 4, waiting: { retry: 9, parked: 3 } }] },

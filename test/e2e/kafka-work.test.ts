@@ -441,6 +441,7 @@ describe('brokers that are away, or ask who one is', () => {
 
     const refused = await service.post(event)
     const ready = await service.get('/readyz')
+    const questions = await Promise.all([service.get(`/v1/events/${id}`), service.get('/v1/dead')])
     await kafka.start(1)
     await accepts(service)
     const accepted = await until('it is accepted', async () => {
@@ -451,6 +452,8 @@ describe('brokers that are away, or ask who one is', () => {
 
     expect([refused.status, Number(refused.headers.get('retry-after')) > 0]).toEqual([503, true])
     expect([ready.status, JSON.stringify(ready.body)]).toEqual([503, expect.stringContaining('Kafka is not ready')])
+    const unknown = { status: 503, body: { detail: expect.stringContaining('Kafka does not answer') } }
+    expect(questions).toMatchObject([unknown, unknown])
     expect(accepted).toBe(201)
   }, 180_000)
 

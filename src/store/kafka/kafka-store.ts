@@ -31,6 +31,7 @@ import {
 import { StoreThread } from '../thread.ts'
 import { Appender } from './appender.ts'
 import { atMost, createClient, type Tell } from './client.ts'
+import { typeOf } from './errors.ts'
 import { Journal } from './journal.ts'
 import { eventIdOf, KafkaRecord } from './kafka-record.ts'
 import { KeysTopic } from './keys-topic.ts'
@@ -330,7 +331,11 @@ class KafkaStore implements Store {
   /** Rows that run are told as such; nothing else is. */
   running(): void {}
 
-  async find(id: string, within?: Within): Promise<readonly EventEntry[]> {
+  find(id: string, within?: Within): Promise<readonly EventEntry[]> {
+    return answered(this.#find(id, within))
+  }
+
+  async #find(id: string, within?: Within): Promise<readonly EventEntry[]> {
     const { kafka, journal, archive, streams } = this.#ready
     const found = await journal.find(id)
     if (found.length === 0 && within !== undefined) {
@@ -388,7 +393,7 @@ class KafkaStore implements Store {
   ): Promise<{ readonly letters: readonly DeadLetter[]; readonly after: number | undefined }> {
     const { thread, archive, work } = this.#ready
     const part = work.ready(partition)
-    if (part === undefined) return readLetters(archive, this.#topics.work, partition, of)
+    if (part === undefined) return answered(readLetters(archive, this.#topics.work, partition, of))
     const { letters, after } = await thread.ask('letters', { partition, ...of })
     return {
       letters: letters.map(({ partition: _, event, bytes, ...rest }): DeadLetter => {
@@ -508,4 +513,13 @@ class KafkaStore implements Store {
 
 function closed(): ServiceError {
   return new ServiceError('STORE_CLOSED', 'the service is stopping; nothing was stored')
+}
+
+/** That Kafka does not answer is no fault of ours. */
+function answered<Value>(asked: Promise<Value>): Promise<Value> {
+  return asked.catch((error: unknown) => {
+    const isOfKafka = error instanceof Error && (error.name.startsWith('KafkaJS') || typeOf(error) !== '')
+    if (!isOfKafka) throw error
+    throw new ServiceError('STORE_UNAVAILABLE', `Kafka does not answer: ${messageOf(error)}`, { cause: error })
+  })
 }
