@@ -19,6 +19,10 @@ export const errorCodes = {
     http: 503,
     means: 'more is being posted than the store can keep up with; nothing was stored',
   },
+  STORE_NOT_READY: {
+    http: 503,
+    means: 'Kafka takes nothing yet, or no more; nothing was stored; /readyz says why',
+  },
   STORE_UNAVAILABLE: {
     http: 503,
     means: 'Kafka does not answer; whether anything was stored is not known',

@@ -377,7 +377,7 @@ export interface Store {
 
   /**
    * Resolves when all are durable but those that come back. Rejects with STORE_FULL, STORE_BUSY (too much is waiting to be
-   * written), STORE_UNAVAILABLE or STORE_CLOSED: then none is acknowledged.
+   * written), STORE_NOT_READY, STORE_UNAVAILABLE or STORE_CLOSED: then none is acknowledged.
    */
   append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]>
 

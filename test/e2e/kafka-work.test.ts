@@ -452,6 +452,7 @@ describe('brokers that are away, or ask who one is', () => {
 
     expect([refused.status, Number(refused.headers.get('retry-after')) > 0]).toEqual([503, true])
     expect([ready.status, JSON.stringify(ready.body)]).toEqual([503, expect.stringContaining('Kafka is not ready')])
+    expect(service.output).toContain('Kafka is not ready: ')
     const unknown = { status: 503, body: { detail: expect.stringContaining('Kafka does not answer') } }
     expect(questions).toMatchObject([unknown, unknown])
     expect(accepted).toBe(201)

@@ -273,7 +273,7 @@ class KafkaStore implements Store {
   async append(events: readonly NewEvent[]): Promise<readonly RefusedEvent[]> {
     if (this.#isClosed) throw closed()
     const { accepting, trouble } = this.#health
-    if (!accepting) throw new ServiceError('STORE_UNAVAILABLE', trouble ?? 'Kafka does not answer')
+    if (!accepting) throw new ServiceError('STORE_NOT_READY', trouble ?? 'Kafka does not answer')
     return events.length === 0 ? [] : this.#ready.appender.append(events)
   }
 
@@ -445,7 +445,9 @@ class KafkaStore implements Store {
           this.#break(error)
           return
         }
-        this.#trouble('start', `Kafka is not ready: ${messageOf(error)}`)
+        const why = `Kafka is not ready: ${messageOf(error)}`
+        if (why !== this.#troubles.get('start')) this.#options.tell('error', why)
+        this.#trouble('start', why)
         this.#later(connectPauseMs, () => this.#connect())
       },
     )
