@@ -85,7 +85,7 @@ export class Dispatcher {
     const until = this.#judge(work, delivery, { isNew: true })
     if (until === undefined) return false
     if (store.isElsewhere(delivery.record, work.name, delivery.standing)) {
-      this.#handOver(work, delivery, until)
+      this.#placeAnew(work, delivery, until)
       return false
     }
     const queue = this.#laneOf(work, delivery)
@@ -112,8 +112,8 @@ export class Dispatcher {
     return false
   }
 
-  /** What it waits for is found out there; here it costs neither a row nor a call. */
-  #handOver(work: RuleWork, delivery: Delivery, until: number): void {
+  /** In a row, or with another process: that is handed what is to wait there, and here it costs neither a row nor a call. */
+  #placeAnew(work: RuleWork, delivery: Delivery, until: number): void {
     const { clock, settler } = this.#parts
     const now = clock.now()
     this.meetHolder(work, delivery)
@@ -319,7 +319,7 @@ export class Dispatcher {
   #current(work: RuleWork, delivery: Delivery): Delivery | undefined {
     const { rule } = work
     if (this.#isConfinedElsewhere(work, delivery)) {
-      this.#handOver(work, delivery, 0)
+      this.#placeAnew(work, delivery, 0)
       return undefined
     }
     if (rule === undefined || rule === delivery.rule) return delivery
@@ -339,9 +339,7 @@ export class Dispatcher {
     const { now } = this.#parts.clock
     if (until <= now() && delivery.standing === undefined) return delivery
     if (this.#laneOf(work, delivery) === undefined) return undefined
-    this.meetHolder(work, delivery)
-    const waits = until > now() ? ({ reason: 'due', until } as const) : ({ reason: 'slot', until: now() } as const)
-    this.#parts.settler.settle(work, delivery, { progress: delivery.progress, state: 'waiting', ...waits })
+    this.#placeAnew(work, delivery, until)
     return undefined
   }
 
